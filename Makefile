@@ -1,0 +1,38 @@
+PYTHON_ENV := .venv
+BIN := $(PYTHON_ENV)/bin
+export ONCE
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-ci check bench soak django-suite bootstrap
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+bootstrap: ## make .venv and install the tools (every target does so by itself)
+	@.ci/bootstrap
+
+demo: bootstrap ## run the site under load on both engines, then keep it up; ONCE=1 ends after the table
+	$(BIN)/python -m testproject.demo
+
+test: bootstrap ## the tests of a bare machine, with coverage
+	$(BIN)/python -m pytest -m "not ci and not soak and not bench" --cov --cov-report=term $(ARGS)
+
+test-ci: bootstrap ## the tests that take minutes or need more, then Django's own suite on every supported Django
+	$(BIN)/python -m pytest -m ci $(ARGS)
+	$(BIN)/python -m tests.conformance --django 5.2,6.0,6.1 --mode transaction,session
+
+check: bootstrap ## style, types, architecture, contents of the wheel
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python .ci/check_wheel.py
+
+bench: bootstrap ## paired measurements against other engines; writes docs/benchmarks.md
+	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: bootstrap ## the long runs
+	$(BIN)/python -m pytest -m soak $(ARGS)
+
+django-suite: bootstrap ## Django's own suite on stock engine and ours; SUITE_ARGS="--all"
+	$(BIN)/python -m tests.conformance $(SUITE_ARGS)

@@ -1,0 +1,1 @@
+"""Database engines. ``PooledDatabaseMixin`` is for engines that derive from these."""

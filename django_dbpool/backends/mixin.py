@@ -1,0 +1,330 @@
+"""
+``PooledDatabaseMixin``: which methods of Django's PostgreSQL wrapper are overridden, in the order of a connection's
+life. Every one of them begins with the question whether this alias is pooled; if not, Django's own code runs.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import threading
+from _thread import get_ident
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS
+from django.db.backends.base.base import NO_DB_ALIAS
+from django.db.backends.postgresql.base import TIMESTAMPTZ_OID
+from django.db.backends.postgresql.psycopg_any import IsolationLevel, register_tzloader
+from django.utils.asyncio import async_unsafe
+from django.utils.functional import cached_property
+from psycopg import Connection, ServerCursor
+from psycopg.pq import Format
+
+from ..conf import CONN_MAX_AGE_HINT, adopt_django_option, pool_config, pooling_enabled
+
+from ..pool.managed import ManagedPool
+from ..pool.registry import close_pools, get_pool, register_holder
+from .cursors import LeasedCursor, LeasedDebugCursor, StreamingCursor, StreamingDebugCursor
+from .startup import StartupMixin
+from .transactions import TransactionsMixin
+
+
+class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
+    """
+    Put before a PostgreSQL ``DatabaseWrapper`` in the bases of an engine.
+
+    Example:
+        class DatabaseWrapper(PooledDatabaseMixin, base.DatabaseWrapper):
+            ops_class = DatabaseOperations
+    """
+
+    def __init__(self, settings_dict: dict[str, Any], alias: str = DEFAULT_DB_ALIAS) -> None:
+        self._stock_connection: Connection[Any] | None = None
+        self._init_lease()
+        self._sharing_lock = threading.RLock()
+        self._resolved: tuple[dict[str, Any], str, ManagedPool] | None = None
+        adopt_django_option(settings_dict)
+        super().__init__(settings_dict, alias)
+        kind = type(self)
+        self._plain_door = (
+            kind.connect is PooledDatabaseMixin.connect
+            and kind.ensure_connection is PooledDatabaseMixin.ensure_connection
+        )
+        if self._pooled:
+            # Stock starts with False and connects before anybody looks. Here nobody connects to look.
+            self.autocommit = settings_dict["AUTOCOMMIT"]
+        register_holder(self)
+
+    @property
+    def _pooled(self) -> bool:
+        """Decided when asked, not at creation: tests and ``_nodb_cursor`` change the settings of a copy."""
+        if self._pool is not None:
+            return True
+        return self.alias != NO_DB_ALIAS and pooling_enabled(self.settings_dict)
+
+    # -- the pool -----------------------------------------------------------------------------------------------
+
+    @property
+    def pool(self) -> ManagedPool | None:
+        return self._pool or self._resolve_pool()
+
+    def _resolve_pool(self) -> ManagedPool | None:
+        settings_dict = self.settings_dict
+        if settings_dict["OPTIONS"].get("pool"):
+            adopt_django_option(settings_dict)
+        if self.alias == NO_DB_ALIAS or not pooling_enabled(settings_dict):
+            return None
+        if self._resolved is not None:
+            seen, zone, pool = self._resolved
+            if seen == settings_dict and zone == self.timezone_name and not pool.gate.closed:
+                return pool
+        pool = get_pool(self._pool_key(), self._make_pool)
+        seen = {key: dict(value) if isinstance(value, dict) else value for key, value in settings_dict.items()}
+        self._resolved = seen, self.timezone_name, pool
+        return pool
+
+    def _pool_key(self) -> Hashable:
+        """Everything that makes a physical connection what it is."""
+        settings_dict = self.settings_dict
+        parts = [settings_dict.get(key) for key in ("NAME", "HOST", "PORT", "USER", "PASSWORD", "OPTIONS", "POOL")]
+        return (self.alias, type(self), self.timezone_name, settings.USE_TZ, *map(_frozen, parts))
+
+    def _make_pool(self) -> ManagedPool:
+        if self.settings_dict.get("CONN_MAX_AGE", 0) != 0:
+            raise ImproperlyConfigured(f"Pooling doesn't support persistent connections. {CONN_MAX_AGE_HINT}")
+        config = pool_config(self.settings_dict, self.alias)
+        options = self.settings_dict["OPTIONS"]
+        if "connect_timeout" in options:
+            config = dataclasses.replace(config, connect_timeout=float(options["connect_timeout"]))
+        # A wrapper of the pool's own: this one goes with its thread.
+        template = type(self)(copy.deepcopy(self.settings_dict), self.alias)
+        check = ManagedPool.check_connection if self.settings_dict["CONN_HEALTH_CHECKS"] else None
+        return ManagedPool(
+            config,
+            alias=self.alias,
+            connect_kwargs=template._physical_connection_params,
+            prepare=template._prepare_physical_connection,
+            on_refused=template._retry_without_startup_options,
+            check=check,
+        )
+
+    def close_pool(self) -> None:
+        """Close this alias's pools; leased connections are closed when they come back."""
+        close_pools(self.alias)
+        if self._entry is None:
+            self._pool = None
+
+    # -- connecting ---------------------------------------------------------------------------------------------
+
+    @property
+    def connection(self) -> Connection[Any] | None:
+        """The raw connection of the current lease, or None. Reading it pins: nobody sees what is done with it."""
+        entry = self._entry
+        if entry is None:
+            return self._stock_connection
+        if not self._initializing:
+            self._pin("connection.connection was used")
+        return entry.conn
+
+    @connection.setter
+    def connection(self, value: Connection[Any] | None) -> None:
+        # Django assigns None after closing inside atomic(); the lease has ended by then.
+        self._stock_connection = value
+
+    # No async_unsafe here and on connect(): Django's ensure_connection, through which both are reached, has it.
+    def ensure_connection(self) -> None:
+        if self._entry is None:
+            super().ensure_connection()
+
+    def connect(self) -> None:
+        pool = self._resolve_pool()
+        if pool is None:
+            super().connect()
+        else:
+            self._begin_unit(pool)
+
+    def _begin_unit(self, pool: ManagedPool) -> None:
+        """The first lease of a unit of work: what Django's connect() does once per connection."""
+        self.check_settings()
+        if self.closed_in_transaction:
+            self._reset_transaction_state()
+        self.errors_occurred = False
+        self.isolation_level = self._isolation_level()
+        self._attach(pool)
+        self._take(pool, check=self.settings_dict["CONN_HEALTH_CHECKS"])
+
+    def _isolation_level(self) -> IsolationLevel:
+        value = self.settings_dict["OPTIONS"].get("isolation_level")
+        if value is None:
+            return IsolationLevel.READ_COMMITTED
+        try:
+            return IsolationLevel(value)
+        except ValueError:
+            raise ImproperlyConfigured(
+                f"DATABASES[{self.alias!r}]['OPTIONS']['isolation_level'] = {value!r} is no transaction isolation "
+                "level. Use a member of psycopg.IsolationLevel."
+            ) from None
+
+    @cached_property
+    def pg_version(self) -> int:
+        with self.temporary_connection():
+            entry = self._entry
+            raw = entry.conn if entry is not None else self.connection
+            assert raw is not None
+            return raw.info.server_version
+
+    # -- cursors ------------------------------------------------------------------------------------------------
+
+    def _cursor(self, name: str | None = None) -> Any:
+        if self._entry is None and self._lease() is None:
+            return super()._cursor(name)
+        try:
+            with self.wrap_database_errors:
+                return self._prepare_cursor(self.create_cursor(name))
+        except BaseException as error:
+            self._statement_failed(error)
+            raise
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        entry = self._entry
+        if entry is None:
+            return super().create_cursor(name)
+        if name is not None:
+            # Django's code reads self.connection, which must not count as the user's reading it.
+            with self._reading_connection():
+                return super().create_cursor(name)
+        cursor = entry.conn.cursor()
+        zone = self.timezone
+        if entry.timezone is not zone:
+            entry.timezone = entry.conn.adapters.get_loader(TIMESTAMPTZ_OID, Format.TEXT).timezone
+            if entry.timezone != zone:
+                register_tzloader(zone, cursor)
+        return cursor
+
+    @contextmanager
+    def _reading_connection(self) -> Iterator[None]:
+        before, self._initializing = self._initializing, True
+        try:
+            yield
+        finally:
+            self._initializing = before
+
+    def make_cursor(self, cursor: Any) -> Any:
+        if self._entry is None:
+            return super().make_cursor(cursor)
+        return StreamingCursor(cursor, self) if isinstance(cursor, ServerCursor) else LeasedCursor(cursor, self)
+
+    def make_debug_cursor(self, cursor: Any) -> Any:
+        if self._entry is None:
+            return super().make_debug_cursor(cursor)
+        streaming = isinstance(cursor, ServerCursor)
+        return StreamingDebugCursor(cursor, self) if streaming else LeasedDebugCursor(cursor, self)
+
+    @contextmanager
+    def temporary_connection(self) -> Iterator[Any]:
+        if not self._pooled:
+            with super().temporary_connection() as cursor:
+                yield cursor
+            return
+        was_leased = self._entry is not None
+        try:
+            with self.cursor() as cursor:
+                yield cursor
+        finally:
+            if not was_leased and not self.in_atomic_block:
+                self.close()
+
+    # -- ending -------------------------------------------------------------------------------------------------
+
+    @async_unsafe
+    def close(self) -> None:
+        """End the lease and the unit of work on this wrapper; the connection stays in the pool unless pinned."""
+        if not self._pooled:
+            super().close()
+            return
+        self.validate_thread_sharing()
+        self.run_on_commit = []
+        if self.closed_in_transaction:
+            return
+        try:
+            self._end_lease()
+        finally:
+            if self.in_atomic_block:
+                self.closed_in_transaction = True
+                self.needs_rollback = True
+            else:
+                self.autocommit = self.settings_dict["AUTOCOMMIT"]
+            self._pool = None
+
+    def close_if_unusable_or_obsolete(self) -> None:
+        """At both ends of a request: whatever was held or pinned for it ends."""
+        if self._pooled:
+            if self._pool is not None or self._entry is not None:
+                self.close()
+        else:
+            super().close_if_unusable_or_obsolete()
+
+    def close_if_health_check_failed(self) -> None:
+        if not self._pooled:
+            super().close_if_health_check_failed()
+
+    def is_usable(self) -> bool:
+        entry = self._entry
+        if entry is None:
+            return bool(super().is_usable())
+        try:
+            entry.conn.execute("SELECT 1")
+        except psycopg.Error:
+            return False
+        return True
+
+    def ensure_timezone(self) -> bool:
+        """The time zone changed: new connections are made with it, a leased one is told."""
+        if not self._pooled:
+            return bool(super().ensure_timezone())
+        self.close_pool()
+        entry = self._entry
+        return self._configure_timezone(entry.conn) if entry is not None else False
+
+    # -- threads ------------------------------------------------------------------------------------------------
+
+    def validate_thread_sharing(self) -> None:
+        if self._thread_ident != get_ident():  # the owner needs no lock to know that it may
+            super().validate_thread_sharing()
+
+    def inc_thread_sharing(self) -> None:
+        """While threads share this wrapper its lease is held: one of them could end it under another's statement."""
+        super().inc_thread_sharing()
+        if self._thread_sharing_count == 1:
+            self._base_hold += 1
+            self._hold += 1
+
+    def dec_thread_sharing(self) -> None:
+        super().dec_thread_sharing()
+        if self._thread_sharing_count == 0 and self._base_hold:
+            self._base_hold -= 1
+            self._hold -= 1
+            if self._pooled:
+                self._end_statement()
+
+
+def _frozen(value: Any) -> Hashable:
+    """A hashable stand-in for a setting's value."""
+    if isinstance(value, dict):
+        return tuple(sorted(((str(key), _frozen(item)) for key, item in value.items()), key=lambda pair: pair[0]))
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return tuple(map(_frozen, value))
+    try:
+        hash(value)
+    except TypeError:
+        return ("object", id(value))
+    return value
+
+
+__all__ = ["PooledDatabaseMixin"]

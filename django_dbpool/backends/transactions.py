@@ -1,0 +1,82 @@
+"""
+Transactions without a connection until the first statement.
+
+``atomic()`` asks for autocommit, switches it off, commits and switches it on again. Here the first three answer from
+memory while nothing is leased, and COMMIT ends the lease before the ``on_commit`` hooks run.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from django.db.backends.utils import debug_transaction
+from django.utils.asyncio import async_unsafe
+
+from .leases import LeaseMixin
+
+
+class TransactionsMixin(LeaseMixin):
+    """Autocommit, COMMIT, ROLLBACK and commit hooks."""
+
+    _pooled: bool
+
+    def get_autocommit(self) -> bool:
+        return self.autocommit if self._pooled else bool(super().get_autocommit())
+
+    @async_unsafe
+    def set_autocommit(
+        self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
+    ) -> None:
+        if not self._pooled:
+            super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
+            return
+        self.validate_no_atomic_block()
+        entry = self._entry
+        if autocommit:
+            if entry is not None and not entry.autocommit:
+                with self.wrap_database_errors:
+                    entry.set_autocommit(True)
+            self.autocommit = True
+            self._end_statement()
+        else:
+            with debug_transaction(self, "BEGIN"):
+                if entry is not None and entry.autocommit:
+                    with self.wrap_database_errors:
+                        entry.set_autocommit(False)
+            self.autocommit = False
+        if autocommit and self.run_commit_hooks_on_set_autocommit_on:
+            self.run_and_clear_commit_hooks()
+            self.run_commit_hooks_on_set_autocommit_on = False
+
+    def _commit(self) -> None:
+        if not self._pooled:
+            super()._commit()
+            return
+        entry = self._entry
+        # Logged also when the transaction had no statement: the query log looks as it does on the stock engine.
+        with debug_transaction(self, "COMMIT"), self.wrap_database_errors:
+            if entry is not None:
+                entry.conn.commit()
+        self._end_transaction()
+
+    def _rollback(self) -> None:
+        if not self._pooled:
+            super()._rollback()
+            return
+        entry = self._entry
+        with debug_transaction(self, "ROLLBACK"), self.wrap_database_errors:
+            if entry is not None:
+                entry.conn.rollback()
+        self._end_transaction()
+
+    def run_and_clear_commit_hooks(self) -> None:
+        """Hooks lease before ordinary callers, and an error from one says that the transaction is committed."""
+        self._in_commit_hooks = True
+        try:
+            super().run_and_clear_commit_hooks()
+        except Exception as error:
+            with suppress(AttributeError):  # an exception class with slots
+                error.committed = True  # type: ignore[attr-defined]
+            raise
+        finally:
+            self._in_commit_hooks = False

@@ -1,0 +1,87 @@
+"""Reads the settings of one database alias. Nothing is read at import."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+from .core.config import ConfigError, PoolConfig
+
+logger = logging.getLogger("django_dbpool.conf")
+
+# Options of psycopg_pool that Django passes through and that have no counterpart here: the work they tune is not
+# done by psycopg_pool's threads any more. Accepted, so that changing ENGINE is enough.
+INHERITED_OPTIONS = frozenset(
+    {"name", "num_workers", "reconnect_timeout", "reconnect_failed", "check", "open", "close_returns"}
+)
+
+CONN_MAX_AGE_HINT = (
+    "Remove CONN_MAX_AGE (the pool keeps connections; POOL['max_lifetime'] limits their age), or switch the pool off "
+    "with POOL = {'enabled': False}."
+)
+
+
+def adopt_django_option(settings_dict: MutableMapping[str, Any]) -> None:
+    """
+    Move ``OPTIONS["pool"]``, the key of Django's own pool, to ``POOL``.
+
+    Celery closes the pool around every task while it finds the key in the settings
+    (https://github.com/celery/celery/issues/10554).
+    """
+    options = settings_dict.get("OPTIONS")
+    if not options or "pool" not in options:
+        return
+    if options["pool"] is False or options["pool"] is None:
+        return  # stock behaviour was asked for, and the stock code reads this key
+    if "POOL" in settings_dict:
+        logger.warning(
+            'database %r has both OPTIONS["pool"] and POOL; OPTIONS["pool"] is used. Keep only POOL.',
+            settings_dict.get("NAME"),
+        )
+    settings_dict["POOL"] = options.pop("pool")
+    settings_dict[_ADOPTED] = True
+
+
+_ADOPTED = "POOL_FROM_OPTIONS"
+
+
+def pooling_enabled(settings_dict: MutableMapping[str, Any]) -> bool:
+    """Whether an alias is pooled. Cheap: asked before each unit of work."""
+    option = settings_dict["OPTIONS"].get("pool", True)
+    if option is False or option is None:
+        return False
+    pool = settings_dict.get("POOL", True)
+    if pool is False:
+        return False
+    return not (isinstance(pool, dict) and pool.get("enabled") is False)
+
+
+def pool_config(settings_dict: MutableMapping[str, Any], alias: str) -> PoolConfig:
+    """
+    The pool's settings of one alias.
+
+    Raises:
+        ImproperlyConfigured: naming every faulty key with its remedy.
+    """
+    adopted = settings_dict.get(_ADOPTED, False)
+    where = f'DATABASES[{alias!r}]["OPTIONS"]["pool"]' if adopted else f'DATABASES[{alias!r}]["POOL"]'
+    try:
+        return PoolConfig.from_mapping(
+            settings_dict.get("POOL", True),
+            where=where,
+            default_min_size=default_min_size(),
+            ignored=INHERITED_OPTIONS if adopted else frozenset(),
+        )
+    except ConfigError as error:
+        raise ImproperlyConfigured(str(error)) from error
+
+
+def default_min_size() -> int:
+    """0 for management commands and runserver, which should hold nothing when idle, else 1."""
+    program = os.path.basename(sys.argv[0]) if sys.argv else ""
+    return 0 if program in {"manage.py", "django-admin", "django-admin.py"} else 1

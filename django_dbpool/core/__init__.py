@@ -1,0 +1,1 @@
+"""The ideas of the pool, on the standard library alone: no Django, no psycopg."""

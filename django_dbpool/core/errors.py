@@ -1,0 +1,49 @@
+"""Why a lease was refused, before Django gives it a name (``django_dbpool.errors``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .ledger import Holder
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The numbers at the moment of a refusal, and who holds what."""
+
+    alias: str
+    waited: float
+    """Seconds the caller waited."""
+    in_use: int
+    max_size: int
+    waiting: int
+    """Other callers still queued."""
+    holders: tuple[Holder, ...] = field(default=())
+    cycle: tuple[str, ...] = field(default=())
+    """Who waits for whom, when the ledger sees that the wait could never end."""
+
+
+class LeaseRefused(Exception):
+    """No connection could be leased."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.alias)
+        self.refusal = refusal
+
+
+class Exhausted(LeaseRefused):
+    """Every connection stayed leased until the caller's deadline."""
+
+
+class QueueFull(Exhausted):
+    """``max_waiting`` callers are queued already; refused at once."""
+
+
+class Unreachable(LeaseRefused):
+    """The server refused or did not answer; ``__cause__`` is the driver's error."""
+
+
+class GateClosed(Exception):
+    """The pool was closed; the caller should look its pool up again."""

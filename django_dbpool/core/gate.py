@@ -1,0 +1,212 @@
+"""
+Who may use a connection now: exact counts, a fair queue, deadlines.
+
+The gate knows nothing of databases. It hands out *entries* (already open connections) and *permits* (the right
+to open one), never more of both together than ``max_size``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Generic, TypeVar
+
+from .errors import GateClosed
+
+E = TypeVar("E")
+
+# A thread that waits in lock.acquire() sees an asynchronous exception (PyThreadState_SetAsyncExc: Celery's thread
+# kill, test interrupts) only when the call returns, so a long wait is made of slices.
+WAIT_SLICE = 1.0
+
+
+class QueueIsFull(Exception):
+    """``max_waiting`` tickets are queued already."""
+
+
+class DeadlinePassed(Exception):
+    """Nothing was granted before the deadline."""
+
+
+class Ticket(Generic[E]):
+    """
+    One caller's request. It outlives the call, so that whatever was granted can be given back by ``abandon``
+    even when an exception struck between the grant and the caller's next line.
+    """
+
+    __slots__ = ("entry", "granted", "holder", "priority", "wake")
+
+    def __init__(self, holder: object = None, priority: bool = False) -> None:
+        self.holder = holder
+        self.priority = priority
+        self.granted = False
+        self.entry: E | None = None
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+
+class Gate(Generic[E]):
+    """
+    Counts, queue and free list of one pool.
+
+    ``free`` is a stack: the most recently used connection goes out first, so the surplus grows old and is retired.
+    Its pop and append are atomic, which lets the hot path take and give back without the lock. No wake-up is lost
+    because both sides write before they read: a giver appends and then looks at ``attention``; a waiter raises
+    ``attention`` and then looks at ``free``.
+    """
+
+    def __init__(
+        self, *, max_size: int, max_waiting: int = 0, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self.max_size = max_size
+        self.max_waiting = max_waiting
+        self.free: deque[E] = deque()
+        self.size = 0
+        """Connections that exist or are being opened. Written under the lock only."""
+        self.attention = 0
+        """Number of queued tickets, one more when closed. Not zero: the hot path must take the slow way."""
+        self.closed = False
+        self._clock = clock
+        # Guards size, attention, closed and both queues. Nothing slow and nothing foreign runs under it: no I/O, no
+        # logging, no callback. Never taken in a destructor: the collector may run while this thread holds it.
+        self._lock = threading.Lock()
+        self._queue: deque[Ticket[E]] = deque()
+        self._priority_queue: deque[Ticket[E]] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """Callers queued now; those that gave up are not among them."""
+        return len(self._queue) + len(self._priority_queue)
+
+    def waiters(self) -> tuple[object, ...]:
+        """The ``holder`` of every queued ticket, first served first."""
+        with self._lock:
+            return tuple(ticket.holder for ticket in (*self._priority_queue, *self._queue))
+
+    def enter(
+        self, ticket: Ticket[E], deadline: float, while_waiting: Callable[[], None] | None = None
+    ) -> E | None:
+        """
+        Wait for a free entry, or for a permit to open one.
+
+        Args:
+            ticket: fresh, the caller's own; on any exception the caller must ``abandon`` it.
+            deadline: on the gate's clock.
+            while_waiting: called between two slices of the wait, outside the lock.
+
+        Returns:
+            A free entry, or None: the caller holds a permit and must open a connection, or ``forfeit`` it.
+
+        Raises:
+            QueueIsFull, DeadlinePassed, GateClosed
+        """
+        with self._lock:
+            if self.closed:
+                raise GateClosed
+            if not (self._priority_queue or (self._queue and not ticket.priority)) and self._grant(ticket):
+                return ticket.entry
+            if self.max_waiting and self.waiting >= self.max_waiting:
+                raise QueueIsFull
+            (self._priority_queue if ticket.priority else self._queue).append(ticket)
+            self.attention += 1
+            # An entry may have been given back between the look above and the line before this one.
+            self._serve()
+        while not ticket.wake.acquire(timeout=max(0.0, min(WAIT_SLICE, deadline - self._clock()))):
+            if self._clock() >= deadline:
+                with self._lock:
+                    if ticket.granted:  # in the last moment: take it
+                        return ticket.entry
+                raise DeadlinePassed
+            if while_waiting is not None:
+                while_waiting()
+        if not ticket.granted:
+            raise GateClosed
+        return ticket.entry
+
+    def abandon(self, ticket: Ticket[E]) -> E | None:
+        """
+        Take a ticket back whatever became of it. An entry that was granted is returned to the caller, who decides
+        what it is worth; a permit is forfeited here. Harmless when repeated.
+        """
+        with self._lock:
+            if ticket.granted:
+                ticket.granted = False
+                entry, ticket.entry = ticket.entry, None
+                if entry is None:
+                    self.size -= 1
+                    self._serve()
+                return entry
+            queue = self._priority_queue if ticket.priority else self._queue
+            if ticket in queue:
+                queue.remove(ticket)
+                self.attention -= 1
+            return None
+
+    def give(self, entry: E) -> None:
+        """Return an entry to the free stack; the head of the queue gets it at once."""
+        self.free.append(entry)
+        if self.attention:
+            self.serve()
+
+    def serve(self) -> None:
+        """Match what is free with who waits. For those that changed ``free`` by themselves."""
+        with self._lock:
+            self._serve()
+
+    def forfeit(self) -> None:
+        """A connection is gone, or a permit was not used: somebody else may open one."""
+        with self._lock:
+            self.size -= 1
+            self._serve()
+
+    def grow(self, limit: int) -> bool:
+        """Take a permit without queueing if fewer than ``limit`` connections exist and nobody waits."""
+        with self._lock:
+            if self.closed or self.attention or self.size >= min(limit, self.max_size):
+                return False
+            self.size += 1
+            return True
+
+    def resize(self, max_size: int) -> None:
+        """Change the limit. Connections above a lower one go as they come back."""
+        with self._lock:
+            self.max_size = max_size
+            self._serve()
+
+    def close(self) -> None:
+        """Refuse everybody from now on and wake those that wait. What is free stays for the owner to close."""
+        with self._lock:
+            if self.closed:
+                return
+            self.closed = True
+            self.attention += 1
+            for ticket in (*self._priority_queue, *self._queue):
+                self.attention -= 1
+                ticket.wake.release()
+            self._priority_queue.clear()
+            self._queue.clear()
+
+    def _grant(self, ticket: Ticket[E]) -> bool:
+        """Lock held. Give the ticket an entry or a permit, if there is one."""
+        if self.free:
+            try:
+                ticket.entry = self.free.pop()
+            except IndexError:  # the hot path took it: it does not hold the lock
+                return self._grant(ticket)
+        elif self.size < self.max_size:
+            self.size += 1
+        else:
+            return False
+        ticket.granted = True
+        return True
+
+    def _serve(self) -> None:
+        """Lock held. Serve the queues in order while there is something to give."""
+        if self.closed:
+            return
+        for queue in (self._priority_queue, self._queue):
+            while queue and self._grant(queue[0]):
+                queue.popleft().wake.release()
+                self.attention -= 1

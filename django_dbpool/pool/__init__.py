@@ -1,0 +1,1 @@
+"""Pools of physical connections. The only place that imports psycopg_pool."""

@@ -1,0 +1,344 @@
+"""
+One pool: psycopg_pool's way of making connections, with our gate deciding who may use them.
+
+``ManagedPool`` is a ``psycopg_pool.ConnectionPool`` in the sense in which psycopg_pool's own ``NullConnectionPool``
+is one: the parameters, ``connect`` with its statistics, sizes, expiry jitter and public methods are inherited; where
+idle connections are kept and who waits for them is replaced. The reasons, all measured on 3.3.3: its queue keeps
+clients that have timed out, so ``max_waiting`` and ``requests_waiting`` count ghosts; a client interrupted by a
+BaseException loses its slot for good; growth is serial and reconnection backs off without a cap; the error that made
+connecting fail goes to a log instead of to the caller; and each pool costs four threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import psycopg
+from psycopg import Connection
+from psycopg_pool import ConnectionPool
+
+from ..core.config import PoolConfig
+from ..core.errors import Exhausted, GateClosed, LeaseRefused, QueueFull, Refusal, Unreachable
+from ..core.gate import DeadlinePassed, Gate, QueueIsFull, Ticket
+from ..core.ledger import Holder, Owner, current_unit
+from . import reporting
+from .entry import IDLE, PoolEntry
+from .housekeeping import Housekeeping
+
+logger = logging.getLogger("django_dbpool.pool")
+
+
+class ManagedPool(ConnectionPool[Connection[Any]]):
+    """
+    The connections of one database in one process.
+
+    Args:
+        config: sizes and times.
+        alias: the database's alias, used in reports.
+        connect_kwargs: called for each physical connection, so that rotated credentials are picked up.
+        prepare: called with each new physical connection in autocommit mode, before anybody uses it.
+        on_refused: called with the error of a failed attempt; True asks for another one at once.
+        clock: seconds; injected by tests.
+    """
+
+    def __init__(
+        self,
+        config: PoolConfig,
+        *,
+        alias: str,
+        connect_kwargs: Callable[[], dict[str, Any]],
+        prepare: Callable[[Connection[Any]], None] | None = None,
+        on_refused: Callable[[BaseException], bool] | None = None,
+        check: Callable[[Connection[Any]], None] | None = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        super().__init__(
+            kwargs=connect_kwargs,
+            min_size=config.min_size,
+            max_size=config.max_size,
+            timeout=config.timeout,
+            max_waiting=config.max_waiting,
+            max_lifetime=config.max_lifetime,
+            max_idle=config.max_idle,
+            check=check,
+            name=alias,
+            open=False,
+            num_workers=1,
+        )
+        self.config = config
+        self.alias = alias
+        self.clock = clock
+        self.gate: Gate[PoolEntry] = Gate(
+            max_size=config.max_size, max_waiting=config.max_waiting, clock=clock
+        )
+        self.entries: set[PoolEntry] = set()
+        """Every open physical connection; add and discard are atomic."""
+        self.last_connect_error: BaseException | None = None
+        self.housekeeping = Housekeeping(self)
+        self._prepare = prepare
+        self._on_refused = on_refused
+        self._lent: dict[Connection[Any], PoolEntry] = {}
+        self.open()
+
+    # -- leasing ------------------------------------------------------------------------------------------------
+
+    def lease(
+        self,
+        owner: Owner,
+        *,
+        timeout: float | None = None,
+        priority: bool = False,
+        check: bool = False,
+    ) -> PoolEntry:
+        """
+        Wait for a connection, opening one when the pool may grow.
+
+        Args:
+            owner: the thread that will hold it.
+            timeout: seconds; the pool's own when None.
+            priority: go before ordinary callers (commit hooks, which finish work that others wait for).
+            check: make a round trip before lending, as CONN_HEALTH_CHECKS asks.
+
+        Raises:
+            Exhausted, QueueFull, Unreachable: with the pool's numbers at that moment.
+            GateClosed: the pool was closed meanwhile.
+        """
+        start = self.clock()
+        deadline = start + (self.config.timeout if timeout is None else timeout)
+        ticket: Ticket[PoolEntry] = Ticket(owner, priority)
+        try:
+            entry = self._admit(ticket, deadline)
+            if entry is not None and not self.fit(entry, check=check):
+                # The dead connection's place in the count becomes this caller's permit.
+                self._close_entry(entry)
+                entry = ticket.entry = None
+            if entry is None:
+                entry = ticket.entry = self._open_entry(deadline)
+            entry.unit = current_unit.get()
+            entry.since = self.clock()
+            entry.owner = owner
+            return entry
+        except (QueueIsFull, DeadlinePassed, psycopg.Error) as error:
+            self._take_back(ticket)
+            raise self._refusal(error, owner, self.clock() - start) from (
+                error if isinstance(error, psycopg.Error) else self._cause_of_wait()
+            )
+        except BaseException:
+            self._take_back(ticket)
+            raise
+
+    def release(self, entry: PoolEntry) -> None:
+        """Take back a connection that is in a clean state: idle, no session state of the borrower's."""
+        entry.generation += 1
+        entry.unit = None
+        entry.since = self.clock()
+        entry.owner = None
+        # Gate.give() written out: this is the hot path.
+        gate = self.gate
+        gate.free.append(entry)
+        if gate.attention:
+            gate.serve()
+            if gate.closed:
+                self._close_free()
+
+    def discard(self, entry: PoolEntry) -> None:
+        """Take back a connection whose state is not known to be clean: it is closed."""
+        try:
+            self.entries.remove(entry)
+        except KeyError:
+            return  # somebody else was first
+        entry.generation += 1
+        entry.owner = None
+        entry.unit = None
+        entry.abort()
+        self.gate.forfeit()
+
+    def fit(self, entry: PoolEntry, *, check: bool = False) -> bool:
+        """Whether a free connection may be lent. A round trip is made only if there is a reason."""
+        now = self.clock()
+        if now >= entry.expires_at:
+            return False
+        suspicious = entry.suspicious()
+        if not (suspicious or check or now - entry.since >= self.config.check_idle):
+            return True
+        try:
+            self.check_connection(entry.conn)
+        except psycopg.Error as error:
+            logger.info(
+                "database %r: idle connection (backend %d) was closed by the server, replaced: %s",
+                self.alias,
+                entry.backend_pid,
+                error,
+            )
+            return False
+        return not entry.lost()
+
+    def _admit(self, ticket: Ticket[PoolEntry], deadline: float) -> PoolEntry | None:
+        self.housekeeping.ensure_running()
+        return self.gate.enter(ticket, deadline, self.housekeeping.reclaim_lost)
+
+    def _take_back(self, ticket: Ticket[PoolEntry]) -> None:
+        entry = self.gate.abandon(ticket)
+        if entry is None:
+            return
+        if entry.owner is not None or entry not in self.entries or entry.pgconn.transaction_status != IDLE:
+            self.discard(entry)
+        else:
+            self.release(entry)
+
+    # -- physical connections -----------------------------------------------------------------------------------
+
+    def _open_entry(self, deadline: float) -> PoolEntry:
+        """Open a connection in the caller's thread; the caller holds a permit."""
+        remaining = max(0.001, deadline - self.clock())
+        try:
+            conn = self._connect(timeout=min(self.config.connect_timeout, remaining))
+        except psycopg.Error as error:
+            if self._on_refused is not None and self._on_refused(error):
+                return self._open_entry(deadline)
+            self.last_connect_error = error
+            raise
+        try:
+            if not conn.autocommit:
+                conn.autocommit = True
+            if self._prepare is not None:
+                self._prepare(conn)
+            now = self.clock()
+            entry = PoolEntry(conn, now, now + self._jitter(self.config.max_lifetime, -0.05, 0.0))
+        except BaseException:
+            conn._pool = None  # type: ignore[attr-defined]
+            conn.close()
+            raise
+        self.last_connect_error = None
+        self.entries.add(entry)
+        return entry
+
+    def _close_entry(self, entry: PoolEntry) -> None:
+        self.entries.discard(entry)
+        entry.abort()
+
+    def open_idle(self) -> bool:
+        """Open one more connection into the free stack if fewer than min_size exist. For the background thread."""
+        if not self.gate.grow(self.config.min_size):
+            return False
+        try:
+            entry = self._open_entry(self.clock() + self.config.connect_timeout)
+        except BaseException:
+            self.gate.forfeit()
+            raise
+        self.gate.give(entry)
+        if self.gate.closed:
+            self._close_free()
+        return True
+
+    def _close_free(self) -> None:
+        while True:
+            try:
+                entry = self.gate.free.pop()
+            except IndexError:
+                return
+            self._close_entry(entry)
+            self.gate.forfeit()
+
+    # -- reports ------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> reporting.PoolSnapshot:
+        """The pool's numbers now."""
+        return reporting.snapshot(self)
+
+    def holders(self, *, stacks: bool = False) -> tuple[Holder, ...]:
+        """Every lease, oldest first; with each holder's current stack if asked."""
+        return reporting.holders(self, stacks=stacks)
+
+    def _cause_of_wait(self) -> BaseException | None:
+        return None if any(entry.owner for entry in tuple(self.entries)) else self.last_connect_error
+
+    def _refusal(self, error: BaseException, owner: Owner, waited: float) -> LeaseRefused:
+        down = isinstance(error, psycopg.Error) or self._cause_of_wait() is not None
+        holders = () if down else self.holders(stacks=True)
+        refusal = Refusal(
+            alias=self.alias,
+            waited=waited,
+            in_use=sum(1 for entry in tuple(self.entries) if entry.owner is not None),
+            max_size=self.gate.max_size,
+            waiting=self.gate.waiting,
+            holders=holders,
+            cycle=() if down else reporting.cycle(owner, self.alias),
+        )
+        if down:
+            return Unreachable(refusal)
+        return QueueFull(refusal) if isinstance(error, QueueIsFull) else Exhausted(refusal)
+
+    # -- psycopg_pool's public interface ------------------------------------------------------------------------
+
+    def getconn(self, timeout: float | None = None) -> Connection[Any]:
+        """As psycopg_pool's: for code that has the pool in hand. Pair it with ``putconn``."""
+        entry = self.lease(Owner(), timeout=timeout)
+        if not entry.autocommit:
+            entry.set_autocommit(True)
+        self._lent[entry.conn] = entry
+        return entry.conn
+
+    def putconn(self, conn: Connection[Any]) -> None:
+        """Take back what ``getconn`` lent. What the borrower set in the session isn't known: it is closed."""
+        entry = self._lent.pop(conn, None)
+        if entry is None:
+            raise ValueError(f"can't return connection to pool {self.name!r}, it was not lent by it: {conn}")
+        self.discard(entry)
+
+    def drain(self) -> None:
+        """Replace every connection: free ones now, leased ones when they come back."""
+        for entry in tuple(self.entries):
+            entry.expires_at = -math.inf
+        self.housekeeping.retire()
+
+    def resize(self, min_size: int, max_size: int | None = None) -> None:
+        """Change the limits. A smaller pool is reached as connections come back."""
+        super().resize(min_size, max_size)
+        self.gate.resize(self.max_size)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Refuse new leases, close what is free; what is leased is closed when it comes back."""
+        self.gate.close()
+        self.housekeeping.wait_for_opening(timeout)
+        self._close_free()
+        super().close(timeout)
+
+    def check(self) -> None:
+        """Close the free connections that the server has dropped."""
+        self.housekeeping.retire(check=True)
+
+    def wait(self, timeout: float = 30.0) -> None:
+        """Open connections up to min_size. Unlike psycopg_pool's, it doesn't close the pool when it fails."""
+        while self.open_idle():
+            pass
+
+    def _get_measures(self) -> dict[str, int]:
+        snapshot = self.snapshot()
+        return {
+            self._POOL_MIN: snapshot.min_size,
+            self._POOL_MAX: snapshot.max_size,
+            self._POOL_SIZE: snapshot.size,
+            self._POOL_AVAILABLE: snapshot.idle,
+            self._REQUESTS_WAITING: snapshot.waiting,
+        }
+
+    def _start_workers(self) -> None:
+        """No thread per pool: connections are opened by those who need them, kept by the process's one thread."""
+        self._sched_runner = None
+
+    def _start_initial_tasks(self) -> None:
+        """min_size is filled by the background thread once somebody has leased."""
+
+    def forget(self) -> None:
+        """In a forked child: the sockets are the parent's. Nothing is closed, and no destructor may try."""
+        self._closed = True
+        self.gate.closed = True
+        self.gate.attention = 1
+
+
+__all__ = ["GateClosed", "ManagedPool"]

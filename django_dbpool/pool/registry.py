@@ -1,0 +1,84 @@
+"""
+The pools of this process. A pool belongs to the process that made it: a forked child forgets those it inherits and
+makes its own. It never closes them: libpq would send Terminate on the socket that the parent goes on using.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Callable, Hashable
+from typing import Protocol
+
+from . import background
+from .managed import ManagedPool
+
+
+class Forgetful(Protocol):
+    """Something that holds a lease and must drop it in a forked child."""
+
+    def forget_lease(self) -> None: ...
+
+
+_pools: dict[Hashable, ManagedPool] = {}
+_lock = threading.Lock()
+_graveyard: list[object] = []
+"""Inherited pools, kept so that no destructor touches the parent's sockets."""
+_holders: weakref.WeakSet[Forgetful] = weakref.WeakSet()
+
+
+def get_pool(key: Hashable, make: Callable[[], ManagedPool]) -> ManagedPool:
+    """The pool for ``key``, made on first use."""
+    pool = _pools.get(key)
+    if pool is not None and not pool.gate.closed:
+        return pool
+    with _lock:
+        pool = _pools.get(key)
+        if pool is None or pool.gate.closed:
+            pool = _pools[key] = make()
+        return pool
+
+
+def pools() -> tuple[ManagedPool, ...]:
+    """This process's open pools."""
+    return tuple(pool for pool in tuple(_pools.values()) if not pool.gate.closed)
+
+
+def close_pools(alias: str | None = None, timeout: float = 5.0) -> None:
+    """Close every pool, or every pool of one alias; leased connections are closed when they come back."""
+    with _lock:
+        chosen = [(key, pool) for key, pool in _pools.items() if alias is None or pool.alias == alias]
+        for key, _ in chosen:
+            del _pools[key]
+    for _, pool in chosen:
+        pool.close(timeout)
+
+
+def register_holder(holder: Forgetful) -> None:
+    """Have ``holder`` told to drop its lease when the process forks."""
+    _holders.add(holder)
+
+
+def _forget_inherited() -> None:
+    """In the child of a fork, with one thread left: the one that called fork()."""
+    global _lock
+    _lock = threading.Lock()
+    for pool in _pools.values():
+        _graveyard.append((pool, list(pool.gate.free), list(pool.entries)))
+        pool.forget()
+    _pools.clear()
+    background.reset_after_fork()
+    for holder in tuple(_holders):
+        holder.forget_lease()
+
+
+def _close_at_exit() -> None:
+    for pool in tuple(_pools.values()):
+        pool.close(timeout=1.0)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_inherited)
+atexit.register(_close_at_exit)

@@ -1,0 +1,142 @@
+"""
+Which SQL changes the session, so that the connection must not go to another borrower afterwards.
+
+The list is closed and documented. What a text can't show (a function that sets state inside) is not seen here.
+Harmless texts are remembered: a look-up costs a hash, the analysis microseconds per kilobyte. SQL of the ORM goes
+the same way, since RawSQL and Func can bring anything into it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+CACHE_SIZE = 2048
+CACHED_TEXT = 4096
+"""Longer texts, in characters, are analysed each time: bulk statements differ each time anyway."""
+
+known_neutral: set[str] = set()
+"""Texts that were found to leave nothing in the session."""
+
+_LEADING = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/|[(;])+", re.DOTALL)
+_WORD = re.compile(r"[A-Za-z_]+")
+_SECOND = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*([A-Za-z_]+)", re.DOTALL)
+
+# First words that leave nothing in the session by themselves. An unknown word pins.
+_NEUTRAL = frozenset(
+    """
+    ABORT ALTER ANALYZE BEGIN CHECKPOINT CLOSE CLUSTER COMMENT COMMIT COPY CREATE DECLARE DELETE DROP END EXPLAIN
+    FETCH GRANT IMPORT INSERT LOCK MERGE MOVE NOTIFY REASSIGN REFRESH REINDEX RELEASE REVOKE ROLLBACK SAVEPOINT
+    SECURITY SELECT SET SHOW START TABLE TRUNCATE UPDATE VACUUM VALUES WITH
+    """.split()
+)
+
+_FUNCTIONS = (
+    "set_config",
+    "advisory_lock",
+    "nextval",
+    "currval",
+    "lastval",
+    "setval",
+    "setseed",
+    "dblink_connect",
+)
+_CALL = re.compile(
+    r"(?<![a-z0-9_])(?:pg_catalog\s*\.\s*|\"pg_catalog\"\s*\.\s*)?\"?"
+    r"(set_config|pg_(?:try_)?advisory_lock(?:_shared)?|nextval|currval|lastval|setval|setseed|dblink_connect)"
+    r"\"?\s*\("
+)
+_LOCAL_CONFIG = re.compile(
+    r"set_config\"?\s*\(\s*(?:'[^']*'|%s)\s*,\s*(?:'[^']*'|%s)\s*,\s*(?:true|'t(?:rue)?')\s*\)"
+)
+_TEMPORARY = re.compile(
+    r"\binto\s+(?:local\s+|global\s+)?temp(?:orary)?\s"
+    r"|\bcreate\s+(?:or\s+replace\s+)?(?:local\s+|global\s+)?temp(?:orary)?\s"
+)
+_WITH_HOLD = re.compile(r"\bwith\s+hold\b")
+_COMMENT = re.compile(r"--[^\n]*(?:\n|$)|/\*.*?\*/", re.DOTALL)
+
+
+def reason_to_pin(query: Any) -> str | None:
+    """
+    Why this statement binds the session to its sender, or None.
+
+    Args:
+        query: what was given to ``cursor.execute``: text, bytes or a ``psycopg.sql`` object. Anything that can't be
+            turned into text pins.
+    """
+    if type(query) is not str:
+        return _reason_for_object(query)
+    if query in known_neutral:
+        return None
+    reason = analyse(query)
+    if reason is None and len(query) <= CACHED_TEXT:
+        if len(known_neutral) >= CACHE_SIZE:
+            known_neutral.clear()
+        known_neutral.add(query)
+    return reason
+
+
+def _reason_for_object(query: Any) -> str | None:
+    try:
+        if isinstance(query, str):
+            text = str(query)
+        elif isinstance(query, bytes):
+            text = query.decode()
+        else:
+            text = query.as_string(None)
+    except Exception:
+        return f"a statement of type {type(query).__name__}"
+    return reason_to_pin(text)
+
+
+def analyse(sql: str) -> str | None:
+    """``reason_to_pin`` for one text, without the memory."""
+    text = sql.strip().rstrip(";").rstrip()
+    # Psycopg sends several statements in one text. Semicolons inside literals split too: the halves then begin with
+    # unknown words and pin, which costs speed, never safety.
+    parts = text.split(";") if ";" in text else (text,)
+    for part in parts:
+        reason = _first_word(part)
+        if reason is not None:
+            return reason
+    return _functions(text.lower())
+
+
+def _first_word(sql: str) -> str | None:
+    lead = _LEADING.match(sql)
+    start = lead.end() if lead else 0
+    if start == len(sql):
+        return None
+    word = _WORD.match(sql, start)
+    first = word.group().upper() if word else sql[start : start + 10]
+    if first not in _NEUTRAL:
+        return first
+    assert word is not None
+    if first not in ("SET", "SECURITY"):
+        return None
+    match = _SECOND.match(sql, word.end())
+    second = match.group(1).upper() if match else ""
+    if first == "SET" and second not in ("LOCAL", "TRANSACTION", "CONSTRAINTS"):
+        return f"SET {second}".rstrip()
+    return None
+
+
+def _functions(lowered: str) -> str | None:
+    if any(name in lowered for name in _FUNCTIONS):
+        bare = _COMMENT.sub(" ", lowered)
+        calls = _CALL.findall(bare)
+        local = len(_LOCAL_CONFIG.findall(bare))
+        for name in calls:
+            if name == "set_config" and local:
+                local -= 1
+                continue
+            return f"{name}()"
+    if "temp" in lowered:
+        if "pg_temp" in lowered:
+            return "pg_temp"
+        if _TEMPORARY.search(_COMMENT.sub(" ", lowered)):
+            return "a temporary table"
+    if "hold" in lowered and "declare" in lowered and _WITH_HOLD.search(_COMMENT.sub(" ", lowered)):
+        return "DECLARE ... WITH HOLD"
+    return None

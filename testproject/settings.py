@@ -1,0 +1,60 @@
+"""Settings of the test project; `testproject.databases` lists the environment variables that choose engine and server."""
+
+import os
+
+from testproject.databases import database_from
+
+# A public constant: this project only ever listens on loopback. The demo generates one for each run.
+SECRET_KEY = os.environ.get("DBPOOL_DEMO_SECRET_KEY", "testproject-not-a-secret")
+DEBUG = os.environ.get("DBPOOL_DEMO_DEBUG") == "1"
+ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]", "testserver"]
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_dbpool",
+    "testproject.incidents",
+    "testproject.reports",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+ROOT_URLCONF = "testproject.urls"
+WSGI_APPLICATION = "testproject.wsgi.application"
+ASGI_APPLICATION = "testproject.asgi.application"
+
+DATABASES = {"default": database_from(os.environ)}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en-us"
+STATIC_URL = "static/"
+
+# How long the exchange-rate service takes: the "something else" that a request waits for between two queries.
+EXCHANGE_RATE_SECONDS = float(os.environ.get("DBPOOL_DEMO_WAIT", "0.2"))

@@ -1,0 +1,90 @@
+"""One server for the session, and what tests may ask of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Generator, Iterator
+from importlib.metadata import version
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import connections
+
+from testproject.postgres import EmbeddedServer, Server
+from tests import settings
+from tests.fixtures.aliases import MakeAlias, temporary_aliases
+from tests.fixtures.leases import leases_left
+from tests.fixtures.proxy import Proxy
+
+SERVER = pytest.StashKey[Server]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    server = Server.from_env_or_embedded({"max_connections": "200"})
+    config.add_cleanup(server.remove)
+    config.stash[SERVER] = server.__enter__()
+    settings.use_server(server)
+    # For the child processes of tests; DBPOOL_TEST_DSN would say that the server is not ours.
+    os.environ[settings.SERVER_VARIABLE] = server.dsn
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    server = config.stash[SERVER]
+    with server.connect() as connection:
+        postgres = connection.execute("SELECT current_setting('server_version')").fetchone()
+    origin = "embedded" if isinstance(server, EmbeddedServer) else "DBPOOL_TEST_DSN"
+    names = ("Django", "psycopg", "psycopg-pool")
+    return [
+        f"server: PostgreSQL {postgres and postgres[0]} ({origin}), {server.host}:{server.port}",
+        ", ".join([*(f"{name} {version(name)}" for name in names), f"Python {platform.python_version()}"])
+        + f", libpq {psycopg.pq.version_pretty(psycopg.pq.version())} ({psycopg.pq.__impl__})",
+    ]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """After all fixtures, pytest-django's transactions among them, are gone."""
+    yield
+    if left := leases_left():
+        for connection in connections.all(initialized_only=True):
+            connection.close_pool()  # one leak must not fail the tests after it
+        pytest.fail(
+            "leases left by the test:\n" + "\n".join(f"  {h.alias}: {h}" for h in left), pytrace=False
+        )
+
+
+@pytest.fixture(scope="session")
+def session_server(pytestconfig: pytest.Config) -> Server:
+    """The server of all tests; only to be looked at and connected to."""
+    return pytestconfig.stash[SERVER]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EmbeddedServer]:
+    """A server of the module's own, to be restarted, killed and frozen; running at the start of the module."""
+    with Server.embedded({"max_connections": "30"}) as server:
+        yield server
+
+
+@pytest.fixture
+def observer(session_server: Server, django_db_setup: None) -> Iterator[psycopg.Connection[Any]]:
+    """An autocommit connection to the test database of alias default that no pool knows of."""
+    with session_server.connect(
+        dbname=connections["default"].settings_dict["NAME"], application_name="observer"
+    ) as connection:
+        yield connection
+
+
+@pytest.fixture
+def make_alias(session_server: Server, django_db_blocker: Any) -> Iterator[MakeAlias]:
+    with django_db_blocker.unblock(), temporary_aliases(session_server) as make:
+        yield make
+
+
+@pytest.fixture
+def proxy(session_server: Server) -> Iterator[Proxy]:
+    """A proxy in front of the session's server, started."""
+    with Proxy(session_server.host, session_server.port) as proxy:
+        yield proxy

@@ -1,0 +1,41 @@
+"""
+Settings of the tests. Importing them starts nothing, so type checkers may; `tests/conftest.py` starts the server and
+enters its address below. Child processes of a test find it in DBPOOL_SESSION_DSN.
+"""
+
+import os
+from typing import Any
+
+from testproject.postgres import Server
+
+SERVER_VARIABLE = "DBPOOL_SESSION_DSN"
+
+SECRET_KEY = "only-for-tests"
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+ROOT_URLCONF = "tests.app.urls"
+INSTALLED_APPS = [
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "django_dbpool",
+    "tests.app",
+]
+
+
+def database(name: str) -> dict[str, Any]:
+    return {
+        "ENGINE": "django_dbpool.backends.postgresql",
+        "NAME": name,
+        "POOL": {"max_size": 4, "timeout": 2},
+    }
+
+
+def use_server(server: Server) -> None:
+    for entry in DATABASES.values():
+        entry.update(server.django(entry["NAME"]))
+
+
+DATABASES = {"default": database("dbpool"), "other": database("dbpool_other")}
+if dsn := os.environ.get(SERVER_VARIABLE):
+    use_server(Server.from_dsn(dsn))
