@@ -1,4 +1,4 @@
-"""Units of work: on behalf of which request does this code run? Only named when a report asks."""
+"""Units of work: on behalf of which request does this code run? Only put into words when a report asks."""
 
 from __future__ import annotations
 
@@ -7,35 +7,28 @@ from typing import Any
 from django.core.signals import request_finished, request_started
 from django.urls import Resolver404, resolve
 
-from .core.ledger import current_unit
+from .core.ledger import current_unit, unit_labels
 
 
-class RequestUnit:
-    """A request, kept as method and path; its route is looked up when a report needs it."""
+def request_label(environ: dict[str, Any]) -> str:
+    """
+    For example ``GET /reports/7/ (reports/<int:pk>/)``.
 
-    __slots__ = ("method", "path")
-
-    def __init__(self, method: str, path: str) -> None:
-        self.method = method
-        self.path = path
-
-    def label(self) -> str:
-        """For example ``GET /reports/7/ (reports/<int:pk>/)``."""
-        try:
-            route = resolve(self.path).route
-        except Resolver404:
-            route = ""
-        return f"{self.method} {self.path} ({route})" if route else f"{self.method} {self.path}"
+    Args:
+        environ: of WSGI, or the scope of ASGI.
+    """
+    method = environ.get("REQUEST_METHOD") or environ.get("method") or "?"
+    path = environ.get("PATH_INFO") or environ.get("path") or "/"
+    try:
+        route = resolve(path).route
+    except Resolver404:
+        route = ""
+    return f"{method} {path} ({route})" if route else f"{method} {path}"
 
 
 def _begin(environ: dict[str, Any] | None = None, scope: dict[str, Any] | None = None, **_: Any) -> None:
-    if environ is not None:
-        unit = RequestUnit(environ.get("REQUEST_METHOD", "?"), environ.get("PATH_INFO", "/"))
-    elif scope is not None:
-        unit = RequestUnit(scope.get("method", "?"), scope.get("path", "/"))
-    else:
-        return
-    current_unit.set(unit)
+    # In the path of every request, hence no object of our own: the mapping is at hand and lives as long as we do.
+    current_unit.set(environ or scope)
 
 
 def _end(**_: Any) -> None:
@@ -44,5 +37,6 @@ def _end(**_: Any) -> None:
 
 def track_requests() -> None:
     """Label leases with the request they serve. Idempotent."""
+    unit_labels[dict] = request_label
     request_started.connect(_begin, dispatch_uid="django_dbpool.units.begin")
     request_finished.connect(_end, dispatch_uid="django_dbpool.units.end")

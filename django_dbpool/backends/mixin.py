@@ -68,6 +68,10 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
             return True
         return self.alias != NO_DB_ALIAS and pooling_enabled(self.settings_dict)
 
+    def forget_lease(self) -> None:
+        super().forget_lease()
+        self._sharing_lock = threading.RLock()  # another thread may have held it when the process forked
+
     # -- the pool -----------------------------------------------------------------------------------------------
 
     @property
@@ -134,8 +138,11 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
 
     @connection.setter
     def connection(self, value: Connection[Any] | None) -> None:
-        # Django assigns None after closing inside atomic(); the lease has ended by then.
         self._stock_connection = value
+        # Django assigns None when it leaves an outermost atomic() inside of which close() was called. Its next
+        # get_autocommit() would connect and so begin afresh; ours answers from memory.
+        if value is None and self.__dict__.get("closed_in_transaction"):
+            self._reset_transaction_state()
 
     # No async_unsafe here and on connect(): Django's ensure_connection, through which both are reached, has it.
     def ensure_connection(self) -> None:
@@ -263,12 +270,18 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
             self._pool = None
 
     def close_if_unusable_or_obsolete(self) -> None:
-        """At both ends of a request: whatever was held or pinned for it ends."""
-        if self._pooled:
-            if self._pool is not None or self._entry is not None:
-                self.close()
-        else:
+        """At both ends of a request: whatever was held or pinned for it ends. Mostly there is nothing."""
+        if not self._pooled:
             super().close_if_unusable_or_obsolete()
+            return
+        settings_dict = self.settings_dict
+        if (
+            self._entry is not None
+            or self.in_atomic_block
+            or self.autocommit is not settings_dict["AUTOCOMMIT"]
+            or settings_dict["CONN_HEALTH_CHECKS"]
+        ):
+            self.close()
 
     def close_if_health_check_failed(self) -> None:
         if not self._pooled:

@@ -79,16 +79,16 @@ class PoolConfig:
             options = {"enabled": False}
         faults = _faults_of_shape(options, ignored)
         values: dict[str, Any] = {}
-        if not faults:
-            assert isinstance(options, Mapping)
-            values, faults = _read_values(options, ignored)
-            values.setdefault("min_size", min(default_min_size, values.get("max_size", cls.max_size)))
-            if not faults and values["min_size"] > values.get("max_size", cls.max_size):
+        if isinstance(options, Mapping):
+            values, unreadable = _read_values(options, ignored)
+            faults += unreadable
+            # Not cls.max_size: with slots that is a descriptor. A faulty max_size is reported as such, not compared.
+            largest = values.get("max_size", math.inf if "max_size" in options else cls().max_size)
+            if values.setdefault("min_size", min(default_min_size, largest)) > largest:
                 faults.append(
                     Fault(
                         "min_size",
-                        f"min_size ({values['min_size']}) is above max_size "
-                        f"({values.get('max_size', cls.max_size)}).",
+                        f"min_size ({values['min_size']}) is above max_size ({largest}).",
                         "Lower min_size or raise max_size.",
                     )
                 )
@@ -129,7 +129,7 @@ def _read_values(
 ) -> tuple[dict[str, Any], list[Fault]]:
     values, faults = {}, []
     for key, raw in options.items():
-        if key in ignored:
+        if key in ignored or key not in _READERS:
             continue
         try:
             values[key] = _READERS[key](raw)

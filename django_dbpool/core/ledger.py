@@ -5,21 +5,29 @@ from __future__ import annotations
 import linecache
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FrameType
-from typing import Protocol
+from typing import Any
 
 
-class Unit(Protocol):
-    """What the code works on behalf of: a request, a task, a command. Named only when somebody asks."""
+current_unit: ContextVar[object] = ContextVar("dbpool_unit", default=None)
+"""
+What the code works on behalf of: a request's environ, a task, a command. It is set for each of them and read for
+few, so it is turned into words only when a report asks.
+"""
 
-    def label(self) -> str: ...
+unit_labels: dict[type, Callable[[Any], str]] = {}
+"""How to name a unit, by its type."""
 
 
-current_unit: ContextVar[Unit | None] = ContextVar("dbpool_unit", default=None)
+def label_of(unit: object) -> str | None:
+    """For example ``GET /reports/7/ (reports/<int:pk>/)``; None outside of any unit."""
+    label = unit_labels.get(type(unit))
+    return label(unit) if label is not None else None
+
 
 
 class Owner:

@@ -10,7 +10,7 @@ from typing import Any
 from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
-from ..core.ledger import TRANSACTION_STATES, Holder, Owner, Unit
+from ..core.ledger import TRANSACTION_STATES, Holder, Owner, label_of
 
 IDLE = int(TransactionStatus.IDLE)
 ACTIVE = int(TransactionStatus.ACTIVE)
@@ -80,10 +80,11 @@ class PoolEntry:
         self.timezone: object = self
         """Time zone of the loader in conn.adapters; a value that equals none until it was looked up."""
         self.owner: Owner | None = None
-        self.unit: Unit | None = None
+        self.unit: object = None
         self.pinned: str | None = None
         self.pinned_at = 0.0
-        self.reported = False
+        self.reported = -1
+        """Generation of the last lease that was logged as too long."""
         self.streams = 0
         """Server-side cursors, COPY and the like that still read from or write to this connection."""
 
@@ -127,7 +128,7 @@ class PoolEntry:
             backend_pid=self.backend_pid,
             thread=owner.thread.name,
             thread_ident=owner.ident,
-            unit=unit.label() if unit is not None else None,
+            unit=label_of(unit),
             since_seconds=max(0.0, now - self.since),
             pinned=self.pinned,
             state=TRANSACTION_STATES[self.pgconn.transaction_status],

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_dbpool.pool")
 
+LOST_AFTER = 5.0
+"""
+Seconds for which a connection must be neither free nor owned before it counts as lost. A thread that was granted one
+may wait long for the processor before it says so; what it holds is never given to anybody else, at worst closed.
+"""
+
 REOPEN_DELAY = 5.0
 """Seconds between attempts to fill up to min_size while the server is away."""
 
@@ -28,7 +34,8 @@ class Housekeeping:
 
     def __init__(self, pool: ManagedPool) -> None:
         self.pool = pool
-        self._unowned: set[tuple[PoolEntry, int]] = set()
+        self._unowned: dict[tuple[PoolEntry, int], float] = {}
+        """Connections that were neither free nor owned, by lease, and when that was first seen."""
         # Held while the background thread opens a connection, so that close() can wait for it: DROP DATABASE right
         # after close_pool() must not find a session that was just being born.
         self._opening = threading.Lock()
@@ -98,30 +105,40 @@ class Housekeeping:
     def reclaim_lost(self) -> None:
         """
         Take back the leases of threads that have ended, and connections that an exception has lost between two
-        bytecodes of a lease: neither free nor owned, on two looks with the same generation.
+        bytecodes of a lease.
         """
         if not self._reclaiming.acquire(blocking=False):
             return
         try:
-            pool = self.pool
-            free = set(pool.gate.free)
-            unowned = set()
-            for entry in tuple(pool.entries):
-                owner = entry.owner
-                if owner is not None:
-                    if not owner.thread.is_alive():
-                        self.reclaim(entry, entry.generation)
-                elif entry not in free:
-                    unowned.add((entry, entry.generation))
-            for entry, generation in unowned & self._unowned:
-                if entry.owner is None and entry.generation == generation and entry not in set(pool.gate.free):
-                    logger.warning(
-                        "database %r: backend %d was lost by an interrupted caller", pool.alias, entry.backend_pid
-                    )
-                    pool.discard(entry)
-            self._unowned = unowned
+            self._reclaim_of_dead_threads()
+            self._reclaim_unowned()
         finally:
             self._reclaiming.release()
+
+    def _reclaim_of_dead_threads(self) -> None:
+        for entry in tuple(self.pool.entries):
+            owner, generation = entry.owner, entry.generation
+            if owner is not None and not owner.thread.is_alive():
+                self.reclaim(entry, generation)
+
+    def _reclaim_unowned(self) -> None:
+        pool = self.pool
+        now = pool.clock()
+        free = set(pool.gate.free)
+        seen = {}
+        for entry in tuple(pool.entries):
+            if entry.owner is not None or entry in free:
+                continue
+            lease = (entry, entry.generation)
+            seen[lease] = first = self._unowned.get(lease, now)
+            if now - first >= LOST_AFTER:
+                logger.warning(
+                    "database %r: backend %d was lost by an interrupted caller, closed",
+                    pool.alias,
+                    entry.backend_pid,
+                )
+                pool.discard(entry)
+        self._unowned = seen
 
     def reclaim(self, entry: PoolEntry, generation: int) -> None:
         """End the lease of a thread or wrapper that is gone. A clean connection is lent on, any other is closed."""
@@ -143,12 +160,12 @@ class Housekeeping:
         pool = self.pool
         now = pool.clock()
         for entry in tuple(pool.entries):
-            if entry.owner is None or entry.reported:
+            if entry.owner is None or entry.reported == entry.generation:
                 continue
             pinned_too_long = entry.pinned is not None and now - entry.pinned_at >= pool.config.pin_max
             if pinned_too_long or now - entry.since >= pool.config.leak_after:
                 holder = entry.holder(pool.alias, now)
                 if holder is not None:
-                    entry.reported = True
+                    entry.reported = entry.generation
                     what = "pin" if pinned_too_long else "lease"
                     logger.warning("database %r: a %s is held for long: %s", pool.alias, what, holder)

@@ -112,15 +112,17 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
         ticket: Ticket[PoolEntry] = Ticket(owner, priority)
         try:
             entry = self._admit(ticket, deadline)
-            if entry is not None and not self.fit(entry, check=check):
-                # The dead connection's place in the count becomes this caller's permit.
-                self._close_entry(entry)
-                entry = ticket.entry = None
+            if entry is not None:
+                entry.owner = owner  # before the check, which may take its time: it is in use
+                if not self.fit(entry, check=check):
+                    # The dead connection's place in the count becomes this caller's permit.
+                    self._close_entry(entry)
+                    entry = ticket.entry = None
             if entry is None:
                 entry = ticket.entry = self._open_entry(deadline)
+                entry.owner = owner
             entry.unit = current_unit.get()
             entry.since = self.clock()
-            entry.owner = owner
             return entry
         except (QueueIsFull, DeadlinePassed, psycopg.Error) as error:
             self._take_back(ticket)

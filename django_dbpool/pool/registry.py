@@ -34,10 +34,13 @@ def get_pool(key: Hashable, make: Callable[[], ManagedPool]) -> ManagedPool:
     pool = _pools.get(key)
     if pool is not None and not pool.gate.closed:
         return pool
+    # Made outside of the lock, since it runs code of engines that derive from ours. Two threads may both make one; the
+    # loser's has not opened anything.
+    made = make()
     with _lock:
         pool = _pools.get(key)
         if pool is None or pool.gate.closed:
-            pool = _pools[key] = make()
+            pool = _pools[key] = made
         return pool
 
 
