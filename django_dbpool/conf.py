@@ -14,8 +14,9 @@ from .core.config import ConfigError, PoolConfig
 
 logger = logging.getLogger("django_dbpool.conf")
 
-# Options of psycopg_pool that Django passes through and that have no counterpart here: the work they tune is not
-# done by psycopg_pool's threads any more. Accepted, so that changing ENGINE is enough.
+# Options of psycopg_pool that Django passes through and that are no keys of POOL: ``check`` is used, the others have
+# no counterpart, because the work they tune is not done by psycopg_pool's threads. Accepted in OPTIONS["pool"], so
+# that changing ENGINE is enough.
 INHERITED_OPTIONS = frozenset(
     {"name", "num_workers", "reconnect_timeout", "reconnect_failed", "check", "open", "close_returns"}
 )
@@ -79,6 +80,12 @@ def pool_config(settings_dict: MutableMapping[str, Any], alias: str) -> PoolConf
         )
     except ConfigError as error:
         raise ImproperlyConfigured(str(error)) from error
+
+
+def given_check(settings_dict: MutableMapping[str, Any], default: Any) -> Any:
+    """The ``check`` callback of ``OPTIONS["pool"]``, which Django accepts since 6.1; else ``default``."""
+    options = settings_dict.get("POOL")
+    return options.get("check", default) if isinstance(options, dict) else default
 
 
 def default_min_size() -> int:

@@ -72,7 +72,7 @@ class LeasedCursor(CursorWrapper):
 
     def callproc(self, procname: Any, params: Any = None, kparams: Any = None) -> Any:
         db = self.db
-        db._begin_statement(self, "SELECT")
+        db._begin_statement(self, f"SELECT {procname}()")
         try:
             result = super().callproc(procname, params, kparams)
         except BaseException as error:

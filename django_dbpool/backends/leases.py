@@ -29,7 +29,7 @@ from ..core.errors import GateClosed, LeaseRefused
 from ..core.ledger import Owner, current_unit
 from ..errors import from_refusal
 from ..pool import background, registry
-from ..pool.entry import ACTIVE, IDLE, INERROR, INTRANS, PoolEntry
+from ..pool.entry import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN, PoolEntry
 from ..pool.managed import ManagedPool
 from ..pool.session_state import known_neutral, reason_to_pin
 from .cursors import warn_if_apps_not_ready
@@ -117,7 +117,7 @@ class LeaseMixin(Base):
     def _take_slowly(self, pool: ManagedPool, check: bool) -> PoolEntry:
         owner = self._owner
         if owner is None or owner.ident != get_ident():
-            owner = self._owner = Owner()
+            owner = self._owner = Owner(weakref.ref(self))
         for _ in range(POOL_CLOSED_RETRIES):
             try:
                 return self._use(pool.lease(owner, priority=self._in_commit_hooks, check=check))
@@ -219,9 +219,14 @@ class LeaseMixin(Base):
                 self._end_after_abandoned_streams()
             return
         entry = self._entry
-        if entry is not None and entry.pgconn.transaction_status == IDLE:
+        if entry is None:
+            return
+        status = entry.pgconn.transaction_status
+        if status == IDLE:
             self._entry = None
             self._pool.release(entry)  # type: ignore[union-attr]
+        elif status == UNKNOWN:
+            self._end_lease(discard=True)
 
     def _end_transaction(self) -> None:
         """After COMMIT or ROLLBACK, before the hooks: the same, whatever autocommit is going to be."""
@@ -239,7 +244,8 @@ class LeaseMixin(Base):
         entry = self._entry
         if entry is None:
             return
-        if entry.pgconn.transaction_status == ACTIVE:
+        shared = self._thread_sharing_count > 0  # what runs may be another thread's statement
+        if entry.pgconn.transaction_status == ACTIVE and not shared:
             # Not psycopg's doing, which cancels for KeyboardInterrupt alone: a soft time limit or a greenlet's exit
             # came in the middle. The result can't be read any more.
             entry.abort()
@@ -247,7 +253,10 @@ class LeaseMixin(Base):
         if not lost and isinstance(error.__cause__, psycopg.OperationalError) and not error.__cause__.sqlstate:
             # psycopg reports a closed socket while libpq still calls the connection good.
             lost = entry.suspicious()
-        if lost and not (self._hold or self.in_atomic_block) and self.autocommit:
+        if lost and self.autocommit and not (
+            shared or self.in_atomic_block or self._initializing or entry.pinned or entry.streams
+        ):
+            # Nothing was promised on this connection that another couldn't keep.
             self._end_lease(discard=True)
         else:
             self._end_statement()
@@ -343,6 +352,12 @@ class LeaseMixin(Base):
         if self._guard_token is not guard.token:
             self._guard_token = guard.token
             guard.wrappers.add(self)
+
+    def holds(self, entry: object) -> bool:
+        return self._entry is entry
+
+    def is_shared(self) -> bool:
+        return self._thread_sharing_count > 0
 
     # Defined by PooledDatabaseMixin.
     _plain_door: bool

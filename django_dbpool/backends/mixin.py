@@ -26,7 +26,7 @@ from django.utils.functional import cached_property
 from psycopg import Connection, ServerCursor
 from psycopg.pq import Format
 
-from ..conf import CONN_MAX_AGE_HINT, adopt_django_option, pool_config, pooling_enabled
+from ..conf import CONN_MAX_AGE_HINT, adopt_django_option, given_check, pool_config, pooling_enabled
 
 from ..pool.managed import ManagedPool
 from ..pool.registry import close_pools, get_pool, register_holder
@@ -49,6 +49,8 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
         self._init_lease()
         self._sharing_lock = threading.RLock()
         self._resolved: tuple[dict[str, Any], str, ManagedPool] | None = None
+        self._ensuring = False
+        self._configured_max_age = settings_dict.get("CONN_MAX_AGE", 0)
         adopt_django_option(settings_dict)
         super().__init__(settings_dict, alias)
         kind = type(self)
@@ -68,6 +70,13 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
             return True
         return self.alias != NO_DB_ALIAS and pooling_enabled(self.settings_dict)
 
+    def __copy__(self) -> PooledDatabaseMixin:
+        """A copy holds nothing: when it is collected it must not give away the original's lease."""
+        duplicate = type(self).__new__(type(self))
+        duplicate.__dict__.update(self.__dict__)
+        duplicate._init_lease()
+        return duplicate
+
     def forget_lease(self) -> None:
         super().forget_lease()
         self._sharing_lock = threading.RLock()  # another thread may have held it when the process forked
@@ -76,7 +85,15 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
 
     @property
     def pool(self) -> ManagedPool | None:
-        return self._pool or self._resolve_pool()
+        if self._pool is not None:
+            return self._pool
+        if self._pooled:
+            self._refuse_max_age(self.settings_dict.get("CONN_MAX_AGE", 0))
+        return self._resolve_pool()
+
+    def _refuse_max_age(self, value: object) -> None:
+        if value != 0:
+            raise ImproperlyConfigured(f"Pooling doesn't support persistent connections. {CONN_MAX_AGE_HINT}")
 
     def _resolve_pool(self) -> ManagedPool | None:
         settings_dict = self.settings_dict
@@ -100,22 +117,22 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
         return (self.alias, type(self), self.timezone_name, settings.USE_TZ, *map(_frozen, parts))
 
     def _make_pool(self) -> ManagedPool:
-        if self.settings_dict.get("CONN_MAX_AGE", 0) != 0:
-            raise ImproperlyConfigured(f"Pooling doesn't support persistent connections. {CONN_MAX_AGE_HINT}")
+        # As configured: tests change it on a living wrapper, which has been working with a pool all along.
+        self._refuse_max_age(self._configured_max_age)
         config = pool_config(self.settings_dict, self.alias)
         options = self.settings_dict["OPTIONS"]
         if "connect_timeout" in options:
             config = dataclasses.replace(config, connect_timeout=float(options["connect_timeout"]))
         # A wrapper of the pool's own: this one goes with its thread.
         template = type(self)(copy.deepcopy(self.settings_dict), self.alias)
-        check = ManagedPool.check_connection if self.settings_dict["CONN_HEALTH_CHECKS"] else None
+        health_check = ManagedPool.check_connection if self.settings_dict["CONN_HEALTH_CHECKS"] else None
         return ManagedPool(
             config,
             alias=self.alias,
             connect_kwargs=template._physical_connection_params,
             prepare=template._prepare_physical_connection,
             on_refused=template._retry_without_startup_options,
-            check=check,
+            check=given_check(self.settings_dict, health_check),
         )
 
     def close_pool(self) -> None:
@@ -146,8 +163,18 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
 
     # No async_unsafe here and on connect(): Django's ensure_connection, through which both are reached, has it.
     def ensure_connection(self) -> None:
-        if self._entry is None:
+        if self._entry is not None or self._stock_connection is not None:
+            return
+        if self._ensuring:
+            # Somebody patched Django's with a function that calls this one.
+            with self.wrap_database_errors:
+                self.connect()
+            return
+        self._ensuring = True
+        try:
             super().ensure_connection()
+        finally:
+            self._ensuring = False
 
     def connect(self) -> None:
         pool = self._resolve_pool()
@@ -268,6 +295,13 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
             else:
                 self.autocommit = self.settings_dict["AUTOCOMMIT"]
             self._pool = None
+
+    def _close(self) -> None:
+        """Close the raw connection, as Django's does, for tests and instrumentation that call it."""
+        if self._pooled:
+            self._end_lease(discard=True)
+        else:
+            super()._close()
 
     def close_if_unusable_or_obsolete(self) -> None:
         """At both ends of a request: whatever was held or pinned for it ends. Mostly there is nothing."""

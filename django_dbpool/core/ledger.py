@@ -5,13 +5,13 @@ from __future__ import annotations
 import linecache
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
-
+from typing import Any, Protocol
 
 current_unit: ContextVar[object] = ContextVar("dbpool_unit", default=None)
 """
@@ -29,18 +29,28 @@ def label_of(unit: object) -> str | None:
     return label(unit) if label is not None else None
 
 
+class Borrower(Protocol):
+    """What keeps the lease for a thread: a database wrapper."""
+
+    def holds(self, entry: object) -> bool:
+        """Whether it has this connection now."""
+
+    def is_shared(self) -> bool:
+        """Whether other threads may use what it holds after the end of the one that leased it."""
+
 
 class Owner:
     """
-    The thread behind a lease. Made once per database wrapper and thread, so that recording a lease is one
-    assignment.
+    The thread behind a lease, and what keeps the lease for it, if that is known. Made once per database wrapper and
+    thread, so that recording a lease is one assignment.
     """
 
-    __slots__ = ("ident", "thread")
+    __slots__ = ("borrower", "ident", "thread")
 
-    def __init__(self) -> None:
+    def __init__(self, borrower: weakref.ref[Borrower] | None = None) -> None:
         self.thread = threading.current_thread()
         self.ident = threading.get_ident()
+        self.borrower = borrower
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from ..core.ledger import Owner
 from . import background
 from .entry import IDLE, PoolEntry
 
@@ -21,8 +22,9 @@ logger = logging.getLogger("django_dbpool.pool")
 
 LOST_AFTER = 5.0
 """
-Seconds for which a connection must be neither free nor owned before it counts as lost. A thread that was granted one
-may wait long for the processor before it says so; what it holds is never given to anybody else, at worst closed.
+Seconds for which a connection must be neither free nor in anybody's hands before it counts as lost. A thread that was
+granted one may wait long for the processor before it says so; what it holds is never given to anybody else, at worst
+closed.
 """
 
 REOPEN_DELAY = 5.0
@@ -35,7 +37,7 @@ class Housekeeping:
     def __init__(self, pool: ManagedPool) -> None:
         self.pool = pool
         self._unowned: dict[tuple[PoolEntry, int], float] = {}
-        """Connections that were neither free nor owned, by lease, and when that was first seen."""
+        """Connections that were neither free nor in anybody's hands, by lease, and when that was first seen."""
         # Held while the background thread opens a connection, so that close() can wait for it: DROP DATABASE right
         # after close_pool() must not find a session that was just being born.
         self._opening = threading.Lock()
@@ -118,7 +120,7 @@ class Housekeeping:
     def _reclaim_of_dead_threads(self) -> None:
         for entry in tuple(self.pool.entries):
             owner, generation = entry.owner, entry.generation
-            if owner is not None and not owner.thread.is_alive():
+            if owner is not None and _has_ended(owner, entry):
                 self.reclaim(entry, generation)
 
     def _reclaim_unowned(self) -> None:
@@ -127,7 +129,8 @@ class Housekeeping:
         free = set(pool.gate.free)
         seen = {}
         for entry in tuple(pool.entries):
-            if entry.owner is not None or entry in free:
+            owner = entry.owner
+            if entry in free or (owner is not None and not _is_lost(owner, entry)):
                 continue
             lease = (entry, entry.generation)
             seen[lease] = first = self._unowned.get(lease, now)
@@ -169,3 +172,19 @@ class Housekeeping:
                     entry.reported = entry.generation
                     what = "pin" if pinned_too_long else "lease"
                     logger.warning("database %r: a %s is held for long: %s", pool.alias, what, holder)
+
+
+def _has_ended(owner: Owner, entry: PoolEntry) -> bool:
+    """Whether the thread behind a lease is gone, and no other thread shares the lease."""
+    if owner.thread.is_alive():
+        return False
+    borrower = owner.borrower() if owner.borrower is not None else None
+    return borrower is None or not (borrower.is_shared() and borrower.holds(entry))
+
+
+def _is_lost(owner: Owner, entry: PoolEntry) -> bool:
+    """Whether the wrapper that took a connection doesn't have it, though its thread lives."""
+    if owner.borrower is None:
+        return False
+    borrower = owner.borrower()
+    return borrower is None or not borrower.holds(entry)

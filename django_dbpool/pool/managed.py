@@ -168,10 +168,10 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
         if not (suspicious or check or now - entry.since >= self.config.check_idle):
             return True
         try:
-            self.check_connection(entry.conn)
-        except psycopg.Error as error:
+            (self._check or self.check_connection)(entry.conn)
+        except Exception as error:  # noqa: BLE001  # as in psycopg_pool: whatever the user's check raises means unfit
             logger.info(
-                "database %r: idle connection (backend %d) was closed by the server, replaced: %s",
+                "database %r: idle connection (backend %d) failed its check, replaced: %s",
                 self.alias,
                 entry.backend_pid,
                 error,

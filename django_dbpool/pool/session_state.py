@@ -18,9 +18,13 @@ CACHED_TEXT = 4096
 known_neutral: set[str] = set()
 """Texts that were found to leave nothing in the session."""
 
-_LEADING = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/|[(;])+", re.DOTALL)
-_WORD = re.compile(r"[A-Za-z_]+")
-_SECOND = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*([A-Za-z_]+)", re.DOTALL)
+# Between two words: the server's scanner ends a line comment at \r too.
+_GAP = r"(?:\s|--[^\n\r]*(?:[\n\r]|$)|/\*.*?\*/)"
+_LEADING = re.compile(rf"(?:{_GAP}|[(;])+", re.DOTALL)
+_WORD = re.compile(r"[A-Za-z_][\w$]*")
+# With a dot behind it the word is no key word but the beginning of a setting's name: SET local.timeout = 1.
+_SECOND = re.compile(rf"{_GAP}*([A-Za-z_][\w$]*)({_GAP}*\.)?", re.DOTALL)
+_NESTED_COMMENT = re.compile(r"/\*(?:(?!\*/).)*?/\*", re.DOTALL)
 
 # First words that leave nothing in the session by themselves. An unknown word pins.
 _NEUTRAL = frozenset(
@@ -41,20 +45,24 @@ _FUNCTIONS = (
     "setseed",
     "dblink_connect",
 )
+# These look for comments between the words instead of removing comments first: a literal may contain what looks like
+# one, and would take the rest of the statement with it.
 _CALL = re.compile(
-    r"(?<![a-z0-9_])(?:pg_catalog\s*\.\s*|\"pg_catalog\"\s*\.\s*)?\"?"
+    rf"(?<![a-z0-9_])(?:pg_catalog{_GAP}*\.{_GAP}*|\"pg_catalog\"{_GAP}*\.{_GAP}*)?\"?"
     r"(set_config|pg_(?:try_)?advisory_lock(?:_shared)?|nextval|currval|lastval|setval|setseed|dblink_connect)"
-    r"\"?\s*\("
+    rf"\"?{_GAP}*\(",
+    re.DOTALL,
 )
+_PARAMETER = r"(?:'[^']*'|%(?:\(\w+\))?s)"
 _LOCAL_CONFIG = re.compile(
-    r"set_config\"?\s*\(\s*(?:'[^']*'|%s)\s*,\s*(?:'[^']*'|%s)\s*,\s*(?:true|'t(?:rue)?')\s*\)"
+    rf"set_config\"?\s*\(\s*{_PARAMETER}\s*,\s*{_PARAMETER}\s*,\s*(?:true|'t(?:rue)?')\s*\)"
 )
 _TEMPORARY = re.compile(
-    r"\binto\s+(?:local\s+|global\s+)?temp(?:orary)?\s"
-    r"|\bcreate\s+(?:or\s+replace\s+)?(?:local\s+|global\s+)?temp(?:orary)?\s"
+    rf"\binto{_GAP}+(?:local{_GAP}+|global{_GAP}+)?temp(?:orary)?\b"
+    rf"|\bcreate{_GAP}+(?:or{_GAP}+replace{_GAP}+)?(?:local{_GAP}+|global{_GAP}+)?temp(?:orary)?\b",
+    re.DOTALL,
 )
-_WITH_HOLD = re.compile(r"\bwith\s+hold\b")
-_COMMENT = re.compile(r"--[^\n]*(?:\n|$)|/\*.*?\*/", re.DOTALL)
+_WITH_HOLD = re.compile(rf"\bwith{_GAP}+hold\b", re.DOTALL)
 
 
 def reason_to_pin(query: Any) -> str | None:
@@ -80,7 +88,7 @@ def reason_to_pin(query: Any) -> str | None:
 def _reason_for_object(query: Any) -> str | None:
     try:
         if isinstance(query, str):
-            text = str(query)
+            text = str.__str__(query)  # str() of a SafeString is a SafeString
         elif isinstance(query, bytes):
             text = query.decode()
         else:
@@ -93,6 +101,8 @@ def _reason_for_object(query: Any) -> str | None:
 def analyse(sql: str) -> str | None:
     """``reason_to_pin`` for one text, without the memory."""
     text = sql.strip().rstrip(";").rstrip()
+    if text.count("/*") > 1 and _NESTED_COMMENT.search(text):
+        return "a nested comment"
     # Psycopg sends several statements in one text. Semicolons inside literals split too: the halves then begin with
     # unknown words and pin, which costs speed, never safety.
     parts = text.split(";") if ";" in text else (text,)
@@ -117,17 +127,16 @@ def _first_word(sql: str) -> str | None:
         return None
     match = _SECOND.match(sql, word.end())
     second = match.group(1).upper() if match else ""
-    if first == "SET" and second not in ("LOCAL", "TRANSACTION", "CONSTRAINTS"):
+    key_word = match is not None and not match.group(2) and second in ("LOCAL", "TRANSACTION", "CONSTRAINTS")
+    if first == "SET" and not key_word:
         return f"SET {second}".rstrip()
     return None
 
 
 def _functions(lowered: str) -> str | None:
     if any(name in lowered for name in _FUNCTIONS):
-        bare = _COMMENT.sub(" ", lowered)
-        calls = _CALL.findall(bare)
-        local = len(_LOCAL_CONFIG.findall(bare))
-        for name in calls:
+        local = len(_LOCAL_CONFIG.findall(lowered))
+        for name in _CALL.findall(lowered):
             if name == "set_config" and local:
                 local -= 1
                 continue
@@ -135,8 +144,8 @@ def _functions(lowered: str) -> str | None:
     if "temp" in lowered:
         if "pg_temp" in lowered:
             return "pg_temp"
-        if _TEMPORARY.search(_COMMENT.sub(" ", lowered)):
+        if _TEMPORARY.search(lowered):
             return "a temporary table"
-    if "hold" in lowered and "declare" in lowered and _WITH_HOLD.search(_COMMENT.sub(" ", lowered)):
+    if "hold" in lowered and "declare" in lowered and _WITH_HOLD.search(lowered):
         return "DECLARE ... WITH HOLD"
     return None
