@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
-from .conf import CONN_MAX_AGE_HINT, INHERITED_OPTIONS, pooling_enabled
+from .conf import CONN_MAX_AGE_HINT, name_of_setting, pooling_enabled
 from .core.config import ConfigError, PoolConfig
 
 
@@ -18,16 +18,13 @@ def check_pools(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     for alias, database in settings.DATABASES.items():
         if not database.get("ENGINE", "").startswith("django_dbpool."):
             continue
-        where = f'DATABASES[{alias!r}]["POOL"]'
+        where, ignored = name_of_setting(database, alias)
         try:
-            PoolConfig.from_mapping(
-                database.get("POOL", True),
-                where=where,
-                ignored=INHERITED_OPTIONS if database.get("POOL_FROM_OPTIONS") else frozenset(),
-            )
+            PoolConfig.from_mapping(database.get("POOL", True), where=where, ignored=ignored)
         except ConfigError as error:
             messages += [
-                Error(f"{where}: {fault.message}", hint=fault.hint, id="dbpool.E001") for fault in error.faults
+                Error(f"{where}: {fault.message}", hint=fault.hint, id="dbpool.E001")
+                for fault in error.faults
             ]
             continue
         if pooling_enabled({"OPTIONS": {}, **database}) and database.get("CONN_MAX_AGE", 0) != 0:

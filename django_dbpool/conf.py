@@ -62,6 +62,13 @@ def pooling_enabled(settings_dict: MutableMapping[str, Any]) -> bool:
     return not (isinstance(pool, dict) and pool.get("enabled") is False)
 
 
+def name_of_setting(settings_dict: MutableMapping[str, Any], alias: str) -> tuple[str, frozenset[str]]:
+    """How messages name the setting that ``POOL`` was read from, and the keys in it that are not ours."""
+    if settings_dict.get(_ADOPTED):
+        return f'DATABASES[{alias!r}]["OPTIONS"]["pool"]', INHERITED_OPTIONS
+    return f'DATABASES[{alias!r}]["POOL"]', frozenset()
+
+
 def pool_config(settings_dict: MutableMapping[str, Any], alias: str) -> PoolConfig:
     """
     The pool's settings of one alias.
@@ -69,14 +76,13 @@ def pool_config(settings_dict: MutableMapping[str, Any], alias: str) -> PoolConf
     Raises:
         ImproperlyConfigured: naming every faulty key with its remedy.
     """
-    adopted = settings_dict.get(_ADOPTED, False)
-    where = f'DATABASES[{alias!r}]["OPTIONS"]["pool"]' if adopted else f'DATABASES[{alias!r}]["POOL"]'
+    where, ignored = name_of_setting(settings_dict, alias)
     try:
         return PoolConfig.from_mapping(
             settings_dict.get("POOL", True),
             where=where,
             default_min_size=default_min_size(),
-            ignored=INHERITED_OPTIONS if adopted else frozenset(),
+            ignored=ignored,
         )
     except ConfigError as error:
         raise ImproperlyConfigured(str(error)) from error

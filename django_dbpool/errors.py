@@ -4,7 +4,7 @@ The failures of the pool, by name. All are ``django.db.OperationalError``: code 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.db import OperationalError
 
@@ -42,10 +42,10 @@ class PoolError(OperationalError):
         self.refusal = refusal
         super().__init__(self.describe())
 
-    def __reduce__(self) -> tuple[type[PoolError], tuple[Refusal]]:
+    def __reduce__(self) -> tuple[type[PoolError], tuple[Refusal], dict[str, Any]]:
         # Exceptions are pickled by their args, which here are the finished text: Celery's and multiprocessing's
         # results would fail to load.
-        return (type(self), (self.refusal,))
+        return (type(self), (self.refusal,), self.__dict__)
 
     def describe(self) -> str:
         return str(self.alias)

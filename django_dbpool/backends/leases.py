@@ -11,10 +11,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 import weakref
 from _thread import get_ident
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -28,11 +27,12 @@ from django.db.backends.signals import connection_created
 from ..core.errors import GateClosed, LeaseRefused
 from ..core.ledger import Owner, current_unit
 from ..errors import from_refusal
-from ..pool import background, registry
+from ..pool import background
 from ..pool.entry import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN, PoolEntry
 from ..pool.managed import ManagedPool
 from ..pool.session_state import known_neutral, reason_to_pin
 from .cursors import warn_if_apps_not_ready
+from .guard import watch
 
 if TYPE_CHECKING:
     from django.db.backends.postgresql.base import DatabaseWrapper as Base
@@ -129,7 +129,9 @@ class LeaseMixin(Base):
                     break
                 self._attach(fresh)
                 pool = fresh
-        raise InterfaceError(f"The pool of database {self.alias!r} was closed while a connection was asked for.")
+        raise InterfaceError(
+            f"The pool of database {self.alias!r} was closed while a connection was asked for."
+        )
 
     def _use(self, entry: PoolEntry) -> PoolEntry:
         self._hold = self._base_hold
@@ -152,7 +154,13 @@ class LeaseMixin(Base):
         transaction that may be about to begin: its rollback would undo a SET.
         """
         receivers = len(connection_created.receivers)
-        state = self.autocommit, self.in_atomic_block, self.savepoint_ids, self.atomic_blocks, self.run_on_commit
+        state = (
+            self.autocommit,
+            self.in_atomic_block,
+            self.savepoint_ids,
+            self.atomic_blocks,
+            self.run_on_commit,
+        )
         self.autocommit, self.in_atomic_block, self.savepoint_ids, self.atomic_blocks = True, False, [], []
         self._initializing = True
         self._hold += 1
@@ -215,7 +223,11 @@ class LeaseMixin(Base):
     def _end_statement(self) -> None:
         """End the lease unless something still needs it."""
         if self._hold or self.in_atomic_block or not self.autocommit:
-            if self._abandoned_streams and not (self.in_atomic_block or self._initializing) and self.autocommit:
+            if (
+                self._abandoned_streams
+                and not (self.in_atomic_block or self._initializing)
+                and self.autocommit
+            ):
                 self._end_after_abandoned_streams()
             return
         entry = self._entry
@@ -250,11 +262,17 @@ class LeaseMixin(Base):
             # came in the middle. The result can't be read any more.
             entry.abort()
         lost = entry.lost()
-        if not lost and isinstance(error.__cause__, psycopg.OperationalError) and not error.__cause__.sqlstate:
+        if (
+            not lost
+            and isinstance(error.__cause__, psycopg.OperationalError)
+            and not error.__cause__.sqlstate
+        ):
             # psycopg reports a closed socket while libpq still calls the connection good.
             lost = entry.suspicious()
-        if lost and self.autocommit and not (
-            shared or self.in_atomic_block or self._initializing or entry.pinned or entry.streams
+        if (
+            lost
+            and self.autocommit
+            and not (shared or self.in_atomic_block or self._initializing or entry.pinned or entry.streams)
         ):
             # Nothing was promised on this connection that another couldn't keep.
             self._end_lease(discard=True)
@@ -345,13 +363,7 @@ class LeaseMixin(Base):
         self._pool = pool
         session = pool.config.mode == "session"
         self._base_hold = self._hold = int(session) + int(self._thread_sharing_count > 0)
-        guard = getattr(_this_thread, "guard", None)
-        if guard is None:
-            guard = _this_thread.guard = ThreadGuard()
-        # The token, not the guard: the guard must go with its thread, whoever still knows this wrapper.
-        if self._guard_token is not guard.token:
-            self._guard_token = guard.token
-            guard.wrappers.add(self)
+        self._guard_token = watch(self, self._guard_token)
 
     def holds(self, entry: object) -> bool:
         return self._entry is entry
@@ -398,37 +410,3 @@ class LeaseMixin(Base):
         entry, pool = self.__dict__.get("_entry"), self.__dict__.get("_pool")
         if entry is not None and pool is not None and self._pid == os.getpid() and not sys.is_finalizing():
             background.abandon(pool, entry, entry.generation)
-
-
-class ThreadGuard:
-    """
-    Lives in a thread's local storage, so that its destructor runs when the thread ends, however it ends. The thread
-    no longer exists for ``threading`` then, and logging would make a dummy one: reclaiming is the background's work.
-    """
-
-    def __init__(self) -> None:
-        self.token = object()
-        self.wrappers: weakref.WeakSet[LeaseMixin] = weakref.WeakSet()
-        self.pid = os.getpid()
-        self.main = threading.current_thread() is threading.main_thread()
-
-    def __del__(
-        self,
-        getpid: Callable[[], int] = os.getpid,
-        is_finalizing: Callable[[], bool] = sys.is_finalizing,
-        abandon: Callable[[object, PoolEntry, int], None] = background.abandon,
-    ) -> None:
-        # A fork clears the locals of the other threads in the child before any hook runs: without the pid this would
-        # close the parent's sockets.
-        if self.main or self.pid != getpid() or is_finalizing():
-            return
-        for wrapper in tuple(self.wrappers):
-            entry, pool = wrapper._entry, wrapper._pool
-            if entry is not None and pool is not None and not wrapper._thread_sharing_count:
-                wrapper._entry = None
-                abandon(pool, entry, entry.generation)
-
-
-_this_thread = threading.local()
-
-__all__ = ["LeaseMixin", "registry"]

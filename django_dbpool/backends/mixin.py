@@ -106,14 +106,18 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
             if seen == settings_dict and zone == self.timezone_name and not pool.gate.closed:
                 return pool
         pool = get_pool(self._pool_key(), self._make_pool)
-        seen = {key: dict(value) if isinstance(value, dict) else value for key, value in settings_dict.items()}
+        seen = {
+            key: dict(value) if isinstance(value, dict) else value for key, value in settings_dict.items()
+        }
         self._resolved = seen, self.timezone_name, pool
         return pool
 
     def _pool_key(self) -> Hashable:
         """Everything that makes a physical connection what it is."""
         settings_dict = self.settings_dict
-        parts = [settings_dict.get(key) for key in ("NAME", "HOST", "PORT", "USER", "PASSWORD", "OPTIONS", "POOL")]
+        parts = [
+            settings_dict.get(key) for key in ("NAME", "HOST", "PORT", "USER", "PASSWORD", "OPTIONS", "POOL")
+        ]
         return (self.alias, type(self), self.timezone_name, settings.USE_TZ, *map(_frozen, parts))
 
     def _make_pool(self) -> ManagedPool:
@@ -252,7 +256,9 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
     def make_cursor(self, cursor: Any) -> Any:
         if self._entry is None:
             return super().make_cursor(cursor)
-        return StreamingCursor(cursor, self) if isinstance(cursor, ServerCursor) else LeasedCursor(cursor, self)
+        return (
+            StreamingCursor(cursor, self) if isinstance(cursor, ServerCursor) else LeasedCursor(cursor, self)
+        )
 
     def make_debug_cursor(self, cursor: Any) -> Any:
         if self._entry is None:
@@ -294,7 +300,8 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
                 self.needs_rollback = True
             else:
                 self.autocommit = self.settings_dict["AUTOCOMMIT"]
-            self._pool = None
+            if self._entry is None:  # else an interrupt came before it was given back
+                self._pool = None
 
     def _close(self) -> None:
         """Close the raw connection, as Django's does, for tests and instrumentation that call it."""
@@ -364,7 +371,9 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
 def _frozen(value: Any) -> Hashable:
     """A hashable stand-in for a setting's value."""
     if isinstance(value, dict):
-        return tuple(sorted(((str(key), _frozen(item)) for key, item in value.items()), key=lambda pair: pair[0]))
+        return tuple(
+            sorted(((str(key), _frozen(item)) for key, item in value.items()), key=lambda pair: pair[0])
+        )
     if isinstance(value, (list, tuple, set, frozenset)):
         return tuple(map(_frozen, value))
     try:

@@ -124,9 +124,7 @@ def _faults_of_shape(options: object, ignored: frozenset[str]) -> list[Fault]:
     return faults
 
 
-def _read_values(
-    options: Mapping[Any, Any], ignored: frozenset[str]
-) -> tuple[dict[str, Any], list[Fault]]:
+def _read_values(options: Mapping[Any, Any], ignored: frozenset[str]) -> tuple[dict[str, Any], list[Fault]]:
     values, faults = {}, []
     for key, raw in options.items():
         if key in ignored or key not in _READERS:
@@ -166,10 +164,13 @@ def _count(least: int) -> Callable[[Any], int]:
     return read
 
 
+_LONGEST = 1e9  # thirty years; beyond it lie infinity and integers that no float holds
+
+
 def _seconds(*, above_zero: bool = False) -> Callable[[Any], float]:
     def read(raw: Any) -> float:
         bad_type = isinstance(raw, bool) or not isinstance(raw, (int, float))
-        if bad_type or not math.isfinite(raw) or raw < 0 or (above_zero and raw == 0):
+        if bad_type or not 0 <= raw <= _LONGEST or (above_zero and raw == 0):
             raise _reject(
                 "is not a number of seconds.",
                 f"Write a finite number {'above' if above_zero else 'of at least'} 0.",

@@ -65,6 +65,8 @@ class Gate(Generic[E]):
         self.free: deque[E] = deque()
         self.size = 0
         """Connections that exist or are being opened. Written under the lock only."""
+        self.permits = 0
+        """How many rights to open a connection were ever given; tells whether there were new ones since."""
         self.attention = 0
         """Number of queued tickets, one more when closed. Not zero: the hot path must take the slow way."""
         self.closed = False
@@ -110,14 +112,19 @@ class Gate(Generic[E]):
             if self.max_waiting and self.waiting >= self.max_waiting:
                 raise QueueIsFull
             (self._priority_queue if ticket.priority else self._queue).append(ticket)
-            self.attention += 1
+            self._note()
             # An entry may have been given back between the look above and the line before this one.
             self._serve()
         while not ticket.wake.acquire(timeout=max(0.0, min(WAIT_SLICE, deadline - self._clock()))):
-            if self._clock() >= deadline:
-                with self._lock:
-                    if ticket.granted:  # in the last moment: take it
-                        return ticket.entry
+            late = self._clock() >= deadline
+            with self._lock:
+                # Somebody who was interrupted may have given something back without waking anybody.
+                self._serve()
+                if ticket.granted:  # be it in the last moment: take it
+                    return ticket.entry
+                if self.closed:
+                    raise GateClosed
+            if late:
                 raise DeadlinePassed
             if while_waiting is not None:
                 while_waiting()
@@ -141,7 +148,7 @@ class Gate(Generic[E]):
             queue = self._priority_queue if ticket.priority else self._queue
             if ticket in queue:
                 queue.remove(ticket)
-                self.attention -= 1
+            self._note()
             return None
 
     def give(self, entry: E) -> None:
@@ -167,6 +174,16 @@ class Gate(Generic[E]):
             if self.closed or self.attention or self.size >= min(limit, self.max_size):
                 return False
             self.size += 1
+            self.permits += 1
+            return True
+
+    def correct(self, size: int, permits: int, actual: int) -> bool:
+        """Make ``size`` ``actual``, unless ``size`` or ``permits`` are no longer what the caller had read."""
+        with self._lock:
+            if (self.size, self.permits) != (size, permits):
+                return False
+            self.size = actual
+            self._serve()
             return True
 
     def resize(self, max_size: int) -> None:
@@ -181,12 +198,11 @@ class Gate(Generic[E]):
             if self.closed:
                 return
             self.closed = True
-            self.attention += 1
-            for ticket in (*self._priority_queue, *self._queue):
-                self.attention -= 1
-                ticket.wake.release()
-            self._priority_queue.clear()
-            self._queue.clear()
+            self._note()
+            for queue in (self._priority_queue, self._queue):
+                while queue:
+                    queue.popleft().wake.release()
+            self._note()
 
     def _grant(self, ticket: Ticket[E]) -> bool:
         """Lock held. Give the ticket an entry or a permit, if there is one."""
@@ -197,6 +213,7 @@ class Gate(Generic[E]):
                 return self._grant(ticket)
         elif self.size < self.max_size:
             self.size += 1
+            self.permits += 1
         else:
             return False
         ticket.granted = True
@@ -209,4 +226,8 @@ class Gate(Generic[E]):
         for queue in (self._priority_queue, self._queue):
             while queue and self._grant(queue[0]):
                 queue.popleft().wake.release()
-                self.attention -= 1
+        self._note()
+
+    def _note(self) -> None:
+        """Lock held. Counted anew each time, so that an interrupt between two lines does no lasting harm."""
+        self.attention = len(self._queue) + len(self._priority_queue) + self.closed

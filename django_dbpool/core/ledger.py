@@ -116,8 +116,8 @@ def find_cycle(start: Owner, waits_for: str, views: Iterable[PoolView]) -> tuple
         views: all pools of the process.
 
     Returns:
-        One sentence per step of the cycle; empty if there is none that the ledger can see. Waits for locks, queues
-        and events are invisible here.
+        One sentence per step of the cycle; empty if the wait may end, as far as the ledger can see. Waits for locks,
+        queues and events are invisible here.
     """
     views = tuple(views)
     by_alias: dict[str, list[Owner]] = {}
@@ -145,11 +145,25 @@ def find_cycle(start: Owner, waits_for: str, views: Iterable[PoolView]) -> tuple
         names.setdefault(child[0], child[1])
         return [(child[0], f"thread {name!r} waits for thread {child[1]!r} to finish")]
 
+    # A wait for a pool ends as soon as one holder goes on: only those all of whose paths lead to waits are stuck.
+    stuck: dict[int, list[tuple[int, str]]] = {}
+    found = [start.ident]
+    while found:
+        ident = found.pop()
+        if ident not in stuck:
+            stuck[ident] = steps(ident)
+            found += [target for target, _ in stuck[ident]]
+    while free := [
+        i for i, ways in stuck.items() if not ways or any(target not in stuck for target, _ in ways)
+    ]:
+        for ident in free:
+            del stuck[ident]
+
     seen: set[int] = set()
     path: list[str] = []
 
     def visit(ident: int) -> bool:
-        for target, sentence in steps(ident):
+        for target, sentence in stuck.get(ident, ()):
             if target == start.ident:
                 path.append(sentence)
                 return True

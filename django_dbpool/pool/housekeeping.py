@@ -114,6 +114,7 @@ class Housekeeping:
         try:
             self._reclaim_of_dead_threads()
             self._reclaim_unowned()
+            self._recount()
         finally:
             self._reclaiming.release()
 
@@ -126,11 +127,11 @@ class Housekeeping:
     def _reclaim_unowned(self) -> None:
         pool = self.pool
         now = pool.clock()
-        free = set(pool.gate.free)
+        elsewhere = {*pool.gate.free, *pool.in_transit()[1]}
         seen = {}
         for entry in tuple(pool.entries):
             owner = entry.owner
-            if entry in free or (owner is not None and not _is_lost(owner, entry)):
+            if entry in elsewhere or (owner is not None and not _is_lost(owner, entry)):
                 continue
             lease = (entry, entry.generation)
             seen[lease] = first = self._unowned.get(lease, now)
@@ -142,6 +143,22 @@ class Housekeeping:
                 )
                 pool.discard(entry)
         self._unowned = seen
+
+    def _recount(self) -> None:
+        """
+        An interrupt between closing a connection and saying so leaves the gate's count too high for ever. While
+        nothing is on its way and no new permit is given, the count has to be the number of open connections.
+        """
+        pool, gate = self.pool, self.pool.gate
+        size, permits = gate.size, gate.permits
+        if pool.in_transit()[0]:
+            return
+        actual = len(pool.entries)
+        # Looked at again: what finished between the first look and the count may be in neither.
+        if size == actual or pool.in_transit()[0]:
+            return
+        if gate.correct(size, permits, actual):
+            logger.warning("database %r: counted %d connections, there are %d", pool.alias, size, actual)
 
     def reclaim(self, entry: PoolEntry, generation: int) -> None:
         """End the lease of a thread or wrapper that is gone. A clean connection is lent on, any other is closed."""

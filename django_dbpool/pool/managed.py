@@ -77,6 +77,8 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
         )
         self.entries: set[PoolEntry] = set()
         """Every open physical connection; add and discard are atomic."""
+        self._in_transit: set[object] = set()
+        """Tickets of unfinished ``lease`` calls, and a token for each connection that is being opened or closed."""
         self.last_connect_error: BaseException | None = None
         self.housekeeping = Housekeeping(self)
         self._prepare = prepare
@@ -111,27 +113,35 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
         deadline = start + (self.config.timeout if timeout is None else timeout)
         ticket: Ticket[PoolEntry] = Ticket(owner, priority)
         try:
-            entry = self._admit(ticket, deadline)
-            if entry is not None:
-                entry.owner = owner  # before the check, which may take its time: it is in use
-                if not self.fit(entry, check=check):
-                    # The dead connection's place in the count becomes this caller's permit.
-                    self._close_entry(entry)
-                    entry = ticket.entry = None
-            if entry is None:
-                entry = ticket.entry = self._open_entry(deadline)
-                entry.owner = owner
-            entry.unit = current_unit.get()
-            entry.since = self.clock()
-            return entry
-        except (QueueIsFull, DeadlinePassed, psycopg.Error) as error:
-            self._take_back(ticket)
-            raise self._refusal(error, owner, self.clock() - start) from (
-                error if isinstance(error, psycopg.Error) else self._cause_of_wait()
-            )
+            self._in_transit.add(ticket)
+            try:
+                return self._admitted(ticket, owner, deadline, check)
+            except (QueueIsFull, DeadlinePassed, psycopg.Error) as error:
+                # The ticket is still queued: of the callers in a cycle each must see that the others wait.
+                raise self._refusal(error, owner, self.clock() - start) from (
+                    error if isinstance(error, psycopg.Error) else self._cause_of_wait()
+                )
         except BaseException:
             self._take_back(ticket)
             raise
+        finally:
+            self._in_transit.discard(ticket)
+
+    def _admitted(self, ticket: Ticket[PoolEntry], owner: Owner, deadline: float, check: bool) -> PoolEntry:
+        """Wait, and make of what the gate gave a connection that works."""
+        entry = self._admit(ticket, deadline)
+        if entry is not None:
+            entry.owner = owner  # before the check, which may take its time: it is in use
+            if not self.fit(entry, check=check):
+                # The dead connection's place in the count becomes this caller's permit.
+                self._close_entry(entry)
+                entry = ticket.entry = None
+        if entry is None:
+            entry = ticket.entry = self._open_entry(deadline)
+            entry.owner = owner
+        entry.unit = current_unit.get()
+        entry.since = self.clock()
+        return entry
 
     def release(self, entry: PoolEntry) -> None:
         """Take back a connection that is in a clean state: idle, no session state of the borrower's."""
@@ -149,15 +159,21 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
 
     def discard(self, entry: PoolEntry) -> None:
         """Take back a connection whose state is not known to be clean: it is closed."""
+        transit = object()
+        self._in_transit.add(transit)
         try:
             self.entries.remove(entry)
+            entry.generation += 1
+            entry.owner = None
+            entry.unit = None
+            try:
+                entry.abort()
+            finally:
+                self.gate.forfeit()
         except KeyError:
-            return  # somebody else was first
-        entry.generation += 1
-        entry.owner = None
-        entry.unit = None
-        entry.abort()
-        self.gate.forfeit()
+            pass  # somebody else was first
+        finally:
+            self._in_transit.discard(transit)
 
     def fit(self, entry: PoolEntry, *, check: bool = False) -> bool:
         """Whether a free connection may be lent. A round trip is made only if there is a reason."""
@@ -179,6 +195,17 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
             return False
         return not entry.lost()
 
+    def in_transit(self) -> tuple[bool, set[PoolEntry]]:
+        """Whether any connection or permit is on its way from one hand to another, and which connections are."""
+        granted = False
+        entries = set()
+        for item in tuple(self._in_transit):
+            if not isinstance(item, Ticket) or item.granted:
+                granted = True
+                if isinstance(item, Ticket) and item.entry is not None:
+                    entries.add(item.entry)
+        return granted, entries
+
     def _admit(self, ticket: Ticket[PoolEntry], deadline: float) -> PoolEntry | None:
         self.housekeeping.ensure_running()
         return self.gate.enter(ticket, deadline, self.housekeeping.reclaim_lost)
@@ -187,7 +214,9 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
         entry = self.gate.abandon(ticket)
         if entry is None:
             return
-        if entry.owner is not None or entry not in self.entries or entry.pgconn.transaction_status != IDLE:
+        if entry not in self.entries:
+            self.gate.forfeit()  # closed by this caller, whose permit its place in the count has become
+        elif entry.owner is not None or entry.pgconn.transaction_status != IDLE:
             self.discard(entry)
         else:
             self.release(entry)
@@ -204,6 +233,7 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
                 return self._open_entry(deadline)
             self.last_connect_error = error
             raise
+        entry: PoolEntry | None = None
         try:
             if not conn.autocommit:
                 conn.autocommit = True
@@ -211,12 +241,14 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
                 self._prepare(conn)
             now = self.clock()
             entry = PoolEntry(conn, now, now + self._jitter(self.config.max_lifetime, -0.05, 0.0))
+            self.entries.add(entry)
         except BaseException:
+            if entry is not None:
+                self.entries.discard(entry)
             conn._pool = None  # type: ignore[attr-defined]
             conn.close()
             raise
         self.last_connect_error = None
-        self.entries.add(entry)
         return entry
 
     def _close_entry(self, entry: PoolEntry) -> None:
@@ -225,14 +257,19 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
 
     def open_idle(self) -> bool:
         """Open one more connection into the free stack if fewer than min_size exist. For the background thread."""
-        if not self.gate.grow(self.config.min_size):
-            return False
+        transit = object()
+        self._in_transit.add(transit)
         try:
-            entry = self._open_entry(self.clock() + self.config.connect_timeout)
-        except BaseException:
-            self.gate.forfeit()
-            raise
-        self.gate.give(entry)
+            if not self.gate.grow(self.min_size):
+                return False
+            try:
+                entry = self._open_entry(self.clock() + self.config.connect_timeout)
+            except BaseException:
+                self.gate.forfeit()
+                raise
+            self.gate.give(entry)
+        finally:
+            self._in_transit.discard(transit)
         if self.gate.closed:
             self._close_free()
         return True
@@ -267,7 +304,7 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
             waited=waited,
             in_use=sum(1 for entry in tuple(self.entries) if entry.owner is not None),
             max_size=self.gate.max_size,
-            waiting=self.gate.waiting,
+            waiting=sum(1 for waiter in self.gate.waiters() if waiter is not owner),
             holders=holders,
             cycle=() if down else reporting.cycle(owner, self.alias),
         )
