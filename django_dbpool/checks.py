@@ -23,8 +23,7 @@ def check_pools(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
             PoolConfig.from_mapping(database.get("POOL", True), where=where, ignored=ignored)
         except ConfigError as error:
             messages += [
-                Error(f"{where}: {fault.message}", hint=fault.hint, id="dbpool.E001")
-                for fault in error.faults
+                Error(f"{where}: {fault.message}", hint=fault.hint, id="dbpool.E001") for fault in error.faults
             ]
             continue
         if pooling_enabled({"OPTIONS": {}, **database}) and database.get("CONN_MAX_AGE", 0) != 0:

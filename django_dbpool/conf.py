@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import MutableMapping
+from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -96,5 +96,5 @@ def given_check(settings_dict: MutableMapping[str, Any], default: Any) -> Any:
 
 def default_min_size() -> int:
     """0 for management commands and runserver, which should hold nothing when idle, else 1."""
-    program = os.path.basename(sys.argv[0]) if sys.argv else ""
+    program = Path(sys.argv[0]).name if sys.argv else ""
     return 0 if program in {"manage.py", "django-admin", "django-admin.py"} else 1

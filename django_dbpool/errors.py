@@ -62,8 +62,10 @@ class PoolExhausted(PoolError):
 
     def describe(self) -> str:
         lines = [
-            f"No connection to database {self.alias!r} after {self.waited:.1f} s: {self.in_use} of "
-            f"{self.max_size} in use, {self.waiting} more waiting."
+            (
+                f"No connection to database {self.alias!r} after {self.waited:.1f} s: {self.in_use} of "
+                f"{self.max_size} in use, {self.waiting} more waiting."
+            )
         ]
         lines += [f"  {number}. {holder}" for number, holder in enumerate(self.holders, 1)]
         if self.cycle:
@@ -75,7 +77,9 @@ class PoolExhausted(PoolError):
 class DatabaseUnavailable(PoolError):
     """The server refused the connection or did not answer. The driver's error is ``__cause__``."""
 
-    advice = "Is the server up, and do HOST, PORT, NAME and USER of this alias name it? The driver's error is the cause."
+    advice = (
+        "Is the server up, and do HOST, PORT, NAME and USER of this alias name it? The driver's error is the cause."
+    )
 
     def describe(self) -> str:
         return (

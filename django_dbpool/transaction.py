@@ -20,9 +20,7 @@ class EagerAtomic(Atomic):
         super().__enter__()
 
 
-def atomic(
-    using: str | None = None, savepoint: bool = True, durable: bool = False, *, eager: bool = False
-) -> Atomic:
+def atomic(using: str | None = None, savepoint: bool = True, durable: bool = False, *, eager: bool = False) -> Atomic:
     """
     Django's ``atomic()`` as a context manager or decorator factory.
 

@@ -86,17 +86,15 @@ class LeasedCursor(CursorWrapper):
         """As psycopg's ``Cursor.copy``; the connection is held until the block ends."""
         db = self.db
         cursor = db._begin_statement(self, statement)
-        with db._streaming():
-            with db.wrap_database_errors, cursor.copy(statement, params, **kwargs) as copy:
-                yield copy
+        with db._streaming(), db.wrap_database_errors, cursor.copy(statement, params, **kwargs) as copy:
+            yield copy
 
     def stream(self, query: Any, params: Any = None, **kwargs: Any) -> Iterator[Any]:
         """As psycopg's ``Cursor.stream``; the connection is held until the iterator ends or is closed."""
         db = self.db
         cursor = db._begin_statement(self, query)
-        with db._streaming():
-            with db.wrap_database_errors:
-                yield from cursor.stream(query, params, **kwargs)
+        with db._streaming(), db.wrap_database_errors:
+            yield from cursor.stream(query, params, **kwargs)
 
     @property
     def connection(self) -> Any:

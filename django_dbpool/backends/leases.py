@@ -129,9 +129,7 @@ class LeaseMixin(Base):
                     break
                 self._attach(fresh)
                 pool = fresh
-        raise InterfaceError(
-            f"The pool of database {self.alias!r} was closed while a connection was asked for."
-        )
+        raise InterfaceError(f"The pool of database {self.alias!r} was closed while a connection was asked for.")
 
     def _use(self, entry: PoolEntry) -> PoolEntry:
         self._hold = self._base_hold
@@ -223,11 +221,7 @@ class LeaseMixin(Base):
     def _end_statement(self) -> None:
         """End the lease unless something still needs it."""
         if self._hold or self.in_atomic_block or not self.autocommit:
-            if (
-                self._abandoned_streams
-                and not (self.in_atomic_block or self._initializing)
-                and self.autocommit
-            ):
+            if self._abandoned_streams and not (self.in_atomic_block or self._initializing) and self.autocommit:
                 self._end_after_abandoned_streams()
             return
         entry = self._entry
@@ -262,11 +256,7 @@ class LeaseMixin(Base):
             # came in the middle. The result can't be read any more.
             entry.abort()
         lost = entry.lost()
-        if (
-            not lost
-            and isinstance(error.__cause__, psycopg.OperationalError)
-            and not error.__cause__.sqlstate
-        ):
+        if not lost and isinstance(error.__cause__, psycopg.OperationalError) and not error.__cause__.sqlstate:
             # psycopg reports a closed socket while libpq still calls the connection good.
             lost = entry.suspicious()
         if (

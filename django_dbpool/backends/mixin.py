@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-
 import threading
 from _thread import get_ident
 from collections.abc import Hashable, Iterator
@@ -27,7 +26,6 @@ from psycopg import Connection, ServerCursor
 from psycopg.pq import Format
 
 from ..conf import CONN_MAX_AGE_HINT, adopt_django_option, given_check, pool_config, pooling_enabled
-
 from ..pool.managed import ManagedPool
 from ..pool.registry import close_pools, get_pool, register_holder
 from .cursors import LeasedCursor, LeasedDebugCursor, StreamingCursor, StreamingDebugCursor
@@ -106,18 +104,14 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
             if seen == settings_dict and zone == self.timezone_name and not pool.gate.closed:
                 return pool
         pool = get_pool(self._pool_key(), self._make_pool)
-        seen = {
-            key: dict(value) if isinstance(value, dict) else value for key, value in settings_dict.items()
-        }
+        seen = {key: dict(value) if isinstance(value, dict) else value for key, value in settings_dict.items()}
         self._resolved = seen, self.timezone_name, pool
         return pool
 
     def _pool_key(self) -> Hashable:
         """Everything that makes a physical connection what it is."""
         settings_dict = self.settings_dict
-        parts = [
-            settings_dict.get(key) for key in ("NAME", "HOST", "PORT", "USER", "PASSWORD", "OPTIONS", "POOL")
-        ]
+        parts = [settings_dict.get(key) for key in ("NAME", "HOST", "PORT", "USER", "PASSWORD", "OPTIONS", "POOL")]
         return (self.alias, type(self), self.timezone_name, settings.USE_TZ, *map(_frozen, parts))
 
     def _make_pool(self) -> ManagedPool:
@@ -256,9 +250,7 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
     def make_cursor(self, cursor: Any) -> Any:
         if self._entry is None:
             return super().make_cursor(cursor)
-        return (
-            StreamingCursor(cursor, self) if isinstance(cursor, ServerCursor) else LeasedCursor(cursor, self)
-        )
+        return StreamingCursor(cursor, self) if isinstance(cursor, ServerCursor) else LeasedCursor(cursor, self)
 
     def make_debug_cursor(self, cursor: Any) -> Any:
         if self._entry is None:
@@ -371,9 +363,7 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
 def _frozen(value: Any) -> Hashable:
     """A hashable stand-in for a setting's value."""
     if isinstance(value, dict):
-        return tuple(
-            sorted(((str(key), _frozen(item)) for key, item in value.items()), key=lambda pair: pair[0])
-        )
+        return tuple(sorted(((str(key), _frozen(item)) for key, item in value.items()), key=lambda pair: pair[0]))
     if isinstance(value, (list, tuple, set, frozenset)):
         return tuple(map(_frozen, value))
     try:

@@ -62,9 +62,7 @@ class StartupMixin(LeaseMixin):
             if row is None or row[0] != role:
                 connection.execute(sql.SQL("SET ROLE {}").format(sql.Literal(role)))
         if self.settings_dict["OPTIONS"].get("isolation_level") is not None:
-            connection.isolation_level = psycopg.IsolationLevel(
-                self.settings_dict["OPTIONS"]["isolation_level"]
-            )
+            connection.isolation_level = psycopg.IsolationLevel(self.settings_dict["OPTIONS"]["isolation_level"])
 
 
 def _escape(value: str) -> str:

@@ -24,9 +24,7 @@ class TransactionsMixin(LeaseMixin):
         return self.autocommit if self._pooled else bool(super().get_autocommit())
 
     @async_unsafe
-    def set_autocommit(
-        self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
-    ) -> None:
+    def set_autocommit(self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False) -> None:
         if not self._pooled:
             super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
             return

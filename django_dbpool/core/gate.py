@@ -57,9 +57,7 @@ class Gate(Generic[E]):
     ``attention`` and then looks at ``free``.
     """
 
-    def __init__(
-        self, *, max_size: int, max_waiting: int = 0, clock: Callable[[], float] = monotonic
-    ) -> None:
+    def __init__(self, *, max_size: int, max_waiting: int = 0, clock: Callable[[], float] = monotonic) -> None:
         self.max_size = max_size
         self.max_waiting = max_waiting
         self.free: deque[E] = deque()
@@ -87,9 +85,7 @@ class Gate(Generic[E]):
         with self._lock:
             return tuple(ticket.holder for ticket in (*self._priority_queue, *self._queue))
 
-    def enter(
-        self, ticket: Ticket[E], deadline: float, while_waiting: Callable[[], None] | None = None
-    ) -> E | None:
+    def enter(self, ticket: Ticket[E], deadline: float, while_waiting: Callable[[], None] | None = None) -> E | None:
         """
         Wait for a free entry, or for a permit to open one.
 

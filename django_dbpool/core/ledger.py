@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import linecache
-import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FrameType
@@ -95,110 +93,3 @@ def stack_of(ident: int, frames: Mapping[int, FrameType]) -> tuple[str, ...]:
         lines.append(f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}: {source}")
         frame = frame.f_back
     return tuple(reversed(lines))
-
-
-@dataclass(frozen=True, slots=True)
-class PoolView:
-    """What cycle detection needs to know of one pool."""
-
-    alias: str
-    holders: Sequence[Owner]
-    waiters: Sequence[Owner]
-
-
-def find_cycle(start: Owner, waits_for: str, views: Iterable[PoolView]) -> tuple[str, ...]:
-    """
-    Follow "waits for a connection held by" and "waits for the end of" from ``start`` until it meets itself.
-
-    Args:
-        start: the caller whose wait has failed.
-        waits_for: alias of the pool it waited for.
-        views: all pools of the process.
-
-    Returns:
-        One sentence per step of the cycle; empty if the wait may end, as far as the ledger can see. Waits for locks,
-        queues and events are invisible here.
-    """
-    views = tuple(views)
-    by_alias: dict[str, list[Owner]] = {}
-    waiting_at: dict[int, str] = {}
-    for view in views:
-        by_alias.setdefault(view.alias, []).extend(view.holders)
-        for owner in view.waiters:
-            waiting_at[owner.ident] = view.alias
-    waiting_at[start.ident] = waits_for
-    frames = sys._current_frames()
-    names = {owner.ident: owner.thread.name for view in views for owner in (*view.holders, *view.waiters)}
-    names[start.ident] = start.thread.name
-
-    def steps(ident: int) -> list[tuple[int, str]]:
-        name = names.get(ident, str(ident))
-        alias = waiting_at.get(ident)
-        if alias is not None:
-            return [
-                (owner.ident, f"thread {name!r} waits for {alias!r}, held by {owner.thread.name!r}")
-                for owner in by_alias.get(alias, ())
-            ]
-        child = _joins(ident, frames)
-        if child is None:
-            return []
-        names.setdefault(child[0], child[1])
-        return [(child[0], f"thread {name!r} waits for thread {child[1]!r} to finish")]
-
-    # A wait for a pool ends as soon as one holder goes on: only those all of whose paths lead to waits are stuck.
-    stuck: dict[int, list[tuple[int, str]]] = {}
-    found = [start.ident]
-    while found:
-        ident = found.pop()
-        if ident not in stuck:
-            stuck[ident] = steps(ident)
-            found += [target for target, _ in stuck[ident]]
-    while free := [
-        i for i, ways in stuck.items() if not ways or any(target not in stuck for target, _ in ways)
-    ]:
-        for ident in free:
-            del stuck[ident]
-
-    seen: set[int] = set()
-    path: list[str] = []
-
-    def visit(ident: int) -> bool:
-        for target, sentence in stuck.get(ident, ()):
-            if target == start.ident:
-                path.append(sentence)
-                return True
-            if target not in seen:
-                seen.add(target)
-                path.append(sentence)
-                if visit(target):
-                    return True
-                path.pop()
-        return False
-
-    return tuple(path) if visit(start.ident) else ()
-
-
-def _joins(ident: int, frames: Mapping[int, FrameType]) -> tuple[int, str] | None:
-    """The thread that thread ``ident`` waits for in ``Thread.join`` or ``Future.result``, from its frames."""
-    frame = frames.get(ident)
-    while frame is not None:
-        target = frame.f_locals.get("self")
-        if frame.f_code is threading.Thread.join.__code__ and isinstance(target, threading.Thread):
-            return (target.ident or 0, target.name)
-        if isinstance(target, Future) and frame.f_code is Future.result.__code__:
-            return _runner_of(target, frames)
-        frame = frame.f_back
-    return None
-
-
-def _runner_of(future: Future[object], frames: Mapping[int, FrameType]) -> tuple[int, str] | None:
-    """The thread that executes ``future``: the one with an executor's work item for it on its stack."""
-    for ident, leaf in frames.items():
-        frame: FrameType | None = leaf
-        while frame is not None:
-            item = frame.f_locals.get("self") if frame.f_code.co_name == "run" else None
-            if getattr(item, "future", None) is future:
-                names = {thread.ident: thread.name for thread in threading.enumerate()}
-                return (ident, names.get(ident, str(ident)))
-            frame = frame.f_back
-    return None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+import psycopg
 from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
@@ -107,10 +109,9 @@ class PoolEntry:
         if self.pid != os.getpid():
             return  # inherited through fork(): the socket is the parent's
         if not self.conn.closed and self.pgconn.transaction_status == ACTIVE:
-            try:
+            # If the server is frozen or gone, closing is all that is left.
+            with suppress(psycopg.Error, OSError):
                 self.conn.cancel_safe(timeout=CANCEL_TIMEOUT)
-            except Exception:
-                pass  # the server is frozen or gone; closing is all that is left
         self.close()
 
     def close(self) -> None:

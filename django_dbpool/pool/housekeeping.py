@@ -60,7 +60,8 @@ class Housekeeping:
             Seconds until the next one is due.
         """
         self.reclaim_lost()
-        due = self.retire()
+        config = self.pool.config
+        due = min(self.retire(), config.leak_after, config.pin_max)
         self._warn()
         if self._fill():
             return due

@@ -72,9 +72,7 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
         self.config = config
         self.alias = alias
         self.clock = clock
-        self.gate: Gate[PoolEntry] = Gate(
-            max_size=config.max_size, max_waiting=config.max_waiting, clock=clock
-        )
+        self.gate: Gate[PoolEntry] = Gate(max_size=config.max_size, max_waiting=config.max_waiting, clock=clock)
         self.entries: set[PoolEntry] = set()
         """Every open physical connection; add and discard are atomic."""
         self._in_transit: set[object] = set()

@@ -7,7 +7,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..core.ledger import Holder, Owner, PoolView, find_cycle, stack_of
+from ..core.deadlock import PoolView, find_cycle
+from ..core.ledger import Holder, Owner, stack_of
 
 if TYPE_CHECKING:
     from .managed import ManagedPool

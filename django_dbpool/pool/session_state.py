@@ -27,13 +27,14 @@ _SECOND = re.compile(rf"{_GAP}*([A-Za-z_][\w$]*)({_GAP}*\.)?", re.DOTALL)
 _NESTED_COMMENT = re.compile(r"/\*(?:(?!\*/).)*?/\*", re.DOTALL)
 
 # First words that leave nothing in the session by themselves. An unknown word pins.
-_NEUTRAL = frozenset(
-    """
-    ABORT ALTER ANALYZE BEGIN CHECKPOINT CLOSE CLUSTER COMMENT COMMIT COPY CREATE DECLARE DELETE DROP END EXPLAIN
-    FETCH GRANT IMPORT INSERT LOCK MERGE MOVE NOTIFY REASSIGN REFRESH REINDEX RELEASE REVOKE ROLLBACK SAVEPOINT
-    SECURITY SELECT SET SHOW START TABLE TRUNCATE UPDATE VACUUM VALUES WITH
-    """.split()
-)
+# fmt: off
+_NEUTRAL = frozenset([
+    "ABORT", "ALTER", "ANALYZE", "BEGIN", "CHECKPOINT", "CLOSE", "CLUSTER", "COMMENT", "COMMIT", "COPY", "CREATE",
+    "DECLARE", "DELETE", "DROP", "END", "EXPLAIN", "FETCH", "GRANT", "IMPORT", "INSERT", "LOCK", "MERGE", "MOVE",
+    "NOTIFY", "REASSIGN", "REFRESH", "REINDEX", "RELEASE", "REVOKE", "ROLLBACK", "SAVEPOINT", "SECURITY", "SELECT",
+    "SET", "SHOW", "START", "TABLE", "TRUNCATE", "UPDATE", "VACUUM", "VALUES", "WITH",
+])
+# fmt: on
 
 _FUNCTIONS = (
     "set_config",
@@ -54,9 +55,7 @@ _CALL = re.compile(
     re.DOTALL,
 )
 _PARAMETER = r"(?:'[^']*'|%(?:\(\w+\))?s)"
-_LOCAL_CONFIG = re.compile(
-    rf"set_config\"?\s*\(\s*{_PARAMETER}\s*,\s*{_PARAMETER}\s*,\s*(?:true|'t(?:rue)?')\s*\)"
-)
+_LOCAL_CONFIG = re.compile(rf"set_config\"?\s*\(\s*{_PARAMETER}\s*,\s*{_PARAMETER}\s*,\s*(?:true|'t(?:rue)?')\s*\)")
 _TEMPORARY = re.compile(
     rf"\binto{_GAP}+(?:local{_GAP}+|global{_GAP}+)?temp(?:orary)?\b"
     rf"|\bcreate{_GAP}+(?:or{_GAP}+replace{_GAP}+)?(?:local{_GAP}+|global{_GAP}+)?temp(?:orary)?\b",
@@ -93,7 +92,7 @@ def _reason_for_object(query: Any) -> str | None:
             text = query.decode()
         else:
             text = query.as_string(None)
-    except Exception:
+    except Exception:  # noqa: BLE001  # foreign code; whatever goes wrong, nothing is known about the statement
         return f"a statement of type {type(query).__name__}"
     return reason_to_pin(text)
 
