@@ -15,7 +15,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as target:
         # The build backend is called directly: no isolated environment, hence no network.
         build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", target]
-        subprocess.run(build, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        done = subprocess.run(build, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            print(done.stdout)
+            return done.returncode
         (wheel,) = Path(target).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             packed = set(archive.namelist())

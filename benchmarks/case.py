@@ -1,4 +1,4 @@
-"""What a case is given and what it hands back: figures by engine and round. The report does the statistics."""
+"""What a case is given and what it hands back: figures by engine and round. Statistics are the report's."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Plan:
     rounds: int = 51
     section_seconds: float = 0.03
     """One engine's timed section in a round of a single-thread case."""
-    load_rounds: int = 25
-    load_seconds: float = 0.4
+    load_rounds: int = 21
+    load_seconds: float = 0.3
     throughput_rounds: int = 7
     throughput_seconds: float = 2.0
 

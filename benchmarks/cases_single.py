@@ -100,14 +100,14 @@ def case(
 CASES = (
     case(
         "statement",
-        "`SELECT 1` and `fetchone()` in `with connection.cursor()`, in a long-lived unit without request ends.",
+        "`SELECT 1` and `fetchone()` in `with connection.cursor()`, in a long-lived unit (no requests).",
         statement,
         at_most=1.06,
     ),
     case(
         "request",
-        "`request_started`, one statement, `request_finished`. The signals alone and not a WSGI handler call: "
-        "the work of a handler would be part of every time and hide a part of the difference.",
+        "`request_started`, one statement, `request_finished`. The signals alone and not a WSGI handler "
+        "call: its work would be part of every time and hide a part of the difference.",
         request,
         at_most=1.06,
     ),

@@ -28,6 +28,7 @@ POOLED = (
     engines.OURS,
     engines.OURS_SESSION,
 )
+MANY = 50
 WAIT = 0.2
 """Seconds that a request of the throughput case spends on something that is not the database."""
 THINK = 0.02
@@ -43,6 +44,13 @@ def query(alias: str) -> None:
 def request_of_one_query(alias: str) -> None:
     request_started.send(sender=WSGIHandler, environ=ENVIRON)
     query(alias)
+    request_finished.send(sender=WSGIHandler)
+
+
+def request_of_many_queries(alias: str) -> None:
+    request_started.send(sender=WSGIHandler, environ=ENVIRON)
+    for _ in range(MANY):
+        query(alias)
     request_finished.send(sender=WSGIHandler)
 
 
@@ -103,6 +111,7 @@ class Crew:
         for thread in threads:
             thread.join()
         if self.failures:
+            self.failures[0].add_note(f"while {self.alias} was measured")
             raise self.failures[0]
         return self.spans
 
@@ -151,16 +160,22 @@ def run_throughput(plan: Plan) -> Result:
     threads, pool_size = 64, 8
     in_queue = WAIT * threads / pool_size
     load = Load(threads, pool_size, request_that_waits, spread=WAIT, settle=1.2 * in_queue)
-    contenders = (engines.STOCK, *POOLED)
+    contenders = (
+        engines.STOCK,
+        engines.NATIVE,
+        engines.REAL_POOL,
+        engines.SQLALCHEMY,
+        engines.OURS,
+        engines.OURS_SESSION,
+    )
     comparisons = (
         Comparison(engines.NATIVE, at_least=6.0),
         Comparison(engines.STOCK, at_least=0.97),
     )
     return Result(
         "throughput",
-        f"{threads} threads, {pool_size} connections; requests that query, wait {WAIT * 1000:.0f} ms on something else, "
-        "query again. "
-        f"The stock engine has {threads} persistent connections here, one per thread.",
+        f"{threads} threads, {pool_size} connections; requests that query, wait {WAIT * 1000:.0f} ms "
+        f"on something else, query again. The stock engine has one persistent connection per thread.",
         "requests/s",
         rates(load, contenders, plan.throughput_seconds, plan.throughput_rounds),
         comparisons,
@@ -180,6 +195,25 @@ def query_only(threads: int, pool_size: int) -> Case:
             rates(load, POOLED, plan.load_seconds, plan.load_rounds),
             (Comparison(engines.NATIVE, at_least=0.9),),
             POOLED,
+        )
+
+    return Case(name, run)
+
+
+def many_queries(threads: int, pool_size: int) -> Case:
+    """The hard one: who lends for the request lends once where who lends for the statement lends 50 times."""
+    name = f"load-{threads}-on-{pool_size}-by-{MANY}"
+    contenders = (engines.NATIVE, engines.REAL_POOL, engines.OURS, engines.OURS_SESSION)
+
+    def run(plan: Plan) -> Result:
+        load = Load(threads, pool_size, request_of_many_queries, settle=plan.load_seconds / 2)
+        return Result(
+            name,
+            f"{threads} threads, {pool_size} connections; requests of {MANY} queries each and nothing else.",
+            "requests/s",
+            rates(load, contenders, 2 * plan.load_seconds, plan.load_rounds),
+            (Comparison(engines.NATIVE, at_least=0.9),),
+            contenders,
         )
 
     return Case(name, run)
@@ -216,5 +250,7 @@ CASES = (
     Case("throughput", run_throughput),
     query_only(8, 4),
     query_only(32, 8),
+    many_queries(8, 4),
+    many_queries(32, 8),
     Case("checkout", run_checkout),
 )

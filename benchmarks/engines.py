@@ -136,7 +136,8 @@ def alone(engine: Engine, pool_size: int) -> Iterator[None]:
 
 def close_all() -> None:
     """Close this thread's connections and every pool, so that the server can stop."""
-    for connection in connections.all(initialized_only=True):
+    connection: Any
+    for connection in connections.all():
         connection.close()
         if connection.settings_dict["ENGINE"] == SQLALCHEMY.backend:
             _close_sqlalchemy_pool(connection.alias)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from django.db import models
 
 
@@ -16,6 +18,8 @@ class Order(models.Model):
     paid = models.BooleanField()
     due_on = models.DateField()
     created_at = models.DateTimeField()
+
+    objects: ClassVar[models.Manager[Order]] = models.Manager()
 
     class Meta:
         app_label = "benchmarks"

@@ -1,8 +1,8 @@
 """Client and server on one core, for the cases where a difference of a microsecond must show.
 
-Left to itself the scheduler puts a backend now beside the client and now on another core, and a round trip takes
-30 or 90 µs accordingly: many times the difference to be measured. On one core it always takes the short time.
-That makes the ratios steady, and stricter: the same cost is compared with a smaller whole.
+Left to itself the scheduler puts a backend now beside the client and now on another core, and a round trip
+takes 30 or 90 µs accordingly: many times the difference to be measured. On one core it always takes the short
+time. That makes the ratios steady, and stricter: the same cost is compared with a smaller whole.
 """
 
 from __future__ import annotations

@@ -20,16 +20,23 @@ from benchmarks.measure import Ratio, paired_ratio
 DISTRIBUTIONS = ("Django", "psycopg", "psycopg-pool", "django-pg-real-pool", "django-db-connection-pool")
 
 
+INTRODUCTION = """\
+# Benchmarks
+
+Written by `make bench`. Each round measures every engine once, in one process and in shuffled order, so a
+busy machine slows them alike. A ratio is the median of the ratios by round; beside it stands its 95 %
+percentile bootstrap interval. A target is met or missed by the median. "Stock, persistent, again" is the
+stock engine a second time: its distance from 1 is the noise.
+
+Where client and server share one core, a round trip always takes the same short time; on any core it takes
+that or three times as much, as the scheduler likes. One core is the stricter: the same cost is compared with
+a smaller whole.
+"""
+
+
 def render(results: list[Result], load_before: tuple[float, float, float]) -> str:
     lines = [
-        "# Benchmarks",
-        "",
-        "Written by `make bench`. Each round measures every engine once, in one process and in shuffled order, so",
-        "a busy machine slows them alike. A ratio is the median of the ratios by round; beside it stands its 95 %",
-        "percentile bootstrap interval. A target is met or missed by the median. Where client and server share one",
-        "core, a round trip takes 30 µs, always; on any core it takes 30 or 90, as the scheduler likes. One core is",
-        "the stricter: the same cost is compared with a smaller whole.",
-        "",
+        INTRODUCTION,
         *table(["", ""], machine(load_before)),
         "",
         "## Targets",

@@ -1,10 +1,10 @@
 """Which engine and which server a process of the test project uses: decided by its environment alone.
 
-DBPOOL_ENGINE            stock (one connection per thread), stock-pool (Django's own pool), dbpool (this package; default)
+DBPOOL_ENGINE            stock (one connection per thread), stock-pool (Django's own pool), dbpool (default)
 DBPOOL_DEMO_DATABASE     the server: a DATABASES entry as JSON, or a libpq connection string
-DBPOOL_TEST_DSN          the server, where DBPOOL_DEMO_DATABASE is not set; without both, libpq's own variables apply
+DBPOOL_TEST_DSN          the server if DBPOOL_DEMO_DATABASE is not set; without both, libpq's variables apply
 DBPOOL_DEMO_POOL         pool sizes as JSON, the same keys for both pools: {"max_size": 8, "timeout": 1}
-DBPOOL_DEMO_CONN_MAX_AGE for the stock engine: seconds, or "none" for persistent connections
+DBPOOL_DEMO_CONN_MAX_AGE of the stock engine: seconds, or "none" for persistent connections
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ def database_from(environ: Mapping[str, str]) -> dict[str, Any]:
     database = _server_from(environ)
     options = {**database.get("OPTIONS", {}), "application_name": APPLICATION_NAME}
     database |= {"ENGINE": STOCK_BACKEND, "OPTIONS": options}
-    pool = json.loads(environ.get("DBPOOL_DEMO_POOL", "{}"))
+    # True for the defaults: an empty dictionary would leave open whether a pool is wanted.
+    pool = json.loads(environ.get("DBPOOL_DEMO_POOL", "{}")) or True
     if engine == "dbpool":
         database |= {"ENGINE": POOLED_BACKEND, "POOL": pool}
     elif engine == "stock-pool":
-        options["pool"] = pool or True  # Django takes an empty dict for "no pool"
+        options["pool"] = pool
     else:
         database["CONN_MAX_AGE"] = _max_age(environ.get("DBPOOL_DEMO_CONN_MAX_AGE", "0"))
     return database
@@ -56,9 +57,10 @@ def _server_from(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _from_dsn(dsn: str) -> dict[str, Any]:
     parameters = conninfo_to_dict(dsn)
-    database: dict[str, Any] = {
-        setting: str(parameters.pop(key)) for key, setting in _DSN_TO_SETTING.items() if parameters.get(key) is not None
-    }
+    database: dict[str, Any] = {}
+    for key, setting in _DSN_TO_SETTING.items():
+        if (value := parameters.pop(key, None)) is not None:
+            database[setting] = str(value)
     return {"NAME": "postgres", **database, "OPTIONS": parameters}
 
 

@@ -4,5 +4,5 @@ worker_class = "gthread"
 workers = 1
 keepalive = 30
 graceful_timeout = 15
-# A settings file, since gunicorn skips names here that a release does not know, but refuses them on its command line.
+# Here and not on the command line: in a file, a release of gunicorn skips the names that it does not know.
 control_socket_disable = True

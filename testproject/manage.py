@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    # Run as a script, Python puts this directory first on sys.path, where `settings` would be importable a second time.
+    # For a script Python puts its directory first on sys.path: every module would be importable twice.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "testproject.settings")
     from django.core.management import execute_from_command_line

@@ -99,9 +99,7 @@ def make_directory() -> Path:
             root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base)).resolve()
             os.chown(root, nobody.pw_uid, nobody.pw_gid)
             return root
-    raise ServerError(
-        f"{nobody.pw_name} can't enter {tempfile.gettempdir()}; set TMPDIR to a public directory"
-    )
+    raise ServerError(f"{nobody.pw_name} can't enter {tempfile.gettempdir()}; set TMPDIR to a public directory")
 
 
 def unprivileged() -> pwd.struct_passwd:

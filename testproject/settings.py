@@ -1,4 +1,4 @@
-"""Settings of the test project; `testproject.databases` lists the environment variables that choose engine and server."""
+"""Settings of the test project; engine and server come from the environment: see `testproject.databases`."""
 
 import os
 
@@ -55,6 +55,3 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en-us"
 STATIC_URL = "static/"
-
-# How long the exchange-rate service takes: the "something else" that a request waits for between two queries.
-EXCHANGE_RATE_SECONDS = float(os.environ.get("DBPOOL_DEMO_WAIT", "0.2"))

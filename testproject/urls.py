@@ -15,6 +15,6 @@ urlpatterns = [
     path("alive/", alive),
     path("reports/", include("testproject.reports.urls")),
     path("admin/", admin.site.urls),
-    # The admin's own style sheets, also without DEBUG: the project runs on loopback, with no web server in front.
+    # The admin's style sheets, also without DEBUG: the project runs on loopback, with no web server in front.
     re_path(r"^static/(?P<path>.*)$", serve, {"insecure": True}),
 ]

@@ -50,9 +50,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     if left := leases_left():
         for connection in connections.all(initialized_only=True):
             connection.close_pool()  # one leak must not fail the tests after it
-        pytest.fail(
-            "leases left by the test:\n" + "\n".join(f"  {h.alias}: {h}" for h in left), pytrace=False
-        )
+        pytest.fail("leases left by the test:\n" + "\n".join(f"  {h.alias}: {h}" for h in left), pytrace=False)
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +61,7 @@ def session_server(pytestconfig: pytest.Config) -> Server:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[EmbeddedServer]:
-    """A server of the module's own, to be restarted, killed and frozen; running at the start of the module."""
+    """A server of the module's own, to be restarted, killed and frozen; started."""
     with Server.embedded({"max_connections": "30"}) as server:
         yield server
 

@@ -1,6 +1,6 @@
 """
-Settings of the tests. Importing them starts nothing, so type checkers may; `tests/conftest.py` starts the server and
-enters its address below. Child processes of a test find it in DBPOOL_SESSION_DSN.
+Settings of the tests. Importing them starts nothing, so a type checker may; `tests/conftest.py` starts the
+server and enters its address below. Child processes of a test find it in DBPOOL_SESSION_DSN.
 """
 
 import os

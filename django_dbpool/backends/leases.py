@@ -230,7 +230,7 @@ class LeaseMixin(Base):
         status = entry.pgconn.transaction_status
         if status == IDLE:
             self._entry = None
-            self._pool.release(entry)  # type: ignore[union-attr]
+            self._pool.release(entry, self._owner)  # type: ignore[union-attr]
         elif status == UNKNOWN:
             self._end_lease(discard=True)
 
@@ -243,7 +243,7 @@ class LeaseMixin(Base):
             self._end_after_abandoned_streams()
         elif not self._hold:
             self._entry = None
-            self._pool.release(entry)  # type: ignore[union-attr]
+            self._pool.release(entry, self._owner)  # type: ignore[union-attr]
 
     def _statement_failed(self, error: BaseException) -> None:
         """After an error: stop a query that still runs, drop a connection that is lost, else end the statement."""
@@ -346,7 +346,7 @@ class LeaseMixin(Base):
         if discard or entry.pgconn.transaction_status != IDLE:
             pool.discard(entry)
         else:
-            pool.release(entry)
+            pool.release(entry, self._owner)
 
     def _attach(self, pool: ManagedPool) -> None:
         """Bind this wrapper to a pool until the end of the unit of work."""

@@ -42,8 +42,10 @@ class Housekeeping:
         # after close_pool() must not find a session that was just being born.
         self._opening = threading.Lock()
         self._reclaiming = threading.Lock()
-        # Two may notice the same lost lease; the one that changes its generation under this lock ends it.
+        # Two may notice the same lost lease; the one that makes it its own under this lock ends it.
         self._claiming = threading.Lock()
+        self._claimer = Owner()
+        self._claimer.thread = threading.main_thread()
         self._started = False
 
     def ensure_running(self) -> None:
@@ -122,7 +124,7 @@ class Housekeeping:
     def _reclaim_of_dead_threads(self) -> None:
         for entry in tuple(self.pool.entries):
             owner, generation = entry.owner, entry.generation
-            if owner is not None and _has_ended(owner, entry):
+            if owner is not None and owner is not self._claimer and _has_ended(owner, entry):
                 self.reclaim(entry, generation)
 
     def _reclaim_unowned(self) -> None:
@@ -169,11 +171,12 @@ class Housekeeping:
             if holder is None or entry.generation != generation or entry not in pool.entries:
                 return
             entry.generation += 1
+            entry.owner = self._claimer
         logger.warning("database %r: reclaimed the lease of a holder that is gone: %s", pool.alias, holder)
         # Not rolled back here: that is a round trip in a dying thread. The server rolls back when the socket closes.
         clean = entry.pinned is None and not entry.streams and entry.pgconn.transaction_status == IDLE
         if clean:
-            pool.release(entry)
+            pool.release(entry, self._claimer)
         else:
             pool.discard(entry)
 

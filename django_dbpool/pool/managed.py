@@ -141,8 +141,17 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
         entry.since = self.clock()
         return entry
 
-    def release(self, entry: PoolEntry) -> None:
-        """Take back a connection that is in a clean state: idle, no session state of the borrower's."""
+    def release(self, entry: PoolEntry, owner: Owner | None) -> None:
+        """
+        Take back a connection that is in a clean state: idle, no session state of the borrower's.
+
+        Args:
+            owner: whoever ends the lease has to be the one who holds it. A lease that was reclaimed meanwhile may be
+                somebody else's by now.
+        """
+        if entry.owner is not owner:
+            logger.warning("database %r: backend %d was released by a former holder", self.alias, entry.backend_pid)
+            return
         entry.generation += 1
         entry.unit = None
         entry.since = self.clock()
@@ -158,8 +167,8 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
     def discard(self, entry: PoolEntry) -> None:
         """Take back a connection whose state is not known to be clean: it is closed."""
         transit = object()
-        self._in_transit.add(transit)
         try:
+            self._in_transit.add(transit)
             self.entries.remove(entry)
             entry.generation += 1
             entry.owner = None
@@ -170,6 +179,9 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
                 self.gate.forfeit()
         except KeyError:
             pass  # somebody else was first
+        except BaseException:
+            entry.close()  # no longer counted, so nobody would close it later
+            raise
         finally:
             self._in_transit.discard(transit)
 
@@ -217,7 +229,7 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
         elif entry.owner is not None or entry.pgconn.transaction_status != IDLE:
             self.discard(entry)
         else:
-            self.release(entry)
+            self.release(entry, None)
 
     # -- physical connections -----------------------------------------------------------------------------------
 
@@ -256,8 +268,8 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
     def open_idle(self) -> bool:
         """Open one more connection into the free stack if fewer than min_size exist. For the background thread."""
         transit = object()
-        self._in_transit.add(transit)
         try:
+            self._in_transit.add(transit)
             if not self.gate.grow(self.min_size):
                 return False
             try:

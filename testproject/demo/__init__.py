@@ -1,0 +1,1 @@
+"""`python -m testproject.demo`: both pools under the same load, then a site to look at."""

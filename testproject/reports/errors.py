@@ -1,4 +1,4 @@
-"""Database failures as a visitor and a client program should meet them: a name, a sentence, a time to come back."""
+"""Database failures as a visitor should meet them: a name, a sentence, and when to come back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.db import OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import render
 
-# libpq hands on the SQLSTATE of a statement that failed, not that of a refused connection: of that there is only the text.
+# libpq hands on the SQLSTATE of a failed statement; of a refused connection there is only the text.
 REFUSED_FOR_LACK_OF_SLOTS = ("too many clients already", "remaining connection slots are reserved")
 TOO_MANY_CONNECTIONS = "53300"
 
@@ -32,7 +32,7 @@ class DatabaseFailure:
 
 def describe(error: OperationalError) -> DatabaseFailure:
     """Name `error`; its text stays in the log, since it tells hosts, ports and roles."""
-    # Our engine's errors are named themselves; Django's wrapper only repeats the driver's, which is its cause.
+    # Our engine's errors have names of their own; Django's wrapper repeats the driver's, which is its cause.
     named = error if type(error) is not OperationalError else error.__cause__ or error
     sqlstate = _sqlstate(named)
     name = psycopg.errors.lookup(sqlstate).__name__ if sqlstate else type(named).__name__
@@ -62,7 +62,8 @@ def failure_response(request: HttpRequest, failure: DatabaseFailure) -> HttpResp
         body = {"error": failure.name, "sqlstate": failure.sqlstate, "message": failure.message}
         return JsonResponse(body, status=503, headers=headers)
     response = render(request, "reports/busy.html", {"failure": failure}, status=503)
-    response.headers.update(headers)
+    for name, value in headers.items():
+        response[name] = value
     return response
 
 
@@ -70,11 +71,15 @@ def wants_json(request: HttpRequest) -> bool:
     return request.GET.get("format") == "json" or not request.accepts("text/html")
 
 
-def _sqlstate(error: BaseException) -> str | None:
-    sqlstate = getattr(error, "sqlstate", None)
-    if sqlstate is None and any(text in str(error) for text in REFUSED_FOR_LACK_OF_SLOTS):
-        return TOO_MANY_CONNECTIONS
-    return sqlstate
+def _sqlstate(error: BaseException | None) -> str | None:
+    """Return the SQLSTATE of `error` or of the first of its causes that has one."""
+    while error is not None:
+        if sqlstate := getattr(error, "sqlstate", None):
+            return str(sqlstate)
+        if any(text in str(error) for text in REFUSED_FOR_LACK_OF_SLOTS):
+            return TOO_MANY_CONNECTIONS
+        error = error.__cause__
+    return None
 
 
 def _retry_after(error: OperationalError) -> int:

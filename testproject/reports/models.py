@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from django.db import models
 
 
 class Region(models.Model):
     name = models.CharField(max_length=60, unique=True)
+
+    objects: ClassVar[models.Manager[Region]] = models.Manager()
 
     class Meta:
         ordering = ["name"]
@@ -20,6 +24,8 @@ class Report(models.Model):
     quarter = models.DateField(help_text="First day of the quarter.")
     currency = models.CharField(max_length=3)
 
+    objects: ClassVar[models.Manager[Report]] = models.Manager()
+
     class Meta:
         ordering = ["region", "quarter"]
         constraints = [models.UniqueConstraint(fields=["region", "quarter"], name="one_report_per_quarter")]
@@ -32,6 +38,8 @@ class Entry(models.Model):
     report = models.ForeignKey(Report, on_delete=models.CASCADE, related_name="entries")
     booked_on = models.DateField()
     amount = models.DecimalField(max_digits=10, decimal_places=2)
+
+    objects: ClassVar[models.Manager[Entry]] = models.Manager()
 
     class Meta:
         ordering = ["booked_on", "id"]

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from decimal import Decimal
 
-from django.conf import settings
+SECONDS = float(os.environ.get("DBPOOL_DEMO_WAIT", "0.2"))
 
 _TO_EURO = {"EUR": Decimal(1), "USD": Decimal("0.92"), "GBP": Decimal("1.17"), "SEK": Decimal("0.088")}
 
 
 def euro_rate(currency: str) -> Decimal:
-    time.sleep(settings.EXCHANGE_RATE_SECONDS)
+    time.sleep(SECONDS)
     return _TO_EURO[currency]
 
 
 async def aeuro_rate(currency: str) -> Decimal:
-    await asyncio.sleep(settings.EXCHANGE_RATE_SECONDS)
+    await asyncio.sleep(SECONDS)
     return _TO_EURO[currency]

@@ -54,9 +54,7 @@ async def priced_async(request: HttpRequest, pk: int) -> HttpResponse:
     return _priced_response(request, report, total, rate)
 
 
-def _summary(
-    request: HttpRequest, page: str, read: Callable[[], list[queries.RegionSummary]]
-) -> HttpResponseBase:
+def _summary(request: HttpRequest, page: str, read: Callable[[], list[queries.RegionSummary]]) -> HttpResponseBase:
     started = time.perf_counter()
     rows = read()
     milliseconds = (time.perf_counter() - started) * 1000
@@ -70,9 +68,7 @@ def _entries(report: Report) -> Any:
     return Entry.objects.filter(report=report)
 
 
-def _priced_response(
-    request: HttpRequest, report: Report, total: Decimal | None, rate: Decimal
-) -> HttpResponse:
+def _priced_response(request: HttpRequest, report: Report, total: Decimal | None, rate: Decimal) -> HttpResponse:
     facts = {
         "report": report.pk,
         "region": report.region.name,

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -46,9 +47,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--mode", default="transaction,session", help=f"of {', '.join(e for e in ENGINES if e != STOCK)}"
     )
     parser.add_argument("--parallel", default="1", metavar="N", help="passed to Django's runner (default: 1)")
-    parser.add_argument(
-        "--jobs", type=int, default=min(2, os.cpu_count() or 1), help="suites at the same time"
-    )
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="suites at the same time")
     parser.add_argument("--limit", type=float, metavar="S", help="seconds that one suite may take")
     parser.add_argument("--fresh", action="store_true", help="ignore cached stock results and environments")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE")
@@ -64,7 +63,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def prepare(chosen: argparse.Namespace) -> list[Plan]:
     if chosen.django is None:
-        made = [environments.environment(sys.executable)]
+        made = [environments.environment(sys.executable, chosen.parallel != "1")]
     else:
         made = []
         for series in chosen.django.split(","):
@@ -107,9 +106,7 @@ def execute(plan: Plan, processes: Processes, use_cache: bool) -> Run:
 def judge_all(done: Sequence[Run], expected: Sequence[Expected]) -> list[report.Judged]:
     stocks = {run.plan.environment.django: run for run in done if run.plan.engine == STOCK}
     return [
-        report.judge(stocks[run.plan.environment.django], run, expected)
-        for run in done
-        if run.plan.engine != STOCK
+        report.judge(stocks[run.plan.environment.django], run, expected) for run in done if run.plan.engine != STOCK
     ]
 
 
@@ -123,9 +120,7 @@ def problems_of(done: Sequence[Run], labels: Sequence[str]) -> list[str]:
             passed = [test_id for test_id, outcome in run.outcomes.items() if outcome.outcome == "ok"]
             for label in labels or ("",):
                 if not any(selected(test_id, label and (label,)) for test_id in passed):
-                    problems.append(
-                        f"{run.plan}: no test of {label or 'the suite'} passes: nothing to compare"
-                    )
+                    problems.append(f"{run.plan}: no test of {label or 'the suite'} passes: nothing to compare")
     return problems
 
 
@@ -146,12 +141,7 @@ def recheck(judged: Sequence[report.Judged], jobs: int) -> list[str]:
             continue
         alone = dataclasses.replace(plan, labels=tuple(sorted(names)), parallel="1")
         again = execute_all([alone] * STOCK_REPEATS, jobs, use_cache=False)
-        flaky = {
-            name
-            for run in again
-            for name in names
-            if name in run.outcomes and run.outcomes[name].outcome != "ok"
-        }
+        flaky = {name for run in again for name in names if name in run.outcomes and run.outcomes[name].outcome != "ok"}
         notes.append(f"{plan}: {len(names)} tests {STOCK_REPEATS} times alone, {len(flaky)} are flaky there")
         for each in judged:
             if each.stock.plan == plan:
@@ -187,7 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rechecks:
         judged = judge_all(done, expected)
     compared = {
-        (each.ours.plan.environment.series, each.ours.plan.engine): each.comparison for each in judged
+        (each.ours.plan.environment.series, each.ours.plan.engine): each.comparison
+        for each in judged
+        if not (each.stock.problem or each.ours.problem)
     }
     stale_entries, warnings = stale(expected, compared, chosen.labels)
     problems = [*problems_of(done, chosen.labels), *stale_entries]
@@ -199,4 +191,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Suites and servers have sessions of their own: they end with this process only if it ends in order.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("interrupted")

@@ -61,8 +61,7 @@ class BadExpectation(Exception):
 def read_expected(path: Path) -> tuple[Expected, ...]:
     entries = tomllib.loads(path.read_text(encoding="utf-8")).get("difference", [])
     expected = tuple(
-        Expected(entry["id"], tuple(entry["django"]), tuple(entry["modes"]), entry["reason"])
-        for entry in entries
+        Expected(entry["id"], tuple(entry["django"]), tuple(entry["modes"]), entry["reason"]) for entry in entries
     )
     ids = {entry.id for entry in expected}
     if len(ids) > MAX_EXPECTED:

@@ -38,7 +38,7 @@ def version(name):
         return m.version(name)
     except m.PackageNotFoundError:
         return None
-names = ("django", "psycopg", "psycopg-pool")
+names = ("django", "psycopg", "psycopg-pool", "tblib")
 print(json.dumps({"python": sys.version.split()[0], **{name: version(name) for name in names}}))
 """
 
@@ -74,8 +74,10 @@ def run(*command: str | os.PathLike[str]) -> str:
     return done.stdout
 
 
-def environment(python: str) -> Environment:
+def environment(python: str, parallel: bool = False) -> Environment:
     versions = json.loads(run(python, "-c", PROBE))
+    if not parallel:
+        versions.pop("tblib")  # Django's runner sends failures between processes with it
     missing = [name for name, version in versions.items() if version is None]
     if missing:
         raise SetupFailed(f"{python} lacks {', '.join(missing)}")
@@ -107,7 +109,7 @@ def virtual_environment(series: str, whole_suite: bool, fresh: bool) -> Environm
     complete = place / ".complete"
     if fresh or not complete.exists():
         shutil.rmtree(place, ignore_errors=True)
-        run(interpreter((3, 12) if series >= "6" else (3, 11)), "-m", "venv", place)
+        run(interpreter((3, 12) if int(series.split(".")[0]) >= 6 else (3, 11)), "-m", "venv", place)
         run(python, "-m", "pip", "install", "--quiet", f"django=={series}.*", "psycopg[binary,pool]")
         made = environment(str(python))
         run(python, "-m", "pip", "install", "--quiet", *test_requirements(made.tests, whole_suite))

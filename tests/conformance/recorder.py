@@ -10,6 +10,7 @@ import json
 import os
 import time
 import unittest
+from traceback import format_exception
 from typing import Any
 
 from django.test.runner import DiscoverRunner
@@ -63,12 +64,10 @@ class RecordingResult(unittest.TextTestResult):
                 self._current.update(outcome=outcome, reason=reason, traceback=traceback)
             return
         # setUpClass, tearDownClass and module-level errors come without startTest() and stopTest().
-        _record(
-            {"id": test.id(), "outcome": outcome, "reason": reason, "traceback": traceback, "seconds": 0.0}
-        )
+        _record({"id": test.id(), "outcome": outcome, "reason": reason, "traceback": traceback, "seconds": 0.0})
 
     def _note_error(self, test: Any, outcome: str, err: Any) -> None:
-        self._note(test, outcome, _first_line(err), self._exc_info_to_string(err, test))  # type: ignore[attr-defined]
+        self._note(test, outcome, _first_line(err), "".join(format_exception(*err)))
 
     def addError(self, test: Any, err: Any) -> None:
         super().addError(test, err)

@@ -121,9 +121,7 @@ def render(verdict: Verdict, expected: Sequence[Expected], verbose: bool) -> str
     ):
         if notes:
             lines += ["", title, *(f"  {note}" for note in notes)]
-    cached = (
-        "" if all(not judged.stock.cached for judged in verdict.judged) else ", stock results from the cache"
-    )
+    cached = "" if all(not judged.stock.cached for judged in verdict.judged) else ", stock results from the cache"
     lines += ["", f"total time {verdict.seconds:.0f} s{cached}"]
     lines += [f"conformance: {verdict.passed} passed, {verdict.failures} failed"]
     return "\n".join(lines)

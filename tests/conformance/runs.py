@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from psycopg import sql
+from psycopg import Connection, sql
 
 from testproject.postgres import EmbeddedServer, Server
 
@@ -33,11 +33,13 @@ ENGINES: dict[str, dict[str, Any]] = {
     "django-pool": {"ENGINE": "django.db.backends.postgresql", "OPTIONS": {"pool": True}},
 }
 
+# Models of the suite have columns with it; a build without ICU gets a collation of that name.
+ICU_COLLATION = "sv-x-icu"
+
 SETTINGS = """\
+from test_sqlite import *  # what this version of Django tests itself with
+
 DATABASES = {databases!r}
-SECRET_KEY = "only for tests"
-PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-USE_TZ = False
 TEST_RUNNER = "conformance_recorder.RecordingRunner"
 """
 
@@ -136,9 +138,7 @@ def execute(plan: Plan, processes: Processes) -> Run:
                 code = process.poll()
 
         def readable(file: Path) -> list[str]:
-            return (
-                file.read_text(encoding="utf-8", errors="replace").replace(str(path), str(ROOT)).splitlines()
-            )
+            return file.read_text(encoding="utf-8", errors="replace").replace(str(path), str(ROOT)).splitlines()
 
         outcomes, problem = read_record(readable(record), code)
         if problem:
@@ -147,26 +147,32 @@ def execute(plan: Plan, processes: Processes) -> Run:
 
 
 def complete(server: EmbeddedServer) -> str:
-    """Give the server what Django's tests install; returns its version.
-
-    They create the extension uuid-ossp and use none of its functions, and builds of PostgreSQL without the
-    library that it needs leave it out: an empty one serves.
-    """
+    """Give the server what Django's tests take for granted and some builds lack; returns its version."""
     with server.connect() as connection:
         version = str(connection.execute("SHOW server_version").fetchall()[0][0]).split()[0]
-        query = "SELECT 1 FROM pg_available_extensions WHERE name = 'uuid-ossp'"
-        if connection.info.server_version >= 180000 and not connection.execute(query).fetchall():
-            assert server.data_dir is not None
-            extra = server.data_dir.parent / "extra"
-            (extra / "extension").mkdir(parents=True)
-            (extra / "extension" / "uuid-ossp.control").write_text(
-                "default_version = '0'\nrelocatable = true\n"
-            )
-            (extra / "extension" / "uuid-ossp--0.sql").write_text("-- empty\n")
-            value = sql.Literal(f"$system:{extra}")
-            connection.execute(sql.SQL("ALTER SYSTEM SET extension_control_path = {}").format(value))
-            connection.execute("SELECT pg_reload_conf()")
+        if connection.info.server_version >= 180000:
+            add_empty_extensions(server, connection)
+    # Test databases are copies of template1.
+    with server.connect(dbname="template1") as connection:
+        collations = connection.execute("SELECT collname FROM pg_collation").fetchall()
+        if (ICU_COLLATION,) not in collations:
+            name = sql.Identifier(ICU_COLLATION)
+            connection.execute(sql.SQL("CREATE COLLATION public.{} (locale = 'C')").format(name))
     return version
+
+
+def add_empty_extensions(server: EmbeddedServer, connection: Connection[Any]) -> None:
+    """Django's tests create both before anything else; builds without their libraries leave them out."""
+    assert server.data_dir is not None
+    available = {name for (name,) in connection.execute("SELECT name FROM pg_available_extensions").fetchall()}
+    extra = server.data_dir.parent / "extra"
+    (extra / "extension").mkdir(parents=True)
+    for name in {"uuid-ossp", "pgcrypto"} - available:
+        (extra / "extension" / f"{name}.control").write_text("default_version = '0'\nrelocatable = true\n")
+        (extra / "extension" / f"{name}--0.sql").write_text("-- empty\n")
+    value = sql.Literal(f"$system:{extra}")
+    connection.execute(sql.SQL("ALTER SYSTEM SET extension_control_path = {}").format(value))
+    connection.execute("SELECT pg_reload_conf()")
 
 
 def import_path(plan: Plan, server: Server, place: Path) -> Path:
@@ -206,7 +212,7 @@ def read_record(lines: Sequence[str], code: int | None) -> tuple[dict[str, Outco
             current = None
     if code is None:
         where = f"in {current}" if current else "after the last test" if finished else "between tests"
-        return outcomes, f"the run did not end in time: it hung {where}"
+        return outcomes, f"the run did not end in time, it was {where}"
     if not finished:
         where = f"in {current}" if current else f"after {len(outcomes)} tests"
         return outcomes, f"the run broke off {where} (exit code {code})"
@@ -216,7 +222,10 @@ def read_record(lines: Sequence[str], code: int | None) -> tuple[dict[str, Outco
 
 
 def cache_file(plan: Plan) -> Path:
-    what = [sorted(plan.environment.versions.items()), plan.labels, plan.parallel, plan.engine]
+    # All that shapes a stock result; the server's version is checked when results are compared.
+    code = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("recorder.py", "runs.py")]
+    versions = sorted(plan.environment.versions.items())
+    what = [versions, plan.labels, plan.parallel, plan.engine, code, os.environ.get("DBPOOL_PG_BIN")]
     digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
     return CACHE / "django-suite" / f"{plan.engine}-{plan.environment.django}-{digest}.json"
 

@@ -120,17 +120,15 @@ FINISHED = {"finished": True}
         (lines(STARTED, ENDED, FINISHED), 0, ""),
         (lines(STARTED, ENDED, FINISHED), 1, ""),
         (lines(STARTED, ENDED, FINISHED), -11, "ended with exit code -11"),
-        (lines(STARTED, ENDED, FINISHED), None, "hung after the last test"),
+        (lines(STARTED, ENDED, FINISHED), None, "it was after the last test"),
         (lines(STARTED, ENDED), 1, "broke off after 1 tests"),
         (lines(STARTED), 1, "broke off in a"),
-        (lines(STARTED), None, "hung in a"),
+        (lines(STARTED), None, "it was in a"),
         ([*lines(STARTED), '{"id": "a", "outc'], -9, "broke off in a"),
         ([], 1, "broke off after 0 tests"),
     ],
 )
-def test_a_run_that_did_not_end_well_is_a_problem(
-    record_lines: list[str], code: int | None, problem: str
-) -> None:
+def test_a_run_that_did_not_end_well_is_a_problem(record_lines: list[str], code: int | None, problem: str) -> None:
     outcomes, found = read_record(record_lines, code)
     assert problem in found
     assert bool(problem) == bool(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import itertools
 import random
 from decimal import Decimal
@@ -15,7 +15,7 @@ from testproject.reports.models import Entry, Region, Report
 
 FIRST_WORDS = ["Upper", "Lower", "North", "South", "East", "West"]
 SECOND_WORDS = ["Alder", "Birch", "Ford", "Heath", "Lake", "Marsh", "Mill", "Quarry", "Ridge", "Vale"]
-QUARTERS = [datetime.date(2025, month, 1) for month in (1, 4, 7, 10)]
+QUARTERS = [dt.date(2025, month, 1) for month in (1, 4, 7, 10)]
 CURRENCIES = ["EUR", "USD", "GBP", "SEK"]
 
 
@@ -29,7 +29,7 @@ class Command(BaseCommand):
         with transaction.atomic():
             _empty_tables()
             regions = Region.objects.bulk_create(
-                Region(name=f"{first} {second}") for first, second in itertools.product(FIRST_WORDS, SECOND_WORDS)
+                Region(name=" ".join(words)) for words in itertools.product(FIRST_WORDS, SECOND_WORDS)
             )
             reports = Report.objects.bulk_create(
                 Report(region=region, quarter=quarter, currency=CURRENCIES[number % len(CURRENCIES)])
@@ -52,7 +52,7 @@ def _entries_of(reports: list[Report], number: int) -> list[Entry]:
     return [
         Entry(
             report=report,
-            booked_on=report.quarter + datetime.timedelta(days=chance.randrange(90)),
+            booked_on=report.quarter + dt.timedelta(days=chance.randrange(90)),
             amount=Decimal(chance.randrange(100, 1_000_000)) / 100,
         )
         for report in reports

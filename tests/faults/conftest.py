@@ -1,0 +1,53 @@
+"""Aliases whose connections can be told apart on the server."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from testproject.postgres import Server
+from tests.fixtures.aliases import MakeAlias
+from tests.faults.helpers import Database
+
+MakeDatabase = Callable[..., Database]
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def make_database(make_alias: MakeAlias, session_server: Server) -> Iterator[MakeDatabase]:
+    """A function: ``make(server=None, mode=..., max_size=..., OPTIONS=...)``; lower case goes to POOL."""
+    observers: list[psycopg.Connection[Any]] = []
+
+    def make(server: Server | None = None, **settings: Any) -> Database:
+        application = f"faults-{next(_numbers)}"
+        pool = {key: settings.pop(key) for key in list(settings) if key.islower()}
+        options = {"application_name": application, **settings.pop("OPTIONS", {})}
+        observer = (server or session_server).connect(application_name="observer")
+        observers.append(observer)
+        pool = {"min_size": 0, "max_size": 4, "timeout": 20, **pool}
+        alias = make_alias(server, POOL=pool, OPTIONS=options, **settings)
+        return Database(alias, application, observer)
+
+    yield make
+    for observer in observers:
+        observer.close()
+
+
+@pytest.fixture
+def database(make_database: MakeDatabase) -> Database:
+    """Up to four connections on the session's server, opened when needed."""
+    return make_database()
+
+
+@pytest.fixture
+def table(session_server: Server) -> Iterator[str]:
+    """The name of a table with one text column, key, in the server's own database."""
+    name = f"faults_{next(_numbers)}"
+    with session_server.connect() as connection:
+        connection.execute(f"CREATE TABLE {name} (key text)")
+        yield name
+        connection.execute(f"DROP TABLE {name}")

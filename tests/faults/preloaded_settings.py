@@ -1,0 +1,19 @@
+"""Settings of the programs that tests start: the session's server, its own database."""
+
+import os
+
+from testproject.postgres import Server
+from tests.settings import INSTALLED_APPS, SECRET_KEY, SERVER_VARIABLE, USE_TZ
+
+__all__ = ["DATABASES", "INSTALLED_APPS", "SECRET_KEY", "USE_TZ"]
+
+ALLOWED_HOSTS = ["*"]
+ROOT_URLCONF = "tests.faults.urls"
+DATABASES = {
+    "default": {
+        "ENGINE": "django_dbpool.backends.postgresql",
+        **Server.from_dsn(os.environ[SERVER_VARIABLE]).django(),
+        "OPTIONS": {"application_name": os.environ.get("DBPOOL_TEST_APPLICATION", "program")},
+        "POOL": {"min_size": 1, "max_size": 2, "timeout": 10},
+    }
+}
