@@ -9,6 +9,8 @@ from typing import Any
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.transaction import Atomic
 
+from .backends.leases import LeaseMixin
+
 __all__ = ["atomic", "pin"]
 
 
@@ -49,8 +51,8 @@ def pin(using: str | None = None) -> Iterator[Any]:
     """
     connection = connections[using or DEFAULT_DB_ALIAS]
     connection.ensure_connection()
-    entry = getattr(connection, "_entry", None)
-    if entry is None or entry.pinned is not None:
+    entry = connection._entry if isinstance(connection, LeaseMixin) else None
+    if not isinstance(connection, LeaseMixin) or entry is None or entry.pinned is not None:
         yield connection
         return
     connection._pin("transaction.pin()")

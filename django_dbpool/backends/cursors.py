@@ -22,9 +22,12 @@ from django.db.backends.utils import CursorWrapper
 if TYPE_CHECKING:
     from ..pool.entry import PoolEntry
     from .mixin import PooledDatabaseMixin
+    from .typing import DjangosCursor
+else:
+    DjangosCursor = CursorWrapper
 
 
-class LeasedCursor(CursorWrapper):
+class LeasedCursor(DjangosCursor):
     """A client cursor. ``entry`` and ``generation`` name the lease that ``cursor`` was made on."""
 
     db: PooledDatabaseMixin
@@ -120,7 +123,7 @@ class LeasedDebugCursor(CursorDebugWrapper, LeasedCursor):
             yield copy
 
 
-class StreamingCursor(CursorWrapper):
+class StreamingCursor(DjangosCursor):
     """
     A server-side cursor: every fetch goes to the server, so it holds its lease until it is closed, across commits
     and inner ``atomic()`` blocks.

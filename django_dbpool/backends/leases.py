@@ -14,7 +14,7 @@ import sys
 import weakref
 from _thread import get_ident
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ from .cursors import warn_if_apps_not_ready
 from .guard import watch
 
 if TYPE_CHECKING:
-    from django.db.backends.postgresql.base import DatabaseWrapper as Base
+    from .typing import DjangosWrapper as Base
 else:
     Base = object
 
@@ -362,6 +362,7 @@ class LeaseMixin(Base):
         return self._thread_sharing_count > 0
 
     # Defined by PooledDatabaseMixin.
+    _sharing_lock: AbstractContextManager[object]
     _plain_door: bool
 
     def _resolve_pool(self) -> ManagedPool | None:

@@ -11,7 +11,7 @@ import threading
 from _thread import get_ident
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from django.conf import settings
@@ -112,7 +112,7 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
         """Everything that makes a physical connection what it is."""
         settings_dict = self.settings_dict
         parts = [settings_dict.get(key) for key in ("NAME", "HOST", "PORT", "USER", "PASSWORD", "OPTIONS", "POOL")]
-        return (self.alias, type(self), self.timezone_name, settings.USE_TZ, *map(_frozen, parts))
+        return (self.alias, cast("Hashable", type(self)), self.timezone_name, settings.USE_TZ, *map(_frozen, parts))
 
     def _make_pool(self) -> ManagedPool:
         # As configured: tests change it on a living wrapper, which has been working with a pool all along.
@@ -234,7 +234,8 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
         cursor = entry.conn.cursor()
         zone = self.timezone
         if entry.timezone is not zone:
-            entry.timezone = entry.conn.adapters.get_loader(TIMESTAMPTZ_OID, Format.TEXT).timezone
+            loader = entry.conn.adapters.get_loader(TIMESTAMPTZ_OID, Format.TEXT)
+            entry.timezone = getattr(loader, "timezone", None)
             if entry.timezone != zone:
                 register_tzloader(zone, cursor)
         return cursor
@@ -366,11 +367,7 @@ def _frozen(value: Any) -> Hashable:
         return tuple(sorted(((str(key), _frozen(item)) for key, item in value.items()), key=lambda pair: pair[0]))
     if isinstance(value, (list, tuple, set, frozenset)):
         return tuple(map(_frozen, value))
-    try:
-        hash(value)
-    except TypeError:
-        return ("object", id(value))
-    return value
+    return value if isinstance(value, Hashable) else ("object", id(value))
 
 
 __all__ = ["PooledDatabaseMixin"]

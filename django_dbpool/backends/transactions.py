@@ -18,7 +18,9 @@ from .leases import LeaseMixin
 class TransactionsMixin(LeaseMixin):
     """Autocommit, COMMIT, ROLLBACK and commit hooks."""
 
-    _pooled: bool
+    @property
+    def _pooled(self) -> bool:
+        raise NotImplementedError  # by PooledDatabaseMixin
 
     def get_autocommit(self) -> bool:
         return self.autocommit if self._pooled else bool(super().get_autocommit())

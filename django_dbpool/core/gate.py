@@ -66,7 +66,7 @@ class Gate(Generic[E]):
         self.permits = 0
         """How many rights to open a connection were ever given; tells whether there were new ones since."""
         self.attention = 0
-        """Number of queued tickets, one more when closed. Not zero: the hot path must take the slow way."""
+        """Number of queued tickets, one more when closed or too large. Not zero: the hot path must go the slow way."""
         self.closed = False
         self._clock = clock
         # Guards size, attention, closed and both queues. Nothing slow and nothing foreign runs under it: no I/O, no
@@ -183,7 +183,7 @@ class Gate(Generic[E]):
             return True
 
     def resize(self, max_size: int) -> None:
-        """Change the limit. Connections above a lower one go as they come back."""
+        """Change the limit. Above a lower one nothing is granted until the owner has closed the surplus."""
         with self._lock:
             self.max_size = max_size
             self._serve()
@@ -202,6 +202,8 @@ class Gate(Generic[E]):
 
     def _grant(self, ticket: Ticket[E]) -> bool:
         """Lock held. Give the ticket an entry or a permit, if there is one."""
+        if self.size > self.max_size:
+            return False
         if self.free:
             try:
                 ticket.entry = self.free.pop()
@@ -226,4 +228,4 @@ class Gate(Generic[E]):
 
     def _note(self) -> None:
         """Lock held. Counted anew each time, so that an interrupt between two lines does no lasting harm."""
-        self.attention = len(self._queue) + len(self._priority_queue) + self.closed
+        self.attention = self.waiting + (self.closed or self.size > self.max_size)

@@ -116,7 +116,7 @@ class PoolEntry:
 
     def close(self) -> None:
         # _pool keeps psycopg from warning about a connection that is collected unclosed; closing ends that.
-        self.conn._pool = None  # type: ignore[attr-defined]
+        self.conn._pool = None
         self.conn.close()
 
     def holder(self, alias: str, now: float, stack: tuple[str, ...] = ()) -> Holder | None:

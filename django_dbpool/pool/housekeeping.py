@@ -175,7 +175,8 @@ class Housekeeping:
         logger.warning("database %r: reclaimed the lease of a holder that is gone: %s", pool.alias, holder)
         # Not rolled back here: that is a round trip in a dying thread. The server rolls back when the socket closes.
         clean = entry.pinned is None and not entry.streams and entry.pgconn.transaction_status == IDLE
-        if clean:
+        # Who asked for it by getconn() may have passed it on to another thread.
+        if clean and not pool.forget_lent(entry):
             pool.release(entry, self._claimer)
         else:
             pool.discard(entry)

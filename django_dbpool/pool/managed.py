@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg
 from psycopg import Connection
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from ..core.config import PoolConfig
 from ..core.errors import Exhausted, GateClosed, LeaseRefused, QueueFull, Refusal, Unreachable
@@ -152,9 +152,13 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
         if entry.owner is not owner:
             logger.warning("database %r: backend %d was released by a former holder", self.alias, entry.backend_pid)
             return
+        now = self.clock()
+        if now >= entry.expires_at:
+            self.discard(entry)
+            return
         entry.generation += 1
         entry.unit = None
-        entry.since = self.clock()
+        entry.since = now
         entry.owner = None
         # Gate.give() written out: this is the hot path.
         gate = self.gate
@@ -163,6 +167,8 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
             gate.serve()
             if gate.closed:
                 self._close_free()
+            elif gate.size > gate.max_size:
+                self.housekeeping.retire()
 
     def discard(self, entry: PoolEntry) -> None:
         """Take back a connection whose state is not known to be clean: it is closed."""
@@ -255,7 +261,7 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
         except BaseException:
             if entry is not None:
                 self.entries.discard(entry)
-            conn._pool = None  # type: ignore[attr-defined]
+            conn._pool = None
             conn.close()
             raise
         self.last_connect_error = None
@@ -325,12 +331,26 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
     # -- psycopg_pool's public interface ------------------------------------------------------------------------
 
     def getconn(self, timeout: float | None = None) -> Connection[Any]:
-        """As psycopg_pool's: for code that has the pool in hand. Pair it with ``putconn``."""
-        entry = self.lease(Owner(), timeout=timeout)
+        """As psycopg_pool's, with its errors: for code that has the pool in hand. Pair it with ``putconn``."""
+        try:
+            entry = self.lease(Owner(), timeout=timeout)
+        except QueueFull as error:
+            raise TooManyRequests(
+                f"the pool {self.name!r} has already {error.refusal.waiting} requests waiting"
+            ) from error
+        except LeaseRefused as error:
+            message = f"couldn't get a connection after {error.refusal.waited:.2f} sec"
+            raise PoolTimeout(message) from error.__cause__ or error
+        except GateClosed:
+            raise PoolClosed(f"the pool {self.name!r} is already closed") from None
         if not entry.autocommit:
             entry.set_autocommit(True)
         self._lent[entry.conn] = entry
         return entry.conn
+
+    def forget_lent(self, entry: PoolEntry) -> bool:
+        """Refuse a later ``putconn`` of this connection; whether ``getconn`` had lent it."""
+        return self._lent.pop(entry.conn, None) is not None
 
     def putconn(self, conn: Connection[Any]) -> None:
         """Take back what ``getconn`` lent. What the borrower set in the session isn't known: it is closed."""
@@ -346,9 +366,10 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
         self.housekeeping.retire()
 
     def resize(self, min_size: int, max_size: int | None = None) -> None:
-        """Change the limits. A smaller pool is reached as connections come back."""
+        """Change the limits. A smaller pool is reached at once by closing free ones, else as leased ones come back."""
         super().resize(min_size, max_size)
         self.gate.resize(self.max_size)
+        self.housekeeping.retire()
 
     def close(self, timeout: float = 5.0) -> None:
         """Refuse new leases, close what is free; what is leased is closed when it comes back."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from django.db.backends.postgresql import base
+from django.db.backends.postgresql import base, operations
 
 from ..mixin import PooledDatabaseMixin
 from ..operations import PooledOperationsMixin
 
 
-class DatabaseOperations(PooledOperationsMixin, base.DatabaseOperations):
+class DatabaseOperations(PooledOperationsMixin, operations.DatabaseOperations):
     """Django's, composing SQL without pinning the connection."""
 
 
