@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from contextlib import nullcontext
@@ -39,6 +40,8 @@ def main() -> int:
         engines.configure(server)
         results = []
         create_table()
+        gc.collect()
+        gc.freeze()  # the collection before each section then has little to look at
         try:
             for case in chosen:
                 print(case.name, file=sys.stderr)

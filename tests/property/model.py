@@ -8,7 +8,6 @@ of a lease. It knows nothing of the implementation. An operation either returns 
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
 
 ROWS = list(range(7))
@@ -42,7 +41,6 @@ class Level:
 
 @dataclass(eq=False)
 class Lease:
-    number: int
     guc: str = ""
     temps: tuple[int, ...] = ()
     locks: tuple[int, ...] = ()
@@ -123,7 +121,6 @@ class Leases:
         """Waiting is not worth it: what would block fails."""
         self.rollbacks = 0
         """Open transactions ended by a release, each of which must be logged."""
-        self._numbers = itertools.count(1)
 
     def in_use(self) -> int:
         return sum(thread.lease is not None for thread in self.threads)
@@ -134,14 +131,11 @@ class Leases:
                 if self.refusing:
                     raise Fails("exhausted")
                 raise Blocked
-            thread.lease = Lease(next(self._numbers))
+            thread.lease = Lease()
         return thread.lease
 
-    def statement(self, thread: Thread, *, kept: bool = False, pins: bool = False) -> Lease:
-        """
-        What every statement goes through. With ``kept`` on a cursor made earlier, else on one made for it, which is
-        refused when the connection is known to be closed.
-        """
+    def statement(self, thread: Thread, *, kept: bool = False, pins: bool = False, stream: bool = False) -> Lease:
+        """What every statement goes through: on a cursor that was kept, or on one made for it."""
         if kept and thread.broken:
             raise Fails("broken")
         if thread.closed:
@@ -153,6 +147,9 @@ class Leases:
             raise Fails("broken")
         lease.pinned = lease.pinned or pins
         if lease.dead:
+            if stream and self.mode == "session":
+                lease.noticed = True
+                raise Fails("lost")
             self.lost(thread, lease)
         if thread.failed:
             raise Fails("aborted")
@@ -163,9 +160,9 @@ class Leases:
     def lost(self, thread: Thread, lease: Lease) -> None:
         """A dead connection is let go as soon as nothing was promised on it."""
         lease.noticed = True
-        if not thread.blocks and not lease.pinned and not thread.live():
-            if self.mode == "transaction" or not lease.abandoned:
-                thread.lease = None
+        promised = thread.blocks or lease.pinned or thread.live()
+        if not promised and (self.mode == "transaction" or not lease.abandoned):
+            thread.lease = None
         raise Fails("lost")
 
     def finish(self, thread: Thread) -> None:

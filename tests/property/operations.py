@@ -236,7 +236,7 @@ class Model(Leases):
 
     def open_stream(self, thread: Thread, number: int, orm: bool) -> list[int]:
         with self.stream_failing(thread):
-            lease = self.statement(thread)
+            lease = self.statement(thread, stream=True)
         level = thread.blocks[-1] if thread.blocks else None
         thread.streams[number] = Stream(number, orm, lease, level)
         return ROWS[:CHUNK]

@@ -68,7 +68,7 @@ def opened(pool: ManagedPool, number: int) -> list[PoolEntry]:
     """So many connections, all free; the last in the list was used last."""
     entries = [pool.lease(Owner()) for _ in range(number)]
     for entry in entries:
-        pool.release(entry)
+        pool.release(entry, entry.owner)
     return entries
 
 
@@ -93,7 +93,7 @@ def test_connections_idle_for_max_idle_are_retired_down_to_min_size(make_pool: M
     first, second, third = opened(pool, 3)
     clock.now += 6
     assert pool.lease(Owner()) is third
-    pool.release(third)
+    pool.release(third, third.owner)
     assert pool.housekeeping.retire() == pytest.approx(4.0), "the others are due then"
     clock.now += 4
     assert pool.housekeeping.retire() == pytest.approx(10.0), "nobody is left to be retired"
@@ -124,7 +124,7 @@ def test_a_leased_connection_is_never_retired(make_pool: MakePool, clock: Clock)
     clock.now += 1000
     pool.housekeeping.retire()
     assert not entry.conn.closed
-    pool.release(entry)
+    pool.release(entry, entry.owner)
     pool.housekeeping.retire()
     assert entry.conn.closed
 
@@ -162,10 +162,10 @@ def test_drain_replaces_every_connection(make_pool: MakePool) -> None:
     assert pool.lease(Owner()) is leased
     pool.drain()
     assert free.conn.closed and not leased.conn.closed
-    pool.release(leased)
+    pool.release(leased, leased.owner)
     fresh = pool.lease(Owner())
     assert leased.conn.closed and fresh not in (free, leased)
-    pool.release(fresh)
+    pool.release(fresh, fresh.owner)
 
 
 def test_check_closes_what_the_server_has_dropped(make_pool: MakePool, session_server: Server) -> None:
@@ -222,14 +222,14 @@ def test_a_waiter_gets_the_connection_of_a_dead_thread(make_pool: MakePool) -> N
     pool.clock = pool.gate._clock = time.monotonic
     entry = pool.lease(Owner(), timeout=LONG)
     assert sizes(pool) == (1, 1, 0, 0)
-    pool.release(entry)
+    pool.release(entry, entry.owner)
 
 
 def test_a_later_lease_of_the_same_connection_is_not_reclaimed(make_pool: MakePool) -> None:
     pool = make_pool(max_size=1)
     entry = pool.lease(Owner())
     generation = entry.generation
-    pool.release(entry)
+    pool.release(entry, entry.owner)
     assert pool.lease(Owner()) is entry
     pool.housekeeping.reclaim(entry, generation)
     assert sizes(pool) == (1, 1, 0, 0)
@@ -244,7 +244,7 @@ def test_a_living_holder_keeps_its_lease(make_pool: MakePool, clock: Clock) -> N
         pool.housekeeping.reclaim_lost()
         clock.now += 10 * LOST_AFTER
     assert sizes(pool) == (1, 1, 0, 0)
-    pool.release(entry)
+    pool.release(entry, entry.owner)
 
 
 def test_a_connection_lost_between_two_hands_is_closed_after_a_while(
@@ -273,7 +273,7 @@ def test_a_connection_that_moves_on_is_not_lost(make_pool: MakePool, clock: Cloc
         entry = pool.gate.free.pop()
         pool.housekeeping.reclaim_lost()
         clock.now += LOST_AFTER
-        pool.release(entry)  # a lease went by; the next look sees another generation
+        pool.release(entry, entry.owner)  # a lease went by; the next look sees another generation
     assert not entry.conn.closed
 
 
@@ -298,12 +298,12 @@ def test_a_long_lease_and_a_long_pin_are_reported_once(
         assert record.getMessage().startswith(f"database 'unit': {what} is held for long: thread ")
         assert "20.0 s" in record.getMessage()
         entry.pinned = None
-        pool.release(entry)
+        pool.release(entry, entry.owner)
         assert pool.lease(Owner()) is entry
         clock.now += 1000
         pool.housekeeping.tick()
     assert len(caplog.records) == 2, "the next lease is another matter"
-    pool.release(entry)
+    pool.release(entry, entry.owner)
 
 
 def test_the_next_tick_comes_in_time_for_the_warning(make_pool: MakePool) -> None:
@@ -312,7 +312,7 @@ def test_the_next_tick_comes_in_time_for_the_warning(make_pool: MakePool) -> Non
     assert pool.housekeeping.tick() <= 7.0
     pool.config = dataclasses.replace(pool.config, leak_after=60.0, pin_max=3.0)
     assert pool.housekeeping.tick() <= 3.0
-    pool.release(entry)
+    pool.release(entry, entry.owner)
 
 
 # -- the thread ----------------------------------------------------------------------------------------------------
@@ -326,8 +326,8 @@ def test_one_daemon_thread_for_all_pools_started_by_the_first_lease(make_pool: M
     for _ in range(3):
         pool = make_pool()
         pool.housekeeping._started = False
-        pool.release(pool.lease(Owner()))
-        pool.release(pool.lease(Owner()))
+        opened(pool, 1)
+        opened(pool, 1)
     (thread,) = background_threads()
     assert thread.daemon
 

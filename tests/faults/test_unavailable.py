@@ -1,0 +1,217 @@
+"""A server that is down is told from a pool that is full: at once, with the driver's error, without a secret."""
+
+from __future__ import annotations
+
+import pickle
+import statistics
+import threading
+import traceback
+from collections.abc import Iterator
+from time import monotonic
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import OperationalError, connections, transaction
+
+from django_dbpool.errors import DatabaseUnavailable, PoolExhausted
+from testproject.postgres import EmbeddedServer, Server, free_port
+from testproject.processes import wait_until
+from tests.faults.conftest import MakeDatabase
+from tests.faults.helpers import PATIENCE, Database, Task
+
+PASSWORD = "s3cret-Parole"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EmbeddedServer]:
+    """A server of this module's own, which also asks one role for a password."""
+    with Server.embedded({"max_connections": "30"}) as server:
+        assert server.data_dir is not None
+        rules = server.data_dir / "pg_hba.conf"
+        rules.write_text(f"host all locked 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
+        with server.connect() as connection:
+            connection.execute("SELECT pg_reload_conf()")
+            connection.execute("CREATE ROLE locked LOGIN PASSWORD 'another'")
+        yield server
+
+
+@pytest.fixture
+def running(server: EmbeddedServer) -> Iterator[EmbeddedServer]:
+    """The module's server, up before the test and after it."""
+    server.start()
+    yield server
+    server.start()
+
+
+def all_texts(error: BaseException) -> str:
+    """What a log shows of an exception and its causes, and all that the pool's own error carries."""
+    parts = ["".join(traceback.format_exception(error)), repr(vars(error))]
+    link: BaseException | None = error
+    while link is not None:
+        parts += [str(link), repr(link), repr(link.args)]
+        link = link.__cause__ or link.__context__
+    return "\n".join(parts)
+
+
+def refusal_of(database: Database) -> DatabaseUnavailable:
+    with pytest.raises(DatabaseUnavailable) as caught:
+        database.backend()
+    return caught.value
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+def test_refused_at_once(make_database: MakeDatabase, mode: str) -> None:
+    """The first error comes within 50 ms although callers may wait twenty seconds for a lease."""
+    seconds = []
+    for _ in range(7):
+        database = make_database(mode=mode, timeout=20, PORT=str(free_port()))
+        start = monotonic()
+        error = refusal_of(database)
+        seconds.append(monotonic() - start)
+        assert isinstance(error, OperationalError)
+        assert isinstance(error.__cause__, psycopg.OperationalError)
+        assert "refused" in str(error.__cause__)
+        assert (error.alias, error.in_use, error.waiting, error.holders) == (database.alias, 0, 0, ())
+        assert database.pool.snapshot().size == 0
+    assert statistics.median(seconds) < 0.05, seconds
+
+
+def test_every_caller_learns_it_at_once(make_database: MakeDatabase) -> None:
+    """Thirty threads on four connections: none of them waits for the deadline."""
+    database = make_database(timeout=PATIENCE, PORT=str(free_port()))
+    errors = [task.error() for task in [Task(database.backend) for _ in range(30)]]
+    assert {type(error) for error in errors} == {DatabaseUnavailable}
+    assert max(error.waited for error in errors if isinstance(error, DatabaseUnavailable)) < PATIENCE / 2
+    assert database.settle().size == 0
+
+
+def test_pickles(make_database: MakeDatabase) -> None:
+    """Results of Celery and multiprocessing carry the error with its numbers and its text."""
+    error = refusal_of(make_database(PORT=str(free_port())))
+    copied = pickle.loads(pickle.dumps(error))
+    assert type(copied) is DatabaseUnavailable
+    assert str(copied) == str(error)
+    assert vars(copied) == vars(error)
+    assert copied.retry_after > 0
+
+
+@pytest.mark.parametrize("fault", ["refused", "wrong password", "unknown host"])
+def test_tells_no_password(make_database: MakeDatabase, running: EmbeddedServer, fault: str) -> None:
+    """Neither in its text, nor in its attributes, nor in the texts of its causes."""
+    settings: dict[str, Any] = {
+        "refused": {"PORT": str(free_port())},
+        "wrong password": {"USER": "locked"},
+        "unknown host": {"HOST": "nowhere.invalid"},
+    }[fault]
+    error = refusal_of(make_database(running, PASSWORD=PASSWORD, **settings))
+    text = all_texts(error)
+    assert {"refused": "refused", "wrong password": "password authentication", "unknown host": "nowhere"}[
+        fault
+    ] in text
+    assert PASSWORD not in text
+    assert PASSWORD not in pickle.dumps(error).decode("latin-1")
+
+
+def test_full_server_is_named_by_its_error(make_database: MakeDatabase, running: EmbeddedServer) -> None:
+    """max_connections used up: the cause says so."""
+    others = []
+    with pytest.raises(psycopg.OperationalError):
+        for _ in range(100):
+            others.append(running.connect(user="locked", password="another"))
+    try:
+        database = make_database(running, USER="locked", PASSWORD="another")
+        assert isinstance(refusal_of(database).__cause__, psycopg.OperationalError)
+        assert "connection slots" in str(refusal_of(database).__cause__)
+    finally:
+        for connection in others:
+            connection.close()
+    assert wait_until(lambda: _serves(database), PATIENCE)
+
+
+def _serves(database: Database) -> bool:
+    try:
+        return bool(database.backend())
+    except DatabaseUnavailable:
+        return False
+
+
+def test_queued_callers_learn_that_the_server_went_down(
+    make_database: MakeDatabase, running: EmbeddedServer
+) -> None:
+    """As soon as the holders have noticed, everybody behind them is refused, long before the deadline."""
+    database = make_database(running, max_size=2, timeout=600)
+    holders = [Task(sleep_in_block, database) for _ in range(2)]
+    assert wait_until(lambda: database.pool.snapshot().in_use == 2, PATIENCE)
+    queued = [Task(database.backend) for _ in range(10)]
+    assert wait_until(lambda: database.pool.gate.waiting == 10, PATIENCE)
+    running.stop("immediate")
+    assert all(isinstance(task.error(), OperationalError) for task in holders)
+    errors = [task.error() for task in queued]
+    assert {type(error) for error in errors} == {DatabaseUnavailable}
+    assert all(isinstance(error.__cause__, psycopg.OperationalError) for error in errors if error)
+    assert database.settle().size == 0
+
+
+def sleep_in_block(database: Database) -> None:
+    with transaction.atomic(using=database.alias):
+        database.fetch("SELECT pg_sleep(600)")
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+def test_back_at_once(make_database: MakeDatabase, running: EmbeddedServer, mode: str) -> None:
+    """No back-off, no new process: the first lease after the server's return is served, in every thread."""
+    database = make_database(running, mode=mode, max_size=3)
+    database.serve_at_once(3)
+    database.settle()
+    for how in ("fast", "kill"):
+        if how == "kill":
+            running.kill()
+        else:
+            running.stop(how)
+        for _ in range(5):
+            refusal_of(database)
+        running.start()
+        assert database.backend()
+        database.connection.close()
+        database.observer = running.connect(application_name="observer")
+        database.assert_whole()
+        database.observer.close()
+
+
+def test_block_whose_server_went_down(make_database: MakeDatabase, running: EmbeddedServer) -> None:
+    """The block fails with Django's error, not with the pool's, and nothing of it stays."""
+    database = make_database(running)
+    with pytest.raises(OperationalError) as caught, transaction.atomic(using=database.alias):
+        database.backend()
+        running.kill()
+        database.backend()
+    assert not isinstance(caught.value, (DatabaseUnavailable, PoolExhausted))
+    assert not connections[database.alias].in_atomic_block
+    assert database.settle().size == 0
+    running.start()
+    assert database.backend()
+
+
+def test_down_while_the_pool_is_partly_leased(make_database: MakeDatabase, running: EmbeddedServer) -> None:
+    """Who needs a new connection hears of the server, not of a full pool."""
+    database = make_database(running, max_size=2, timeout=PATIENCE)
+    release, held = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with transaction.atomic(using=database.alias):
+            database.backend()
+            held.set()
+            release.wait(PATIENCE)
+
+    holder = Task(hold)
+    assert held.wait(PATIENCE)
+    running.kill()
+    try:
+        error = refusal_of(database)
+    finally:
+        release.set()
+    assert error.in_use == 1
+    assert "1 older connections in use" in str(error)
+    assert isinstance(holder.error(), OperationalError)
+    assert database.settle().size == 0
