@@ -67,9 +67,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--rounds", type=int, help="rounds per case (default 51 alone, 31 under load)")
     parser.add_argument("--output", type=Path, help=f"where to write (default {REPORT.name}, full runs only)")
-    parser.add_argument(
-        "--free", action="store_true", help="let client and server use any core in every case"
-    )
+    parser.add_argument("--free", action="store_true", help="let client and server use any core in every case")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a target is not met")
     return parser.parse_args()
 
@@ -81,9 +79,7 @@ def create_table() -> None:
         cursor.execute("SHOW max_connections")
         allowed = int(cursor.fetchone()[0])
     if allowed < CONNECTIONS_NEEDED:
-        raise SystemExit(
-            f"The server allows {allowed} connections, the benchmarks need {CONNECTIONS_NEEDED}."
-        )
+        raise SystemExit(f"The server allows {allowed} connections, the benchmarks need {CONNECTIONS_NEEDED}.")
     with connection.schema_editor() as editor:
         editor.create_model(Order)
     for customer in range(CUSTOMERS):

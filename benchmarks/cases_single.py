@@ -86,9 +86,7 @@ def measure(plan: Plan, make_operation: Callable[[str], Operation]) -> dict[Engi
     return interleaved(operations, section, plan.rounds)
 
 
-def case(
-    name: str, description: str, make_operation: Callable[[str], Operation], at_most: float | None = None
-) -> Case:
+def case(name: str, description: str, make_operation: Callable[[str], Operation], at_most: float | None = None) -> Case:
     def run(plan: Plan) -> Result:
         values = measure(plan, make_operation)
         comparison = Comparison(engines.STOCK, at_most=at_most)

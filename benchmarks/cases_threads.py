@@ -141,17 +141,15 @@ class Crew:
 
 
 def rate(spans: list[tuple[float, float]], seconds: float) -> float:
-    """Operations per second; one that was cut by the window's edge counts by the part that lies inside.
+    """Operations per second that ended in the window.
 
-    Whole requests would make the rate jump by a full set of them wherever the edge happens to fall.
+    Those that its edges cut are not counted by the part that lies inside: behind an unfair queue some wait much
+    longer than others, and the parts would add up to more than the connections can do.
     """
-    inside = sum(max(0.0, min(end, seconds) - max(start, 0.0)) / (end - start) for start, end in spans)
-    return inside / seconds
+    return sum(1 for _, end in spans if 0 <= end < seconds) / seconds
 
 
-def rates(
-    load: Load, contenders: tuple[Engine, ...], seconds: float, rounds: int
-) -> dict[Engine, list[float]]:
+def rates(load: Load, contenders: tuple[Engine, ...], seconds: float, rounds: int) -> dict[Engine, list[float]]:
     present = [engine for engine in contenders if engine.installed]
     return interleaved(present, lambda engine: rate(load.drive(engine, seconds), seconds), rounds)
 

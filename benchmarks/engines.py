@@ -77,9 +77,7 @@ STOCK = Engine("stock", "stock, persistent", STOCK_BACKEND, STOCK_BACKEND, _pers
 CONTROL = Engine("control", "stock, persistent, again", STOCK_BACKEND, STOCK_BACKEND, _persistent)
 NATIVE = Engine("native", "Django's pool", STOCK_BACKEND, "psycopg_pool", _psycopg_pool)
 CHECKED = Engine("checked", "Django's pool, health checks", STOCK_BACKEND, "psycopg_pool", _checked_pool)
-REAL_POOL = Engine(
-    "realpool", "django-pg-real-pool", "django_pg_real_pool", "django_pg_real_pool", _psycopg_pool
-)
+REAL_POOL = Engine("realpool", "django-pg-real-pool", "django_pg_real_pool", "django_pg_real_pool", _psycopg_pool)
 SQLALCHEMY = Engine(
     "sqlalchemy",
     "django-db-connection-pool",
@@ -101,9 +99,7 @@ def configure(server: Server) -> None:
             for size in POOL_SIZES:
                 databases[engine.alias(size)] = server.django(ENGINE=engine.backend, **engine.entry(size))
     apps = ["benchmarks", *(["django_dbpool"] if OURS.installed else [])]
-    settings.configure(
-        DATABASES=databases, INSTALLED_APPS=apps, USE_TZ=True, DEBUG=False, SECRET_KEY="benchmarks"
-    )
+    settings.configure(DATABASES=databases, INSTALLED_APPS=apps, USE_TZ=True, DEBUG=False, SECRET_KEY="benchmarks")
     for signal in REQUEST_SIGNALS:
         _receivers[signal] = {"django": list(signal.receivers)}
     django.setup()

@@ -36,9 +36,7 @@ def paired_ratio(values: Sequence[float], baseline: Sequence[float]) -> Ratio:
     """How `values` compare with `baseline`, element by element: element i of both is from round i."""
     ratios = [value / base for value, base in zip(values, baseline, strict=True)]
     resample = random.Random(0)
-    medians = sorted(
-        statistics.median(resample.choices(ratios, k=len(ratios))) for _ in range(BOOTSTRAP_SAMPLES)
-    )
+    medians = sorted(statistics.median(resample.choices(ratios, k=len(ratios))) for _ in range(BOOTSTRAP_SAMPLES))
     edge = round(0.025 * BOOTSTRAP_SAMPLES)
     return Ratio(statistics.median(ratios), medians[edge], medians[-1 - edge], len(ratios))
 

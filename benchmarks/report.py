@@ -60,11 +60,7 @@ def verdicts(results: list[Result]) -> Iterator[list[str]]:
         for comparison in result.comparisons:
             if comparison.target:
                 ratio = ratio_of(result, OURS, comparison)
-                measured = (
-                    ["-", "-", "not measured"]
-                    if ratio is None
-                    else [*cells(ratio), verdict(ratio, comparison)]
-                )
+                measured = ["-", "-", "not measured"] if ratio is None else [*cells(ratio), verdict(ratio, comparison)]
                 yield [result.name, comparison.baseline.label, comparison.target, *measured]
 
 

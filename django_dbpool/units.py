@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from _thread import get_ident
 from typing import Any
 
 from django.core.signals import request_finished, request_started
 from django.urls import Resolver404, resolve
 
-from .core.ledger import current_unit, unit_labels
+from .core.ledger import current_unit, thread_units, unit_labels
 
 
 def request_label(environ: dict[str, Any]) -> str:
@@ -29,10 +30,16 @@ def request_label(environ: dict[str, Any]) -> str:
 def _begin(environ: dict[str, Any] | None = None, scope: dict[str, Any] | None = None, **_: Any) -> None:
     # In the path of every request, hence no object of our own: the mapping is at hand and lives as long as we do.
     current_unit.set(environ or scope)
+    if scope is not None:
+        # Django's asynchronous signals run their receivers in a task, whose context ends with it. But it is the
+        # request's own thread that does so, the one in which its synchronous code runs.
+        thread_units[get_ident()] = scope
 
 
 def _end(**_: Any) -> None:
     current_unit.set(None)
+    if thread_units:
+        thread_units.pop(get_ident(), None)
 
 
 def track_requests() -> None:

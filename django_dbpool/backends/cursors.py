@@ -18,6 +18,7 @@ from django.apps import apps
 from django.db import InterfaceError
 from django.db.backends.postgresql.base import CursorDebugWrapper
 from django.db.backends.utils import CursorWrapper
+from psycopg import Cursor
 
 if TYPE_CHECKING:
     from ..pool.entry import PoolEntry
@@ -138,6 +139,7 @@ class StreamingCursor(DjangosCursor):
         self.entry = entry
         self.generation = entry.generation
         self.thread_ident = get_ident()
+        self.undone = db._undone
         self.holding = True
         db._hold_stream(entry)
 
@@ -176,13 +178,18 @@ class StreamingCursor(DjangosCursor):
         return self.db.connection
 
     def close(self) -> None:
-        if not self._current():
-            return
-        if get_ident() != self.thread_ident and not self.db.allow_thread_sharing:
+        elsewhere = get_ident() != self.thread_ident and not self.db.allow_thread_sharing
+        if elsewhere or not self._current():
+            Cursor.close(self.cursor)  # on the client alone
             self._leave_open()
             return
         try:
-            self.cursor.close()
+            if self.cursor.withhold or self.undone == self.db._undone:
+                self.cursor.close()
+            else:
+                # It may have gone with its transaction or savepoint, and CLOSE would then break the one that is open,
+                # which COMMIT turns into ROLLBACK without an error. If it is there still, it goes with its transaction.
+                Cursor.close(self.cursor)
         finally:
             if self.holding:
                 self.holding = False

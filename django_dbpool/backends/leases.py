@@ -60,6 +60,7 @@ class LeaseMixin(Base):
         self._hold = 0
         self._base_hold = 0
         self._abandoned_streams = 0
+        self._undone = 0  # transactions and savepoints that ended: cursors declared in them may have gone
         self._initializing = False
         self._in_commit_hooks = False
         self._guard_token: object = None
@@ -207,7 +208,12 @@ class LeaseMixin(Base):
         if old.closed:
             self._end_statement()
             raise InterfaceError("the cursor is closed")
-        new = self.create_cursor()
+        try:
+            with self.wrap_database_errors:
+                new = self.create_cursor()
+        except BaseException as error:
+            self._statement_failed(error)
+            raise
         new.arraysize = old.arraysize
         new.row_factory = old.row_factory
         cursor.cursor = new
@@ -236,6 +242,7 @@ class LeaseMixin(Base):
 
     def _end_transaction(self) -> None:
         """After COMMIT or ROLLBACK, before the hooks: the same, whatever autocommit is going to be."""
+        self._undone += 1
         entry = self._entry
         if entry is None or self.in_atomic_block or entry.pgconn.transaction_status != IDLE:
             return
@@ -245,7 +252,7 @@ class LeaseMixin(Base):
             self._entry = None
             self._pool.release(entry, self._owner)  # type: ignore[union-attr]
 
-    def _statement_failed(self, error: BaseException) -> None:
+    def _statement_failed(self, error: BaseException | None) -> None:
         """After an error: stop a query that still runs, drop a connection that is lost, else end the statement."""
         entry = self._entry
         if entry is None:
@@ -256,7 +263,8 @@ class LeaseMixin(Base):
             # came in the middle. The result can't be read any more.
             entry.abort()
         lost = entry.lost()
-        if not lost and isinstance(error.__cause__, psycopg.OperationalError) and not error.__cause__.sqlstate:
+        cause = error.__cause__ if error is not None else None
+        if not lost and isinstance(cause, psycopg.OperationalError) and not cause.sqlstate:
             # psycopg reports a closed socket while libpq still calls the connection good.
             lost = entry.suspicious()
         if (
@@ -305,7 +313,8 @@ class LeaseMixin(Base):
             raise
         if self._entry is entry and entry.generation == generation:
             self._drop_stream(entry)
-            self._end_statement()
+            # psycopg leaves a COPY TO that wasn't read to its end running, and the connection unusable.
+            self._statement_failed(None)
 
     def _abandon_stream(self) -> None:
         """A server-side cursor was collected or closed by another thread: plain assignments only, see its caller."""

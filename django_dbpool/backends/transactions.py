@@ -69,6 +69,10 @@ class TransactionsMixin(LeaseMixin):
                 entry.conn.rollback()
         self._end_transaction()
 
+    def _savepoint_rollback(self, sid: str) -> None:
+        super()._savepoint_rollback(sid)
+        self._undone += 1
+
     def run_and_clear_commit_hooks(self) -> None:
         """Hooks lease before ordinary callers, and an error from one says that the transaction is committed."""
         self._in_commit_hooks = True

@@ -17,6 +17,9 @@ What the code works on behalf of: a request's environ, a task, a command. It is 
 few, so it is turned into words only when a report asks.
 """
 
+thread_units: dict[int, object] = {}
+"""The same by thread, for leases in whose context it isn't set."""
+
 unit_labels: dict[type, Callable[[Any], str]] = {}
 """How to name a unit, by its type."""
 

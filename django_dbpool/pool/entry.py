@@ -12,7 +12,7 @@ import psycopg
 from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
-from ..core.ledger import TRANSACTION_STATES, Holder, Owner, label_of
+from ..core.ledger import TRANSACTION_STATES, Holder, Owner, label_of, thread_units
 
 IDLE = int(TransactionStatus.IDLE)
 ACTIVE = int(TransactionStatus.ACTIVE)
@@ -129,7 +129,7 @@ class PoolEntry:
             backend_pid=self.backend_pid,
             thread=owner.thread.name,
             thread_ident=owner.ident,
-            unit=label_of(unit),
+            unit=label_of(unit if unit is not None else thread_units.get(owner.ident)),
             since_seconds=max(0.0, now - self.since),
             pinned=self.pinned,
             state=TRANSACTION_STATES[self.pgconn.transaction_status],

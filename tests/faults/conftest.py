@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from testproject.postgres import Server
-from tests.fixtures.aliases import MakeAlias
 from tests.faults.helpers import Database
+from tests.fixtures.aliases import MakeAlias
 
 MakeDatabase = Callable[..., Database]
 _numbers = itertools.count(1)

@@ -86,9 +86,7 @@ class Database:
 
     def backends(self) -> set[int]:
         """The sessions that the server has for this alias, in whatever process of ours they are used."""
-        rows = self.observer.execute(
-            "SELECT pid FROM pg_stat_activity WHERE application_name = %s", [self.application]
-        )
+        rows = self.observer.execute("SELECT pid FROM pg_stat_activity WHERE application_name = %s", [self.application])
         return {pid for (pid,) in rows}
 
     @contextmanager

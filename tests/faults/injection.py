@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -44,11 +44,8 @@ class Injector:
         self._thread = threading.get_ident()
 
     def run(self, body: Callable[[], Any]) -> None:
-        with self._monitoring():
-            try:
-                body()
-            except Interrupted:
-                pass
+        with self._monitoring(), suppress(Interrupted):
+            body()
 
     @contextmanager
     def _monitoring(self) -> Iterator[None]:

@@ -112,9 +112,7 @@ def foreign_settings(database: Database, count: int) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", ["client_cursor", "server_side_cursor", "uncommitted_insert", "pinned"])
-def test_lease_ends_with_its_thread(
-    dropping: Dropping, kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_lease_ends_with_its_thread(dropping: Dropping, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     """At once, without anybody waiting for the slot; what was held is logged with its holder's thread."""
     caplog.set_level(logging.WARNING, logger="django_dbpool.pool")
     database = dropping.database

@@ -6,6 +6,7 @@ import pickle
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from io import BytesIO
 from time import monotonic
 from typing import Any
@@ -23,12 +24,17 @@ from tests.faults.conftest import MakeDatabase
 from tests.faults.helpers import PATIENCE, Database, Task
 
 PASSWORD = "s3cret-Parole"
+SITE = override_settings(ROOT_URLCONF="tests.faults.urls", ALLOWED_HOSTS=["*"])
 
 
 def exhausted(database: Database) -> PoolExhausted:
     with pytest.raises(PoolExhausted) as caught:
         database.backend()
     return caught.value
+
+
+def start_response(*started: Any) -> Callable[[bytes], object]:
+    return len
 
 
 @contextmanager
@@ -46,7 +52,7 @@ def requests_that_hold(database: Database, count: int) -> Iterator[list[str]]:
             "wsgi.input": BytesIO(),
             "wsgi.url_scheme": "http",
         }
-        response = handler(environ, lambda *started: None)
+        response = handler(environ, start_response)
         body = b"".join(response)
         response.close()
         return body
@@ -67,12 +73,11 @@ def requests_that_hold(database: Database, count: int) -> Iterator[list[str]]:
 def test_names_every_holder(make_database: MakeDatabase, mode: str) -> None:
     """By thread, request and route, with its age, its backend and the line of its code."""
     database = make_database(mode=mode, max_size=3, timeout=0.2, PASSWORD=PASSWORD)
-    with override_settings(ROOT_URLCONF="tests.faults.urls", ALLOWED_HOSTS=["*"]):
-        with requests_that_hold(database, 3) as threads:
-            start = monotonic()
-            error = exhausted(database)
-            waited = monotonic() - start
-            backends = database.backends()
+    with SITE, requests_that_hold(database, 3) as threads:
+        start = monotonic()
+        error = exhausted(database)
+        waited = monotonic() - start
+        backends = database.backends()
     assert isinstance(error, OperationalError)
     assert 0.2 <= error.waited <= waited
     assert (error.alias, error.in_use, error.max_size, error.waiting) == (database.alias, 3, 3, 0)
@@ -128,14 +133,19 @@ def test_queue_limit_counts_only_those_who_wait(make_database: MakeDatabase) -> 
     database.assert_whole()
 
 
+def is_long(database: Database, count: int) -> bool:
+    """Whether the queue is of this length."""
+    return database.pool.gate.waiting == count
+
+
 @contextmanager
 def waiting(database: Database, call: Callable[[], Any], count: int) -> Iterator[list[Task]]:
     """Have ``count`` threads queued, one after the other; they are served after the block of the holder."""
     before = database.pool.gate.waiting
     tasks = []
-    for number in range(count):
+    for number in range(1, count + 1):
         tasks.append(Task(call))
-        assert wait_until(lambda: database.pool.gate.waiting == before + number + 1, PATIENCE)
+        assert wait_until(partial(is_long, database, before + number), PATIENCE)
     yield tasks
 
 
@@ -190,11 +200,10 @@ def test_commit_hooks_go_first(make_database: MakeDatabase) -> None:
         database.backend()
         order.append("hook")
 
-    with ExitStack() as stack:
-        with transaction.atomic(using=database.alias):
-            transaction.on_commit(hook, using=database.alias)
-            database.backend()
-            tasks = stack.enter_context(waiting(database, ordinary, 5))
+    with ExitStack() as stack, transaction.atomic(using=database.alias):
+        transaction.on_commit(hook, using=database.alias)
+        database.backend()
+        tasks = stack.enter_context(waiting(database, ordinary, 5))
         # The first ordinary caller got the connection in the moment of the commit.
     for task in tasks:
         task.result()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import multiprocessing
 import os
@@ -11,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import django
@@ -90,9 +90,7 @@ def in_transaction(database: Database) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("state", [idle, busy, in_transaction, empty])
-def test_two_processes_share_no_connection(
-    database: Database, state: Callable[[Database], Any]
-) -> None:
+def test_two_processes_share_no_connection(database: Database, state: Callable[[Database], Any]) -> None:
     """Whatever the pool does at the fork, both sides work at once, each on its own backends, with its own answers."""
     with state(database):
         child = Child(lambda: ask_for(database, "child"))
@@ -131,9 +129,7 @@ def test_server_sees_the_backends_of_both(database: Database) -> None:
     assert wait_until(lambda: database.backends() == parents, PATIENCE)
 
 
-def test_fork_inside_a_transaction(
-    database: Database, table: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_fork_inside_a_transaction(database: Database, table: str, caplog: pytest.LogCaptureFixture) -> None:
     """The parent's transaction goes on and commits; the child is outside of it, and is told so."""
 
     def in_child() -> tuple[bool, int, int, list[str]]:
@@ -160,20 +156,16 @@ def test_fork_inside_a_transaction(
 def test_rollback_of_the_child_is_not_the_parents(database: Database, table: str) -> None:
     """An atomic block that was open at the fork fails in the child; the parent's commits all the same."""
 
-    class OnlyInChildError(Exception):
-        pass
-
-    with contextlib.suppress(OnlyInChildError):
-        with transaction.atomic(using=database.alias):
-            database.fetch(f"INSERT INTO {table} VALUES ('parent') RETURNING 1")
-            child = Child(lambda: leave_block_with(database, OnlyInChildError))
-            assert child.result() == 1
+    with transaction.atomic(using=database.alias):
+        database.fetch(f"INSERT INTO {table} VALUES ('parent') RETURNING 1")
+        assert Child(lambda: leave_block_by_error(database)).result() == 1
     assert database.observer.execute(f"SELECT key FROM {table}").fetchall() == [("parent",)]
 
 
-def leave_block_with(database: Database, error: type[Exception]) -> Any:
-    """In the child of a fork: leave the atomic block that was copied with the process, by an error."""
-    transaction.Atomic(database.alias, savepoint=True, durable=False).__exit__(error, error(), None)
+def leave_block_by_error(database: Database) -> Any:
+    """In the child of a fork: leave the atomic block that was copied with the process."""
+    block = transaction.Atomic(database.alias, savepoint=True, durable=False)
+    block.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
     return database.fetch("SELECT 1")
 
 
@@ -269,7 +261,7 @@ def test_fifty_forks_while_threads_churn(database: Database) -> None:
     childs: list[set[int]] = []
     try:
         for number in range(50):
-            childs.append(Child(lambda number=number: ask_for(database, f"child {number}", 2)).result())
+            childs.append(Child(partial(ask_for, database, f"child {number}", 2)).result())
     finally:
         stop.set()
     parents = set().union(*(task.result() for task in tasks))
@@ -299,9 +291,7 @@ def test_multiprocessing(database: Database, method: str) -> None:
     context = multiprocessing.get_context(method)
     queue, go = context.Queue(), context.Event()
     entry = dict(connections.settings[database.alias])
-    processes = [
-        context.Process(target=use_in_process, args=(database.alias, entry, queue, go)) for _ in range(2)
-    ]
+    processes = [context.Process(target=use_in_process, args=(database.alias, entry, queue, go)) for _ in range(2)]
     for process in processes:
         process.start()
     started = {queue.get(timeout=PATIENCE) for _ in processes}
@@ -342,9 +332,7 @@ print("child" if child == 0 else "parent", "ended well")
 
 
 @pytest.mark.parametrize("childs_way", ["uses it", "leaves it alone"])
-def test_child_that_ends_as_a_program_does(
-    database: Database, make_database: MakeDatabase, childs_way: str
-) -> None:
+def test_child_that_ends_as_a_program_does(database: Database, make_database: MakeDatabase, childs_way: str) -> None:
     """With destructors and exit handlers the child's end still leaves the parent's sockets alone."""
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "ignore", "-c", FORKING_PROGRAM, childs_way],

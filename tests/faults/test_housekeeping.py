@@ -16,9 +16,11 @@ from django_dbpool.pool.housekeeping import REOPEN_DELAY
 from django_dbpool.pool.managed import ManagedPool
 from testproject.postgres import Server, free_port
 from testproject.processes import wait_until
-from tests.faults.helpers import PATIENCE, Clock
+from tests.faults.helpers import PATIENCE, Clock, Task
 
 APPLICATION = "faults-housekeeping"
+
+MakePool = Callable[..., "Pool"]
 
 
 class Pool:
@@ -88,9 +90,6 @@ def make_pool(session_server: Server) -> Iterator[Callable[..., Pool]]:
         yield make
         for pool in made:
             pool.pool.close()
-
-
-MakePool = Callable[..., Pool]
 
 
 def test_idle_connections_go_down_to_min_size(make_pool: MakePool) -> None:
@@ -226,11 +225,9 @@ def test_resize(make_pool: MakePool) -> None:
 
 def test_resize_serves_those_who_wait(make_pool: MakePool) -> None:
     """A larger limit is a permit for the first in the queue."""
-    from tests.faults.helpers import Task
-
     pool = make_pool(max_size=1, timeout=PATIENCE)
     (entry,) = pool.lease(1)
-    task = Task(lambda: pool.pool.getconn())
+    task = Task(pool.pool.getconn)
     assert wait_until(lambda: pool.pool.gate.waiting == 1, PATIENCE)
     pool.pool.resize(0, 2)
     pool.pool.putconn(task.result())
@@ -259,9 +256,7 @@ def test_check_closes_the_dead_alone(make_pool: MakePool) -> None:
 
 
 @pytest.mark.parametrize("pinned", [False, True], ids=["lease", "pin"])
-def test_long_holders_are_reported_once(
-    make_pool: MakePool, pinned: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_long_holders_are_reported_once(make_pool: MakePool, pinned: bool, caplog: pytest.LogCaptureFixture) -> None:
     """Each lease once, when leak_after or pin_max has passed; the next lease of the connection anew."""
     caplog.set_level(logging.WARNING, logger="django_dbpool")
     pool = make_pool(leak_after=1000 if pinned else 60, pin_max=60 if pinned else 1000)

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -67,10 +67,8 @@ def every_point(
     for at in range(1, MOST_POINTS):
         injector = Injector(at, folders)
         with around(database):
-            try:
+            with suppress(Error, psycopg.Error):  # the interrupt closed what a later line wanted to use
                 injector.run(lambda: body(database))
-            except (Error, psycopg.Error):
-                pass  # the interrupt closed what a later line wanted to use
             wrapper = database.connection
             shared = wrapper._entry is not None and wrapper._entry in database.pool.gate.free
             wrapper.close()  # as the end of the request does
@@ -117,9 +115,7 @@ def unit(database: Database) -> None:
 
 @pytest.mark.parametrize("body", [statement, block, pinned, server_side_cursor, unit])
 @pytest.mark.parametrize("mode", ["transaction", "session"])
-def test_on_a_free_connection(
-    make_database: MakeDatabase, mode: str, body: Callable[[Database], Any]
-) -> None:
+def test_on_a_free_connection(make_database: MakeDatabase, mode: str, body: Callable[[Database], Any]) -> None:
     """In the engine's own code."""
     database = make_database(mode=mode)
     body(database)

@@ -116,7 +116,7 @@ print("no slot lost")
 
 
 def test_sigint_in_the_waiting_main_thread(session_server: Any) -> None:
-    """Ctrl-C ends the wait at once, twenty times, and costs nothing."""
+    """Ctrl-C ends the wait, twenty times, and costs nothing."""
     done = subprocess.run(
         [sys.executable, "-c", WAITING_PROGRAM],
         env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.faults.preloaded_settings"},
@@ -144,9 +144,7 @@ def test_query_of_an_interrupted_caller_is_cancelled(
     database: Database, signalled: type[BaseException], in_block: bool
 ) -> None:
     """The server does not go on with a query whose caller is gone, and its connection serves nobody else."""
-    active = (
-        "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND state = 'active' AND query LIKE %s"
-    )
+    active = "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND state = 'active' AND query LIKE %s"
 
     def running() -> bool:
         params = [database.application, "%pg_sleep%"]
@@ -213,16 +211,18 @@ class Fuzzed:
     def rain(self, strokes: int) -> None:
         dice = random.Random(strokes)
         while self.struck < strokes and any(task.is_alive() for task in self.tasks):
-            rounds, struck = self.rounds, self.struck
             interrupt(dice.choice(self.tasks), TimeLimit)
-            wait_until(lambda: self.struck > struck or self.rounds > rounds + 20, PATIENCE)
+            self.let_them_run()
         self.stop.set()
+
+    def let_them_run(self) -> None:
+        """Until the last exception has struck, or its thread would have met it if it still lived."""
+        rounds, struck = self.rounds, self.struck
+        wait_until(lambda: self.struck > struck or self.rounds > rounds + 20, PATIENCE)
 
 
 @pytest.mark.parametrize("mode", ["transaction", "session"])
-def test_rain_of_exceptions(
-    make_database: MakeDatabase, mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rain_of_exceptions(make_database: MakeDatabase, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hundreds of them at random moments: nobody ever reads another's value, and no slot stays lost."""
     database = make_database(mode=mode, max_size=3, timeout=PATIENCE)
     fuzzed = Fuzzed(database, threads=8)

@@ -123,9 +123,7 @@ def through(proxy: Proxy, make_database: MakeDatabase, **settings: Any) -> Itera
     database.connection.close_pool()
 
 
-def test_reset_by_the_network(
-    make_database: MakeDatabase, proxy: Proxy, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_reset_by_the_network(make_database: MakeDatabase, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
     """A firewall or balancer resets idle connections: the next statements are served on new ones."""
     caplog.set_level(logging.INFO)
     with through(proxy, make_database, max_size=2) as database:
@@ -200,8 +198,10 @@ def test_reloaded_configuration_is_no_reason_to_close(
     database.assert_whole()
 
 
-def test_kills_under_load(database: Database) -> None:
+def test_kills_under_load(make_database: MakeDatabase) -> None:
     """A hundred connections are killed, each while it is idle, beside four threads at work: no error at all."""
+    database = make_database(max_size=5)  # one more than threads at work, so that one is idle
+    database.serve_at_once(5)
     stop = threading.Event()
 
     def work() -> int:

@@ -106,9 +106,7 @@ def test_tells_no_password(make_database: MakeDatabase, running: EmbeddedServer,
     }[fault]
     error = refusal_of(make_database(running, PASSWORD=PASSWORD, **settings))
     text = all_texts(error)
-    assert {"refused": "refused", "wrong password": "password authentication", "unknown host": "nowhere"}[
-        fault
-    ] in text
+    assert {"refused": "refused", "wrong password": "password authentication", "unknown host": "nowhere"}[fault] in text
     assert PASSWORD not in text
     assert PASSWORD not in pickle.dumps(error).decode("latin-1")
 
@@ -136,9 +134,7 @@ def _serves(database: Database) -> bool:
         return False
 
 
-def test_queued_callers_learn_that_the_server_went_down(
-    make_database: MakeDatabase, running: EmbeddedServer
-) -> None:
+def test_queued_callers_learn_that_the_server_went_down(make_database: MakeDatabase, running: EmbeddedServer) -> None:
     """As soon as the holders have noticed, everybody behind them is refused, long before the deadline."""
     database = make_database(running, max_size=2, timeout=600)
     holders = [Task(sleep_in_block, database) for _ in range(2)]

@@ -15,7 +15,11 @@ from tests.app.models import Item, Log
 from tests.fixtures.pools import backend, execute, in_use, rows_of, value
 from tests.fixtures.workers import Worker
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    # psycopg's word on cursors that are dropped unclosed, which some tests do.
+    pytest.mark.filterwarnings("ignore:.*was deleted while still open:ResourceWarning"),
+]
 
 Observer = psycopg.Connection[Any]
 MakePool = Callable[..., str]
@@ -314,7 +318,7 @@ def test_executemany(single: str, observer: Observer) -> None:
         with pytest.raises(IntegrityError):
             cursor.executemany("INSERT INTO app_item (id, name, n) VALUES (%s, '', 0)", [(90,), (90,)])
         assert in_use(single) == 0
-    assert rows_of(observer, "app_item") == 3  # each set of parameters is a statement of its own in autocommit
+    assert rows_of(observer, "app_item") == 2  # psycopg sends the sets of one call as a pipeline: all or none
 
 
 def test_callproc(single: str) -> None:

@@ -12,7 +12,7 @@ from django.db import connections
 
 from .sessions import Session, kind_of
 
-PATIENCE = 30.0
+PATIENCE = 10.0
 """Seconds after which a step that should have ended counts as stuck."""
 
 Outcome = tuple[str, Any]

@@ -218,6 +218,7 @@ class LeaseMachine(RuleBasedStateMachine):
                 self.failed = True
                 self._close_all()
                 self._check_the_servers_side()
+                self.failed = False
         finally:
             logging.getLogger("django_dbpool.backends").removeHandler(self.warnings)
             connections[self.world.alias].close_pool()  # type: ignore[attr-defined]
@@ -225,6 +226,9 @@ class LeaseMachine(RuleBasedStateMachine):
                 actor.end()
             self.escaped.clear()
             self.world.observer.execute("DELETE FROM app_log WHERE key LIKE %s", [f"{self.world.runs}-%"])
+            if self.failed:  # or the next runs, too, would find its sessions
+                for pid in self._sessions():
+                    self.world.observer.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
 
     def _close_all(self) -> None:
         """Every thread ends its unit of work; then nothing is leased, with nobody's help."""

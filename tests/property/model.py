@@ -64,6 +64,8 @@ class Stream:
     lease: Lease
     level: Level | None
     """The transaction or savepoint it ends with; None: WITH HOLD."""
+    undone: int
+    """``Thread.undone`` when it was declared."""
     position: int = CHUNK
     exists: bool = True
 
@@ -97,6 +99,8 @@ class Thread:
     """The server does."""
     closed: bool = False
     """``close()`` was called inside of ``atomic()``."""
+    undone: int = 0
+    """Transactions ended and savepoints rolled back."""
     streams: dict[int, Stream] = field(default_factory=dict)
     cursors: dict[int, Cursor] = field(default_factory=dict)
     pins: list[Pin] = field(default_factory=list)
@@ -199,6 +203,7 @@ class Leases:
             if stream.level is level:
                 stream.exists = False
         thread.failed = False
+        thread.undone += 1
 
     def merge(self, thread: Thread, level: Level) -> None:
         """RELEASE: what was done belongs to the enclosing block."""
@@ -218,6 +223,7 @@ class Leases:
         self.end(thread, level)
 
     def end(self, thread: Thread, level: Level) -> None:
+        thread.undone += 1
         for stream in thread.streams.values():
             if stream.level is level:
                 stream.exists = False

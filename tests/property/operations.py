@@ -238,7 +238,7 @@ class Model(Leases):
         with self.stream_failing(thread):
             lease = self.statement(thread, stream=True)
         level = thread.blocks[-1] if thread.blocks else None
-        thread.streams[number] = Stream(number, orm, lease, level)
+        thread.streams[number] = Stream(number, orm, lease, level, thread.undone)
         return ROWS[:CHUNK]
 
     @contextmanager
@@ -281,21 +281,18 @@ class Model(Leases):
         lease = thread.lease
         if lease is None or stream.lease is not lease:
             return
-        talks = stream.level is None or lease.began
+        # CLOSE is only sent for a cursor that is there for certain: an error would break the transaction around it.
+        talks = stream.level is None or (lease.began and stream.undone == thread.undone)
         try:
-            if talks and not thread.failed and not lease.noticed:
-                if lease.dead:
-                    lease.noticed = True
-                    raise Fails("lost")
-                if not stream.exists:
-                    thread.failed = True
-                    raise Fails("no cursor")
+            if talks and lease.dead and not (thread.failed or lease.noticed):
+                lease.noticed = True
+                raise Fails("lost")
         finally:
             self.finish(thread)
 
     def closes_quietly(self, thread: Thread, stream: Stream) -> bool:
         lease = thread.lease
-        return lease is None or stream.lease is not lease or (stream.exists and not lease.dead)
+        return lease is None or stream.lease is not lease or not lease.dead
 
     def do_drop_stream(self, thread: Thread, number: int, key: str) -> None:
         """Without closing it. An iterator closes its cursor by itself, a bare cursor only marks its lease."""

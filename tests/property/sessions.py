@@ -71,7 +71,7 @@ class Session:
         holders = self.connection.pool.holders()  # type: ignore[attr-defined]
         return any(holder.thread_ident == threading.get_ident() for holder in holders)
 
-    def execute(self, sql: str, params: list[object] | None = None) -> Any:
+    def execute(self, sql: str, params: list[Any] | None = None) -> Any:
         with self.connection.cursor() as cursor:
             cursor.execute(sql, params)
             return cursor.fetchone() if cursor.description else None
@@ -199,7 +199,9 @@ class Session:
         return chunk
 
     def close_stream(self, number: int, key: str) -> None:
-        self.streams.pop(number).close()
+        # Django leaves the driver's errors from close() as they are.
+        with self.connection.wrap_database_errors:
+            self.streams.pop(number).close()
 
     def drop_stream(self, number: int, key: str) -> None:
         del self.streams[number]
