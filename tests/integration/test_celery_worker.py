@@ -36,7 +36,7 @@ def worker(request: pytest.FixtureRequest, tmp_path: Path, session_server: Serve
         "DBPOOL_TEST_BROKER": str(tmp_path),
         SERVER_VARIABLE: session_server.dsn,
     }
-    arguments = "-m celery -A tests.fixtures.celery_app worker -P prefork -c 2 -l INFO".split()
+    arguments = ["-m", "celery", "-A", "tests.fixtures.celery_app", "worker", "-P", "prefork", "-c", "2", "-l", "INFO"]
     with (tmp_path / "worker.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, *arguments], env=environment, stdout=log, stderr=log)
     try:

@@ -165,9 +165,7 @@ def test_cursor_closed_twice_inside_atomic(make_pool: MakePool, mode: str, obser
     assert keys(observer) == ["first", "second"]
 
 
-def test_cursor_from_before_closed_twice_inside_atomic(
-    make_pool: MakePool, mode: str, observer: Observer
-) -> None:
+def test_cursor_from_before_closed_twice_inside_atomic(make_pool: MakePool, mode: str, observer: Observer) -> None:
     """The same for a cursor of an earlier lease, which ended with its statement."""
     alias = make_pool(mode=mode)
     early = connections[alias].cursor()
@@ -242,9 +240,7 @@ def test_two_cursors_with_a_second_connection(make_pool: MakePool, worker: Worke
     assert keys(observer) == ["mine"]
 
 
-def test_late_close_leaves_a_neighbours_transaction_alone(
-    single: str, worker: Worker, observer: Observer
-) -> None:
+def test_late_close_leaves_a_neighbours_transaction_alone(single: str, worker: Worker, observer: Observer) -> None:
     """Closing old cursors and the wrapper itself does nothing to the thread that has the connection now."""
     old = [connections[single].cursor() for _ in range(2)]
     for cursor in old:

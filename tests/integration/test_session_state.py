@@ -169,9 +169,7 @@ def test_executemany_pins(single: str, worker: Worker) -> None:
     assert neighbours_view(worker, single, LEFT) is None
 
 
-def test_state_set_inside_atomic_outlives_it_and_not_the_unit(
-    make_pool: MakePool, mode: str, worker: Worker
-) -> None:
+def test_state_set_inside_atomic_outlives_it_and_not_the_unit(make_pool: MakePool, mode: str, worker: Worker) -> None:
     """COMMIT keeps a SET, ROLLBACK undoes it; the connection stays with its unit in both cases."""
     alias = make_pool(mode=mode)
     neutral = neighbours_view(worker, alias, TIMEOUT)
@@ -220,9 +218,7 @@ def test_thread_that_ends_pinned_leaves_nothing(single: str, make_worker: Callab
 
 
 @pytest.mark.parametrize("attribute", ["read_only", "isolation_level", "row_factory", "prepare_threshold"])
-def test_attributes_of_the_raw_connection_are_not_inherited(
-    single: str, worker: Worker, attribute: str
-) -> None:
+def test_attributes_of_the_raw_connection_are_not_inherited(single: str, worker: Worker, attribute: str) -> None:
     """Reading connection.connection pins, since nobody sees what is done with it."""
 
     def raw_attribute() -> object:

@@ -64,6 +64,7 @@ class LeaseMachine(RuleBasedStateMachine):
         self.model = Model(THREADS, POOL_SIZE, world.mode)
         self.births = THREADS
         self.numbers = 0
+        self.killed = False
         self.actors = [Actor(f"thread-{n}", world.alias) for n in range(THREADS)]
         self.waiting: tuple[Step, int, str, Future[Outcome]] | None = None
         self.escaped: list[object] = []
@@ -178,6 +179,7 @@ class LeaseMachine(RuleBasedStateMachine):
                 self._terminate(pid)
 
     def _terminate(self, pid: int) -> None:
+        self.killed = True
         gone = self.world.observer.execute("SELECT pg_terminate_backend(%s, 10000)", [pid]).fetchone()
         assert gone == (True,)
 
@@ -243,9 +245,11 @@ class LeaseMachine(RuleBasedStateMachine):
         self._check()
 
     def _check_the_servers_side(self) -> None:
+        if self.killed:
+            self.pool.check()  # what was killed while idle is noticed when it is wanted, or so
         size = self.pool.gate.size
         # A closed session leaves the list when the server has read the farewell.
-        assert wait_until(lambda: len(self._sessions()) == size, PATIENCE), (self._sessions(), size)
+        assert wait_until(lambda: len(self._sessions()) == size, 3.0), (self._sessions(), size)
         entries = [self.pool.lease(Owner()) for _ in range(size)]
         for entry in entries:
             assert entry.conn.execute(LOOK).fetchone() == ("", [], []), "session state left in the pool"

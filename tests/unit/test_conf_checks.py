@@ -65,7 +65,8 @@ def test_e001_has_one_message_per_fault_with_its_hint(configure: Configure) -> N
 
 
 def test_e001_for_an_empty_dictionary_and_for_a_wrong_type(configure: Configure) -> None:
-    for pool in ({}, None, 10, "transaction"):
+    refused: list[object] = [{}, None, 10, "transaction"]
+    for pool in refused:
         (message,) = configure(POOL=pool)
         assert (message.id, message.level) == ("dbpool.E001", 40)
         assert message.hint is not None and "True for the defaults" in message.hint
@@ -87,16 +88,16 @@ def test_the_check_and_the_first_use_say_the_same(configure: Configure) -> None:
 
 @pytest.mark.parametrize("age", [None, 60, -1])
 def test_e002_for_persistent_connections_with_a_pool(configure: Configure, age: int | None) -> None:
-    for pool in ({}, {"POOL": True}, {"POOL": {"max_size": 3}}):
-        assert configure(CONN_MAX_AGE=age, **pool) == [
+    for entry in ({}, {"POOL": True}, {"POOL": {"max_size": 3}}):
+        assert configure(CONN_MAX_AGE=age, **entry) == [
             Error(
                 f"DATABASES['x']: CONN_MAX_AGE = {age!r} with a pool.",
                 hint=conf.CONN_MAX_AGE_HINT,
                 id="dbpool.E002",
             )
         ]
-    for pool in ({"POOL": False}, {"POOL": {"enabled": False}}, {"OPTIONS": {"pool": False}}):
-        assert configure(CONN_MAX_AGE=age, **pool) == []
+    for stock in ({"POOL": False}, {"POOL": {"enabled": False}}, {"OPTIONS": {"pool": False}}):
+        assert configure(CONN_MAX_AGE=age, **stock) == []
 
 
 def test_e002_names_the_way_out() -> None:

@@ -33,9 +33,7 @@ def rows(text: str) -> list[list[str]]:
 
 def test_settings_table_is_the_dataclass() -> None:
     """docs/settings.md lists every key of POOL with its default, in the order of the code."""
-    documented = {
-        row[0].strip("`"): ast.literal_eval(row[1].strip("`")) for row in rows(SETTINGS) if len(row) == 3
-    }
+    documented = {row[0].strip("`"): ast.literal_eval(row[1].strip("`")) for row in rows(SETTINGS) if len(row) == 3}
     assert documented == {field.name: field.default for field in fields(PoolConfig)}
     assert list(documented) == [field.name for field in fields(PoolConfig)]
 

@@ -256,9 +256,7 @@ def test_abandon_with_a_permit_forfeits_it_once_and_serves_the_next() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
-def test_an_exception_in_a_waiter_loses_nothing(
-    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_exception_in_a_waiter_loses_nothing(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate_module, "WAIT_SLICE", 0.001)
     gate = make_gate(max_size=1)
     permits(gate, 1)
