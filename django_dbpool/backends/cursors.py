@@ -194,7 +194,8 @@ class StreamingCursor(DjangosCursor):
             if self.holding:
                 self.holding = False
                 self.db._drop_stream(self.entry)
-            self.db._end_statement()
+            # Closing is what Django does after a failed fetch as well.
+            self.db._statement_failed(None)
 
     def _leave_open(self) -> None:
         """Without I/O or lock: mark the lease, so that its connection is closed instead of lent on."""

@@ -19,6 +19,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from asgiref.sync import SyncToAsync
 from django.apps import apps
 from django.db import InterfaceError
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -40,6 +41,12 @@ else:
     Base = object
 
 logger = logging.getLogger("django_dbpool.backends")
+
+
+def current_request() -> object:
+    """What asgiref tells the threads of one asynchronous request from those of another by; None elsewhere."""
+    return SyncToAsync.thread_sensitive_context.get(None)
+
 
 _DJANGOS_DOOR = BaseDatabaseWrapper.ensure_connection
 
@@ -132,9 +139,20 @@ class LeaseMixin(Base):
                 pool = fresh
         raise InterfaceError(f"The pool of database {self.alias!r} was closed while a connection was asked for.")
 
+    def _end_lease_of_past_request(self, entry: PoolEntry) -> None:
+        """
+        A thread of an executor (``sync_to_async(thread_sensitive=False)``, ``asyncio.to_thread``) isn't told when a
+        request ends. What it still holds for one, session state included, must not meet the next one's code.
+        """
+        if entry.request is not current_request() and not self.in_atomic_block:
+            self._end_lease()
+            self._reset_transaction_state()
+            self._pool = None
+
     def _use(self, entry: PoolEntry) -> PoolEntry:
         self._hold = self._base_hold
         self._entry = entry
+        entry.request = current_request() if self._hold else None
         try:
             if entry.initialized_for != len(connection_created.receivers):
                 self._initialize(entry)
@@ -285,6 +303,7 @@ class LeaseMixin(Base):
         if entry is not None and entry.pinned is None:
             entry.pinned_at = monotonic()
             entry.pinned = reason
+            entry.request = current_request()
             self._hold += 1
             logger.debug("database %r: connection pinned: %s", self.alias, reason)
 

@@ -214,6 +214,9 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
     # -- cursors ------------------------------------------------------------------------------------------------
 
     def _cursor(self, name: str | None = None) -> Any:
+        entry = self._entry
+        if entry is not None and entry.request is not None:
+            self._end_lease_of_past_request(entry)
         if self._entry is None and self._lease() is None:
             return super()._cursor(name)
         try:

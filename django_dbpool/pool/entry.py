@@ -58,6 +58,7 @@ class PoolEntry:
         "pinned_at",
         "poll",
         "reported",
+        "request",
         "since",
         "streams",
         "timezone",
@@ -83,6 +84,8 @@ class PoolEntry:
         """Time zone of the loader in conn.adapters; a value that equals none until it was looked up."""
         self.owner: Owner | None = None
         self.unit: object = None
+        self.request: object = None
+        """The asynchronous request for which a lease is held beyond its statement, if it was one."""
         self.pinned: str | None = None
         self.pinned_at = 0.0
         self.reported = -1

@@ -19,20 +19,20 @@ from typing import Any
 
 import psycopg
 from psycopg import Connection
-from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from ..core.config import PoolConfig
 from ..core.errors import Exhausted, GateClosed, LeaseRefused, QueueFull, Refusal, Unreachable
 from ..core.gate import DeadlinePassed, Gate, QueueIsFull, Ticket
 from ..core.ledger import Holder, Owner, current_unit
 from . import reporting
+from .by_hand import LendingByHand
 from .entry import IDLE, PoolEntry
 from .housekeeping import Housekeeping
 
 logger = logging.getLogger("django_dbpool.pool")
 
 
-class ManagedPool(ConnectionPool[Connection[Any]]):
+class ManagedPool(LendingByHand):
     """
     The connections of one database in one process.
 
@@ -81,7 +81,7 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
         self.housekeeping = Housekeeping(self)
         self._prepare = prepare
         self._on_refused = on_refused
-        self._lent: dict[Connection[Any], PoolEntry] = {}
+        self._lent = {}
         self.open()
 
     # -- leasing ------------------------------------------------------------------------------------------------
@@ -329,35 +329,6 @@ class ManagedPool(ConnectionPool[Connection[Any]]):
         return QueueFull(refusal) if isinstance(error, QueueIsFull) else Exhausted(refusal)
 
     # -- psycopg_pool's public interface ------------------------------------------------------------------------
-
-    def getconn(self, timeout: float | None = None) -> Connection[Any]:
-        """As psycopg_pool's, with its errors: for code that has the pool in hand. Pair it with ``putconn``."""
-        try:
-            entry = self.lease(Owner(), timeout=timeout)
-        except QueueFull as error:
-            raise TooManyRequests(
-                f"the pool {self.name!r} has already {error.refusal.waiting} requests waiting"
-            ) from error
-        except LeaseRefused as error:
-            message = f"couldn't get a connection after {error.refusal.waited:.2f} sec"
-            raise PoolTimeout(message) from error.__cause__ or error
-        except GateClosed:
-            raise PoolClosed(f"the pool {self.name!r} is already closed") from None
-        if not entry.autocommit:
-            entry.set_autocommit(True)
-        self._lent[entry.conn] = entry
-        return entry.conn
-
-    def forget_lent(self, entry: PoolEntry) -> bool:
-        """Refuse a later ``putconn`` of this connection; whether ``getconn`` had lent it."""
-        return self._lent.pop(entry.conn, None) is not None
-
-    def putconn(self, conn: Connection[Any]) -> None:
-        """Take back what ``getconn`` lent. What the borrower set in the session isn't known: it is closed."""
-        entry = self._lent.pop(conn, None)
-        if entry is None:
-            raise ValueError(f"can't return connection to pool {self.name!r}, it was not lent by it: {conn}")
-        self.discard(entry)
 
     def drain(self) -> None:
         """Replace every connection: free ones now, leased ones when they come back."""

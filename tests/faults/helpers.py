@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+import select
+import signal
 import threading
 import traceback
 import warnings
@@ -171,6 +173,8 @@ class Child:
             os._exit(0)
 
     def result(self) -> Any:
+        if not select.select([self._read], [], [], PATIENCE)[0]:
+            os.kill(self.pid, signal.SIGKILL)
         with os.fdopen(self._read, "rb") as pipe:
             answer = pipe.read()
         os.waitpid(self.pid, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -80,11 +81,49 @@ def test_nothing_is_held_after_the_request(make_database: MakeDatabase, mode: st
     database.assert_whole()
 
 
-def test_other_executors(make_database: MakeDatabase) -> None:
-    """Threads that know nothing of the end of a request hold nothing in transaction mode."""
-    database = make_database(max_size=2)
+@MODES
+@pytest.mark.parametrize("path", ["/async/other-thread/", "/async/pinned-in-other-thread/"])
+def test_other_executors(make_database: MakeDatabase, mode: str, path: str) -> None:
+    """Threads that nobody tells of the end of a request hold nothing after it either."""
+    database = make_database(mode=mode, max_size=2)
     for _ in range(5):
-        answer("/async/other-thread/", database)
+        assert asyncio.run(get(path, alias=database.alias))[0] == 200
+        database.settle()  # the thread that has answered may not have come to rest yet
+    database.assert_whole()
+
+
+@MODES
+def test_session_state_ends_with_the_request(make_database: MakeDatabase, mode: str) -> None:
+    """The next job of an executor's thread, for another request, does not meet what the last one has set."""
+    database = make_database(mode=mode, max_size=2)
+
+    async def one_after_the_other() -> list[bytes]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        bodies = []
+        for _ in range(5):
+            assert (await get("/async/pinned-in-other-thread/", alias=database.alias))[0] == 200
+            bodies.append((await get("/async/leftover/", alias=database.alias))[1])
+        return bodies
+
+    assert asyncio.run(one_after_the_other()) == [b'{"found": "0"}'] * 5
+    database.assert_whole()
+
+
+def test_job_that_outlives_its_request(make_database: MakeDatabase) -> None:
+    """It keeps its session to its own end, and nothing longer than that."""
+    database = make_database(max_size=2)
+    urls.gate.clear()
+
+    async def outlive() -> str:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        try:
+            assert (await get("/async/outliving/", alias=database.alias))[0] == 200
+            assert database.pool.snapshot().in_use == 1
+        finally:
+            urls.gate.set()
+        return str(await urls.outliving.pop())
+
+    assert asyncio.run(outlive()) == "4321s"
     database.assert_whole()
 
 

@@ -52,6 +52,13 @@ def test_hundred_waiters_interrupted(make_database: MakeDatabase, mode: str) -> 
     database.assert_whole()
 
 
+def origin(error: BaseException | None) -> BaseException | None:
+    """The first of the exceptions in whose handling the others were raised."""
+    while error is not None and error.__context__ is not None:
+        error = error.__context__
+    return error
+
+
 def test_waiters_interrupted_while_slots_are_handed_over(database: Database) -> None:
     """Every one of 200 callers is either served or interrupted, and what was on its way goes to another one."""
     served = []
@@ -67,7 +74,8 @@ def test_waiters_interrupted_while_slots_are_handed_over(database: Database) -> 
         interrupt(task, KeyboardInterrupt)
     errors = [task.error(timeout=60) for task in tasks]
     assert {type(error) for error in errors[1::2]} == {type(None)}
-    assert {type(error) for error in errors[::2]} <= {KeyboardInterrupt, type(None)}
+    # Struck between Django's COMMIT and its set_autocommit(True), atomic() ends with the driver's complaint about that.
+    assert {type(origin(error)) for error in errors[::2]} <= {KeyboardInterrupt, type(None)}
     assert KeyboardInterrupt in {type(error) for error in errors}
     assert len(served) >= 100 * 20
     database.assert_whole()
@@ -117,9 +125,13 @@ print("no slot lost")
 
 def test_sigint_in_the_waiting_main_thread(session_server: Any) -> None:
     """Ctrl-C ends the wait, twenty times, and costs nothing."""
+    # Not measured: the tracer runs code of its own between the taking of a lock and the block that gives it back, and
+    # an interrupt there would leave it taken.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE")}
+    environment["DJANGO_SETTINGS_MODULE"] = "tests.faults.preloaded_settings"
     done = subprocess.run(
         [sys.executable, "-c", WAITING_PROGRAM],
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.faults.preloaded_settings"},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=PATIENCE,

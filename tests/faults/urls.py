@@ -85,6 +85,35 @@ async def async_pinned_in_other_thread(request: HttpRequest) -> JsonResponse:
     return JsonResponse(await sync_to_async(in_session, thread_sensitive=False)(request.GET["alias"]))
 
 
+async def async_leftover(request: HttpRequest) -> JsonResponse:
+    """What a job in another thread finds of the session state of earlier requests."""
+    return JsonResponse({"found": await sync_to_async(show, thread_sensitive=False)(request.GET["alias"])})
+
+
+def show(alias: str) -> str:
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SHOW statement_timeout")
+        (value,) = cursor.fetchone()
+    return str(value)
+
+
+outliving: list[asyncio.Task[Any]] = []
+
+
+async def async_job_that_outlives_its_request(request: HttpRequest) -> JsonResponse:
+    """Begin a pinned job in another thread and answer without waiting for it."""
+    outliving.append(asyncio.create_task(sync_to_async(pin_and_hold, thread_sensitive=False)(request.GET["alias"])))
+    await asyncio.to_thread(arrived.acquire, timeout=60)
+    return JsonResponse({})
+
+
+def pin_and_hold(alias: str) -> str:
+    in_session(alias)
+    arrived.release()
+    wait_for_the_test_to_go_on()
+    return show(alias)
+
+
 async def async_models(request: HttpRequest) -> JsonResponse:
     """Every kind of asynchronous access that Django has."""
     items = Item.objects.using(request.GET["alias"])
@@ -147,6 +176,8 @@ urlpatterns = [
     path("async/pinned/", async_pinned),
     path("async/other-thread/", async_other_thread),
     path("async/pinned-in-other-thread/", async_pinned_in_other_thread),
+    path("async/leftover/", async_leftover),
+    path("async/outliving/", async_job_that_outlives_its_request),
     path("async/models/", async_models),
     path("async/query-wait-query/", async_query_wait_query),
     path("stream/", stream),

@@ -138,22 +138,22 @@ class Leases:
             thread.lease = Lease()
         return thread.lease
 
-    def statement(self, thread: Thread, *, kept: bool = False, pins: bool = False, stream: bool = False) -> Lease:
-        """What every statement goes through: on a cursor that was kept, or on one made for it."""
-        if kept and thread.broken:
+    def statement(self, thread: Thread, cursor: str = "new", pins: bool = False) -> Lease:
+        """
+        What every statement goes through: on a cursor that was kept, on one made for it, or on a stream, which
+        psycopg makes on a closed connection, too.
+        """
+        if cursor == "kept" and thread.broken:
             raise Fails("broken")
         if thread.closed:
             raise Fails("closed")
         lease = self.acquire(thread)
-        if lease.noticed:
+        if lease.noticed and cursor != "stream":
             self.lost(thread, lease)
         if thread.broken:
             raise Fails("broken")
         lease.pinned = lease.pinned or pins
         if lease.dead:
-            if stream and self.mode == "session":
-                lease.noticed = True
-                raise Fails("lost")
             self.lost(thread, lease)
         if thread.failed:
             raise Fails("aborted")
@@ -162,19 +162,18 @@ class Leases:
         return lease
 
     def lost(self, thread: Thread, lease: Lease) -> None:
-        """A dead connection is let go as soon as nothing was promised on it."""
         lease.noticed = True
-        promised = thread.blocks or lease.pinned or thread.live()
-        if not promised and (self.mode == "transaction" or not lease.abandoned):
-            thread.lease = None
+        self.finish(thread)
         raise Fails("lost")
 
     def finish(self, thread: Thread) -> None:
         """The end of a statement or transaction: the lease ends unless something holds it."""
         lease = thread.lease
-        if lease is None or thread.blocks or lease.pinned or thread.live() or self.mode == "session":
+        if lease is None or thread.blocks or lease.pinned or thread.live():
             return
-        thread.lease = None
+        # A dead connection is let go as soon as nothing was promised on it.
+        if self.mode == "transaction" or (lease.noticed and not lease.abandoned):
+            thread.lease = None
 
     def close(self, thread: Thread) -> None:
         """``connection.close()``: whatever is held ends."""

@@ -25,7 +25,7 @@ class Model(Leases):
         try:
             yield
         except Fails as error:
-            if error.kind not in ("lost", "exhausted"):
+            if error.kind != "exhausted":
                 self.finish(thread)
             raise
         self.finish(thread)
@@ -236,7 +236,7 @@ class Model(Leases):
 
     def open_stream(self, thread: Thread, number: int, orm: bool) -> list[int]:
         with self.stream_failing(thread):
-            lease = self.statement(thread, stream=True)
+            lease = self.statement(thread, "stream")
         level = thread.blocks[-1] if thread.blocks else None
         thread.streams[number] = Stream(number, orm, lease, level, thread.undone)
         return ROWS[:CHUNK]
@@ -326,7 +326,7 @@ class Model(Leases):
     def do_cursor_execute(self, thread: Thread, number: int, key: str) -> None:
         cursor = thread.cursors.pop(number)
         with self.ending(thread):
-            cursor.lease = self.statement(thread, kept=True)
+            cursor.lease = self.statement(thread, "kept")
         cursor.left = list(RESULT)
         thread.cursors[number] = cursor
 
