@@ -33,6 +33,7 @@ def server() -> Iterator[EmbeddedServer]:
         with server.connect() as connection:
             connection.execute("SELECT pg_reload_conf()")
             connection.execute("CREATE ROLE locked LOGIN PASSWORD 'another'")
+            connection.execute("CHECKPOINT")  # or a kill right away takes the role with it
         yield server
 
 

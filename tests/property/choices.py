@@ -52,7 +52,8 @@ def of_thread(model: Model, number: int, waiter: int | None) -> Iterator[Step]:
         names.append("pin")
     if thread.lease is not None and not thread.lease.dead:
         names.append("kill")
-    if all(not stream.orm or model.closes_quietly(thread, stream) for stream in thread.streams.values()):
+    # A generator is closed when its thread ends, and what it raises then can't be caught.
+    if not thread.pins and all(not s.orm or model.closes_quietly(thread, s) for s in thread.streams.values()):
         names.append("die")
     names.append("die_escaping")
     can_wait = thread.lease is None and waiter is None and model.in_use() >= model.size
@@ -72,22 +73,23 @@ def of_blocks(thread: Thread, waiter: int | None) -> Iterator[str]:
         return
     yield "update_or_create"
     if len(thread.levels) < 4:
-        yield from ("enter", "enter")
+        yield from ["enter"] * 3
         if thread.levels:
             yield "enter_plain"
     if thread.levels:
-        yield "hook"
+        yield from ["hook"] * 2
         # A hook that waits behind the thread that waits already: who gets what first is a matter of their priority.
         if waiter is None or not any(level.hooks for level in thread.levels):
-            yield from ("exit", "exit", "exit", "fail")
+            yield from ["exit"] * 8 + ["fail"] * 3
     else:
         yield "autocommit_off"
 
 
 def of_cursors(model: Model, thread: Thread, number: int) -> Iterator[Step]:
     for name, stream in thread.streams.items():
-        yield from [Step(number, "fetch", name), Step(number, "close_stream", name)] * 3
+        yield from [Step(number, "fetch", name)] * 3
         if not stream.orm or model.closes_quietly(thread, stream):
+            yield from [Step(number, "close_stream", name)] * 3
             yield Step(number, "drop_stream", name)
     for name, cursor in thread.cursors.items():
         yield from [Step(number, "cursor_close", name)] * 2

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+from collections import Counter
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import psycopg
@@ -37,8 +38,9 @@ class World:
     application: str
     """Name of the pool's sessions on the server."""
     observer: psycopg.Connection[Any]
-    steps: int = 0
     runs: int = 0
+    seen: Counter[str] = field(default_factory=Counter)
+    """How often each step ended in which way."""
 
 
 class Warnings(logging.Handler):
@@ -81,10 +83,10 @@ class LeaseMachine(RuleBasedStateMachine):
     @rule(step=st.runner().flatmap(lambda machine: st.sampled_from(choices(machine.model, machine.waiting))))
     def step(self, step: Step) -> None:
         self.failed = True
-        self.world.steps += 1
         self.numbers += 1
         special = getattr(self, f"_{step.name}", None)
         if special is not None:
+            self.world.seen[step.name] += 1
             special(step)
         else:
             self._ordinary(step)
@@ -103,9 +105,11 @@ class LeaseMachine(RuleBasedStateMachine):
                 future = self.actors[step.thread].start(step.name, number, key)
                 assert wait_until(lambda: future.done() or self.pool.gate.waiting == 1, PATIENCE)
                 self.waiting = step, number, key, future
+                self.world.seen[f"{step.name} waits"] += 1
                 return
             expected, model = self._predict(self.model, step, number, key, refusing=True)
         outcome = self._without_patience(step, number, key)
+        self.world.seen[f"{step.name} {expected[0] if expected[0] == 'returned' else expected[1]}"] += 1
         assert outcome == expected, f"{step}: {outcome}, must be {expected}"
         self.model = model
 
@@ -139,6 +143,7 @@ class LeaseMachine(RuleBasedStateMachine):
         self.waiting = None
         expected, self.model = self._predict(self.model, step, number, key)
         outcome = future.result(PATIENCE)
+        self.world.seen["served"] += 1
         assert outcome == expected, f"{step}, after waiting: {outcome}, must be {expected}"
 
     # -- what comes from outside --------------------------------------------------------------------------------

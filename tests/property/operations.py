@@ -70,7 +70,7 @@ class Model(Leases):
     def do_look(self, thread: Thread, number: int, key: str) -> Look:
         with self.ending(thread):
             lease = self.statement(thread)
-            return lease.guc, sorted(lease.locks), [f"t{temp}" for temp in sorted(lease.temps)]
+            return lease.guc, sorted(lease.locks), sorted(f"t{temp}" for temp in lease.temps)
 
     # -- session state ----------------------------------------------------------------------------------------
 

@@ -1,0 +1,154 @@
+"""
+One planted defect per rule of an honest lease, and the tests that must notice it.
+
+An edit replaces a text that has to occur exactly once, so that a refactoring that moves it fails loudly here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LEASES = "backends/leases.py"
+CURSORS = "backends/cursors.py"
+TRANSACTIONS = "backends/transactions.py"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    rule: str
+    edits: tuple[tuple[str, str, str], ...]
+    """File below django_dbpool, text, replacement."""
+    killers: tuple[str, ...]
+    """Tests of which at least one must fail."""
+
+
+MUTANTS = (
+    Mutant(
+        "a cursor acts on whatever lease its wrapper has now",
+        "1: a lease has a generation",
+        (
+            (
+                CURSORS,
+                "return self.db._entry is self.entry and self.entry.generation == self.generation",
+                "return True",
+            ),
+        ),
+        ("tests/integration/test_cursors.py",),
+    ),
+    Mutant(
+        "a server-side cursor does not hold its connection",
+        "2: what still streams holds",
+        ((LEASES, "        entry.streams += 1\n        self._hold += 1\n", "        entry.streams += 1\n"),),
+        ("tests/integration/test_lost_writes.py", "tests/integration/test_cursors.py"),
+    ),
+    Mutant(
+        "a statement outside autocommit ends the lease",
+        "3: manual transactions are held until commit or rollback",
+        (
+            (
+                LEASES,
+                "        if self._hold or self.in_atomic_block or not self.autocommit:\n",
+                "        if self._hold or self.in_atomic_block:\n",
+            ),
+            (LEASES, "        if status == IDLE:\n", "        if status != UNKNOWN:\n"),
+        ),
+        ("tests/integration/test_manual_transactions.py",),
+    ),
+    Mutant(
+        "atomic() takes its connection on entry",
+        "4: the first statement takes the connection",
+        (
+            (
+                TRANSACTIONS,
+                "        return self.autocommit if self._pooled",
+                "        self.ensure_connection()\n        return self.autocommit if self._pooled",
+            ),
+        ),
+        ("tests/integration/test_transactions.py::test_no_connection_before_the_first_statement",),
+    ),
+    Mutant(
+        "the lease lasts while commit hooks run",
+        "5: the lease ends before the hooks",
+        (
+            (
+                LEASES,
+                "        self._undone += 1\n        entry = self._entry\n",
+                "        return\n        entry = self._entry\n",
+            ),
+            (
+                TRANSACTIONS,
+                "            self.autocommit = True\n            self._end_statement()\n",
+                "            self.autocommit = True\n",
+            ),
+        ),
+        ("tests/integration/test_commit_hooks.py::test_slow_hook_holds_nothing",),
+    ),
+    Mutant(
+        "SET does not pin",
+        "6: session state pins",
+        (("pool/session_state.py", '        return f"SET {second}".rstrip()\n', "        return None\n"),),
+        ("tests/unit/test_session_state.py", "tests/integration/test_session_state.py"),
+    ),
+    Mutant(
+        "a pinned connection is lent on",
+        "6: a pinned connection is never handed on",
+        (
+            (
+                LEASES,
+                "discard = discard or entry.pinned is not None or entry.streams > 0",
+                "discard = discard or entry.streams > 0",
+            ),
+        ),
+        ("tests/integration/test_session_state.py",),
+    ),
+    Mutant(
+        "the time zone is set after connecting only",
+        "8: time zone and role are in the start-up packet",
+        (("backends/startup.py", "        if self.timezone_name:\n", "        if not self.timezone_name:\n"),),
+        ("tests/integration/test_django_settings.py::test_assume_role_and_time_zone_on_every_connection",),
+    ),
+    Mutant(
+        "connection_created is sent at each lease",
+        "9: once per physical connection",
+        ((LEASES, "        entry.initialized_for = receivers\n", "        entry.initialized_for = -1\n"),),
+        ("tests/integration/test_django_settings.py::test_connection_created_once_per_physical_connection",),
+    ),
+    Mutant(
+        "a forked child keeps its parent's pools",
+        "10: a pool belongs to a pid",
+        (
+            (
+                "pool/registry.py",
+                "    os.register_at_fork(after_in_child=_forget_inherited)\n",
+                "    os.register_at_fork(after_in_child=lambda: None)\n",
+            ),
+        ),
+        ("tests/faults/test_fork.py::test_two_processes_share_no_connection",),
+    ),
+    Mutant(
+        "the lease of a thread that ended is not reclaimed",
+        "10: a dead thread's lease is reclaimed",
+        (
+            (
+                "pool/housekeeping.py",
+                "            if holder is None or entry.generation != generation or entry not in pool.entries:\n",
+                "            if True:\n",
+            ),
+        ),
+        ("tests/unit/test_background.py",),
+    ),
+    Mutant(
+        "a wake-up is lost",
+        "the gate: what is given back while a caller queues up reaches it",
+        (
+            ("core/gate.py", "line before this one.\n            self._serve()\n", "line before this one.\n"),
+            (
+                "core/gate.py",
+                "                self._serve()\n                if ticket.granted",
+                "                if ticket.granted",
+            ),
+        ),
+        ("tests/unit/test_gate.py::test_an_entry_given_back_while_the_caller_queues_up_is_not_overlooked",),
+    ),
+)
