@@ -53,7 +53,7 @@ _ADOPTED = "POOL_FROM_OPTIONS"
 
 def pooling_enabled(settings_dict: MutableMapping[str, Any]) -> bool:
     """Whether an alias is pooled. Cheap: asked before each unit of work."""
-    option = settings_dict["OPTIONS"].get("pool", True)
+    option = (settings_dict.get("OPTIONS") or {}).get("pool", True)
     if option is False or option is None:
         return False
     pool = settings_dict.get("POOL", True)

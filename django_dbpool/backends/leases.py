@@ -404,7 +404,7 @@ class LeaseMixin(Base):
         if self._pid == os.getpid():
             return
         self._pid = os.getpid()
-        if self.in_atomic_block or not self.autocommit:
+        if self._entry is not None and (self.in_atomic_block or not self.autocommit):
             logger.warning(
                 "database %r: forked inside a transaction; the child is outside of it, on a connection of its own",
                 self.alias,
@@ -421,7 +421,7 @@ class LeaseMixin(Base):
         self.needs_rollback = False
         self.closed_in_transaction = False
         self.run_on_commit = []
-        self.autocommit = self.settings_dict["AUTOCOMMIT"]
+        self.autocommit = self.settings_dict.get("AUTOCOMMIT", True)
 
     def __del__(self) -> None:
         # A wrapper dropped without close(): copies, threads of foreign origin. No lock and no I/O here, the

@@ -58,7 +58,7 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
         )
         if self._pooled:
             # Stock starts with False and connects before anybody looks. Here nobody connects to look.
-            self.autocommit = settings_dict["AUTOCOMMIT"]
+            self.autocommit = settings_dict.get("AUTOCOMMIT", True)
         register_holder(self)
 
     @property

@@ -224,8 +224,8 @@ class Fuzzed:
 
     def rain(self, strokes: int) -> None:
         dice = random.Random(strokes)
-        while self.struck < strokes and any(task.is_alive() for task in self.tasks):
-            interrupt(dice.choice([task for task in self.tasks if task.is_alive()]), TimeLimit)
+        while self.struck < strokes and (alive := [task for task in self.tasks if task.is_alive()]):
+            interrupt(dice.choice(alive), TimeLimit)
             self.let_them_run()
         self.stop.set()
 

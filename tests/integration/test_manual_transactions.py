@@ -170,13 +170,14 @@ def test_every_part_of_a_manual_transaction_is_one(make_pool: MakePool, mode: st
 
 def test_manual_transaction_with_savepoints(make_pool: MakePool, mode: str, observer: Observer) -> None:
     alias = make_pool(mode=mode)
+    begin = getattr(transaction, "savepoint_create", None) or transaction.savepoint  # renamed in Django 6.1
     transaction.set_autocommit(False, using=alias)
     try:
         write(alias, "first")
-        savepoint = transaction.savepoint(using=alias)
+        savepoint = begin(using=alias)
         write(alias, "undone")
         transaction.savepoint_rollback(savepoint, using=alias)
-        savepoint = transaction.savepoint(using=alias)
+        savepoint = begin(using=alias)
         write(alias, "second")
         transaction.savepoint_commit(savepoint, using=alias)
         transaction.commit(using=alias)
