@@ -295,7 +295,7 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
                 self.closed_in_transaction = True
                 self.needs_rollback = True
             else:
-                self.autocommit = self.settings_dict["AUTOCOMMIT"]
+                self.autocommit = self.settings_dict.get("AUTOCOMMIT", True)
             if self._entry is None:  # else an interrupt came before it was given back
                 self._pool = None
 
