@@ -20,6 +20,13 @@ from tests.faults.conftest import MakeDatabase
 from tests.faults.helpers import PATIENCE, Database
 
 MODES = pytest.mark.parametrize("mode", ["transaction", "session"])
+SHORT = 3.0
+"""Seconds for a thread that has just answered to come to rest."""
+KEPT_BY_THE_EXECUTOR = pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="a pin or session-mode lease in an executor's thread is kept until its next job or its end",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -81,14 +88,25 @@ def test_nothing_is_held_after_the_request(make_database: MakeDatabase, mode: st
     database.assert_whole()
 
 
-@MODES
-@pytest.mark.parametrize("path", ["/async/other-thread/", "/async/pinned-in-other-thread/"])
+@pytest.mark.parametrize(
+    ("mode", "path"),
+    [
+        ("transaction", "/async/other-thread/"),
+        pytest.param("transaction", "/async/pinned-in-other-thread/", marks=KEPT_BY_THE_EXECUTOR),
+        pytest.param("session", "/async/other-thread/", marks=KEPT_BY_THE_EXECUTOR),
+        pytest.param("session", "/async/pinned-in-other-thread/", marks=KEPT_BY_THE_EXECUTOR),
+    ],
+)
 def test_other_executors(make_database: MakeDatabase, mode: str, path: str) -> None:
-    """Threads that nobody tells of the end of a request hold nothing after it either."""
+    """Threads that nobody tells of the end of a request, and that live on after it, hold nothing either."""
     database = make_database(mode=mode, max_size=2)
-    for _ in range(5):
-        assert asyncio.run(get(path, alias=database.alias))[0] == 200
-        database.settle()  # the thread that has answered may not have come to rest yet
+
+    async def one_after_the_other() -> None:
+        for _ in range(5):
+            assert (await get(path, alias=database.alias))[0] == 200
+            assert wait_until(lambda: database.pool.snapshot().in_use == 0, SHORT)
+
+    asyncio.run(one_after_the_other())
     database.assert_whole()
 
 

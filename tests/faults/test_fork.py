@@ -19,7 +19,6 @@ from django.db import InterfaceError, connections, transaction
 
 from django_dbpool.pool import registry
 from testproject.processes import wait_until
-from tests.faults.conftest import MakeDatabase
 from tests.faults.helpers import PATIENCE, Child, Database, Task
 
 ROUNDS = 100
@@ -332,7 +331,7 @@ print("child" if child == 0 else "parent", "ended well")
 
 
 @pytest.mark.parametrize("childs_way", ["uses it", "leaves it alone"])
-def test_child_that_ends_as_a_program_does(database: Database, make_database: MakeDatabase, childs_way: str) -> None:
+def test_child_that_ends_as_a_program_does(childs_way: str) -> None:
     """With destructors and exit handlers the child's end still leaves the parent's sockets alone."""
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "ignore", "-c", FORKING_PROGRAM, childs_way],

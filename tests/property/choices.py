@@ -87,7 +87,7 @@ def of_blocks(thread: Thread, waiter: int | None) -> Iterator[str]:
 
 def of_cursors(model: Model, thread: Thread, number: int) -> Iterator[Step]:
     for name, stream in thread.streams.items():
-        yield from [Step(number, "fetch", name)] * 3
+        yield from [Step(number, "fetch", name)] * (3 if stream.exists else 12)
         if not stream.orm or model.closes_quietly(thread, stream):
             yield from [Step(number, "close_stream", name)] * 3
             yield Step(number, "drop_stream", name)
