@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, overload
+from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.transaction import Atomic
@@ -12,8 +12,6 @@ from django.db.transaction import Atomic
 from .backends.leases import LeaseMixin
 
 __all__ = ["atomic", "pin"]
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class EagerAtomic(Atomic):
@@ -24,13 +22,9 @@ class EagerAtomic(Atomic):
         super().__enter__()
 
 
-@overload
-def atomic(using: F, savepoint: bool = ..., durable: bool = ..., *, eager: bool = ...) -> F: ...
-@overload
-def atomic(using: str | None = ..., savepoint: bool = ..., durable: bool = ..., *, eager: bool = ...) -> Atomic: ...
-def atomic(using: Any = None, savepoint: bool = True, durable: bool = False, *, eager: bool = False) -> Any:
+def atomic(using: str | None = None, savepoint: bool = True, durable: bool = False, *, eager: bool = False) -> Atomic:
     """
-    Django's ``atomic()``: a context manager, a decorator, or with arguments a factory of either.
+    Django's ``atomic()`` as a context manager or decorator factory.
 
     Args:
         using: database alias.
@@ -39,8 +33,6 @@ def atomic(using: Any = None, savepoint: bool = True, durable: bool = False, *, 
             block's first line rather than at its first statement.
     """
     kind = EagerAtomic if eager else Atomic
-    if callable(using):  # @atomic without parentheses
-        return kind(DEFAULT_DB_ALIAS, savepoint, durable)(using)
     return kind(using, savepoint, durable)
 
 
@@ -49,8 +41,8 @@ def pin(using: str | None = None) -> Iterator[Any]:
     """
     Keep one connection for the block, for session state that the SQL text doesn't show.
 
-    The connection is closed at the end, not lent on: its session state is unknown. Inside a transaction, around an
-    open iterator, or when something else pinned it before, it is kept to the end of the unit of work.
+    The connection is closed at the end, not lent on: its session state is unknown. Inside ``atomic()``, or when
+    something else pinned it before, it is kept to the end of that.
 
     Example:
         with transaction.pin():
@@ -68,5 +60,5 @@ def pin(using: str | None = None) -> Iterator[Any]:
     try:
         yield connection
     finally:
-        if connection._entry is entry and entry.generation == generation and connection.may_end_lease():
+        if connection._entry is entry and entry.generation == generation and not connection.in_atomic_block:
             connection.close()

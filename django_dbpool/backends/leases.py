@@ -343,22 +343,10 @@ class LeaseMixin(Base):
         entry = self._entry
         if entry is None or entry.pinned is not None or self._base_hold:
             return
-        if entry.pgconn.transaction_status in (INTRANS, INERROR):
-            return  # begun by a BEGIN in raw SQL
         if entry.streams <= self._abandoned_streams:
             self._end_lease(discard=True)
 
     # -- end ----------------------------------------------------------------------------------------------------
-
-    def may_end_lease(self) -> bool:
-        """Whether nothing that somebody began is unfinished: a transaction of whatever kind, an iterator."""
-        entry = self._entry
-        return (
-            entry is not None
-            and not (self.in_atomic_block or entry.streams)
-            and self.autocommit is self.settings_dict["AUTOCOMMIT"]
-            and entry.pgconn.transaction_status not in (INTRANS, INERROR)
-        )
 
     def _end_lease(self, discard: bool = False) -> None:
         """End the lease whatever holds it. A connection in a doubtful state is closed."""

@@ -273,8 +273,7 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
             with self.cursor() as cursor:
                 yield cursor
         finally:
-            # Not in a manual transaction that has had no statement: close() would end it with its autocommit.
-            if not (was_leased or self.in_atomic_block) and self.autocommit is self.settings_dict["AUTOCOMMIT"]:
+            if not was_leased and not self.in_atomic_block:
                 self.close()
 
     # -- ending -------------------------------------------------------------------------------------------------
