@@ -8,7 +8,8 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
 from .conf import CONN_MAX_AGE_HINT, name_of_setting, pooling_enabled
-from .core.config import ConfigError, PoolConfig
+from .core.config import PoolConfig
+from .core.readers import ConfigError
 
 
 @register("dbpool")

@@ -1,4 +1,4 @@
-"""Reads the settings of one database alias. Nothing is read at import."""
+"""Reads ``DATABASES[alias]["POOL"]`` and ``DBPOOL``. Nothing is read at import."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
 
-from .core.config import ConfigError, PoolConfig
+from .core.config import PoolConfig
+from .core.project import ProjectConfig
+from .core.readers import ConfigError
 
 logger = logging.getLogger("django_dbpool.conf")
 
@@ -98,3 +102,31 @@ def default_min_size() -> int:
     """0 for management commands and runserver, which should hold nothing when idle, else 1."""
     program = Path(sys.argv[0]).name if sys.argv else ""
     return 0 if program in {"manage.py", "django-admin", "django-admin.py"} else 1
+
+
+_project: ProjectConfig | None = None
+
+
+def project_config() -> ProjectConfig:
+    """
+    ``DBPOOL``, read once.
+
+    Raises:
+        ImproperlyConfigured: naming every faulty key with its remedy.
+    """
+    global _project
+    if _project is None:
+        try:
+            _project = ProjectConfig.from_mapping(getattr(settings, "DBPOOL", {}))
+        except ConfigError as error:
+            raise ImproperlyConfigured(str(error)) from error
+    return _project
+
+
+def _forget(*, setting: str, **_: Any) -> None:
+    global _project
+    if setting == "DBPOOL":
+        _project = None
+
+
+setting_changed.connect(_forget, dispatch_uid="django_dbpool.conf")

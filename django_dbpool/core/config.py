@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from .readers import ConfigError, Fault, boolean, choice, count, optional, read_mapping, reject, seconds, variables
+
 Mode = Literal["transaction", "session"]
+Pooler = Literal["transaction", "session"]
+Reset = Literal["dirty", "always"]
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing wrong with a setting: what, and what to write instead."""
+class Prepare:
+    """Server-side prepared statements: psycopg's ``prepare_threshold`` and ``prepared_max``."""
 
-    key: str
-    message: str
-    hint: str
+    after: int = 5
+    """Executions of one text before it is prepared."""
+    max: int = 100
+    """Most statements kept prepared on one connection."""
 
-
-class ConfigError(ValueError):
-    """All faults of one ``POOL`` mapping."""
-
-    def __init__(self, where: str, faults: tuple[Fault, ...]) -> None:
-        self.where = where
-        self.faults = faults
-        super().__init__("; ".join(f"{where}: {fault.message} {fault.hint}" for fault in faults))
+    @classmethod
+    def read(cls, raw: Any) -> Prepare:
+        if not isinstance(raw, Mapping) or not raw or not set(raw) <= {"after", "max"}:
+            raise reject(
+                'is not a dictionary with "after" and "max".',
+                'Write {"after": 2, "max": 10}, or None to prepare nothing.',
+            )
+        return cls(**{key: count(int(key == "max"))(value) for key, value in raw.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,15 @@ class PoolConfig:
     keepalives_idle: int = 30
     tcp_user_timeout: float = 10.0
     check_idle: float = 30.0
+    pooler: Pooler | None = None
+    statement_timeout: float | None = None
+    lock_timeout: float | None = None
+    idle_in_transaction_timeout: float | None = None
+    transaction_timeout: float | None = None
+    command_timeout: float | None = None
+    prepare: Prepare | None = None
+    session: Mapping[str, str] = field(default_factory=dict)
+    reset: Reset = "dirty"
     pin_max: float = 60.0
     leak_after: float = 60.0
 
@@ -77,11 +90,11 @@ class PoolConfig:
             options = {"enabled": True}
         elif options is False:
             options = {"enabled": False}
-        faults = _faults_of_shape(options, ignored)
+        faults = _faults_of_shape(options)
         values: dict[str, Any] = {}
         if isinstance(options, Mapping):
-            values, unreadable = _read_values(options, ignored)
-            faults += unreadable
+            values, found = read_mapping(options, _READERS, ignored)
+            faults += found
             # Not cls.max_size: with slots that is a descriptor. A faulty max_size is reported as such, not compared.
             largest = values.get("max_size", math.inf if "max_size" in options else cls().max_size)
             if values.setdefault("min_size", min(default_min_size, largest)) > largest:
@@ -97,7 +110,7 @@ class PoolConfig:
         return cls(**values)
 
 
-def _faults_of_shape(options: object, ignored: frozenset[str]) -> list[Fault]:
+def _faults_of_shape(options: object) -> list[Fault]:
     if not isinstance(options, Mapping):
         return [
             Fault(
@@ -114,87 +127,45 @@ def _faults_of_shape(options: object, ignored: frozenset[str]) -> list[Fault]:
                 "Write True for the defaults or False to switch pooling off.",
             )
         ]
-    faults = []
-    known = set(_READERS) | ignored
-    for key in options:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), sorted(_READERS), n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(sorted(_READERS))}."
-            faults.append(Fault(str(key), f"unknown key {key!r}.", hint))
-    return faults
+    return []
 
 
-def _read_values(options: Mapping[Any, Any], ignored: frozenset[str]) -> tuple[dict[str, Any], list[Fault]]:
-    values, faults = {}, []
-    for key, raw in options.items():
-        if key in ignored or key not in _READERS:
-            continue
-        try:
-            values[key] = _READERS[key](raw)
-        except ValueError as error:
-            faults.append(Fault(key, f"{key} = {raw!r} {error.args[0]}", error.args[1]))
-    return values, faults
-
-
-def _reject(problem: str, hint: str) -> ValueError:
-    return ValueError(problem, hint)
-
-
-def _boolean(raw: Any) -> bool:
-    if not isinstance(raw, bool):
-        raise _reject("is not a boolean.", "Write True or False.")
-    return raw
-
-
-def _mode(raw: Any) -> str:
-    if raw not in ("transaction", "session"):
-        raise _reject(
-            "is not a mode.",
-            'Write "transaction" (lend for one transaction) or "session" (hold to the end of the request).',
-        )
-    return str(raw)
-
-
-def _count(least: int) -> Callable[[Any], int]:
-    def read(raw: Any) -> int:
-        if isinstance(raw, bool) or not isinstance(raw, int) or raw < least:
-            raise _reject("is not a whole number in range.", f"Write an integer of at least {least}.")
-        return raw
-
-    return read
-
-
-_LONGEST = 1e9  # thirty years; beyond it lie infinity and integers that no float holds
-
-
-def _seconds(*, above_zero: bool = False) -> Callable[[Any], float]:
-    def read(raw: Any) -> float:
-        bad_type = isinstance(raw, bool) or not isinstance(raw, (int, float))
-        if bad_type or not 0 <= raw <= _LONGEST or (above_zero and raw == 0):
-            raise _reject(
-                "is not a number of seconds.",
-                f"Write a finite number {'above' if above_zero else 'of at least'} 0.",
-            )
-        return float(raw)
-
-    return read
-
+_duration = seconds(above_zero=True)
 
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "enabled": _boolean,
-    "mode": _mode,
-    "min_size": _count(0),
-    "max_size": _count(1),
-    "timeout": _seconds(above_zero=True),
-    "max_waiting": _count(0),
-    "max_lifetime": _seconds(above_zero=True),
-    "max_idle": _seconds(above_zero=True),
-    "connect_timeout": _seconds(above_zero=True),
-    "keepalives_idle": _count(0),
-    "tcp_user_timeout": _seconds(),
-    "check_idle": _seconds(),
-    "pin_max": _seconds(above_zero=True),
-    "leak_after": _seconds(above_zero=True),
+    "enabled": boolean,
+    "mode": choice(
+        "mode", transaction="lend for one transaction", session="hold to the end of the request, as Django's pool"
+    ),
+    "min_size": count(0),
+    "max_size": count(1),
+    "timeout": _duration,
+    "max_waiting": count(0),
+    "max_lifetime": _duration,
+    "max_idle": _duration,
+    "connect_timeout": _duration,
+    "keepalives_idle": count(0),
+    "tcp_user_timeout": seconds(),
+    "check_idle": seconds(),
+    "pooler": optional(
+        choice(
+            "pooling mode of a server-side pooler",
+            transaction="PgBouncer, RDS Proxy and the like share server connections between transactions",
+            session="the pooler keeps one server connection for each of ours",
+        )
+    ),
+    "statement_timeout": optional(_duration),
+    "lock_timeout": optional(_duration),
+    "idle_in_transaction_timeout": optional(_duration),
+    "transaction_timeout": optional(_duration),
+    "command_timeout": optional(_duration),
+    "prepare": optional(Prepare.read),
+    "session": variables,
+    "reset": choice(
+        "reset mode", dirty="close only what its borrower has changed", always="reset every connection after its lease"
+    ),
+    "pin_max": _duration,
+    "leak_after": _duration,
 }
 
-assert set(_READERS) == {field.name for field in fields(PoolConfig)}, "a key without a reader"
+assert set(_READERS) == {item.name for item in fields(PoolConfig)}, "a key without a reader"

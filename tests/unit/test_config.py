@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from django_dbpool.core.config import ConfigError, Fault, PoolConfig
+from django_dbpool.core.config import PoolConfig
+from django_dbpool.core.readers import ConfigError, Fault
 
 DEFAULTS = {
     "enabled": True,
