@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.transaction import Atomic
 
 from .backends.leases import LeaseMixin
+from .core.readers import variables
+from .core.session import declared
 
-__all__ = ["atomic", "pin"]
+__all__ = ["atomic", "pin", "session"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class EagerAtomic(Atomic):
@@ -62,3 +68,67 @@ def pin(using: str | None = None) -> Iterator[Any]:
     finally:
         if connection._entry is entry and entry.generation == generation and not connection.in_atomic_block:
             connection.close()
+
+
+class session:  # noqa: N801  # a context manager, as atomic
+    """
+    Declare session variables for a block or a function, sync or async.
+
+    Every statement of the block finds them set, on whichever connection it runs; no connection is pinned, and the
+    server is told only where a connection's variables differ. Blocks nest, the inner one wins. What runs in a thread
+    that the block starts by hand doesn't see them; ``sync_to_async`` and ``copy_context().run`` carry them along.
+
+    Args:
+        using: database alias.
+        values: names and values of settings of the server, your own with a dot. A list becomes quoted names, which is
+            the safe form for a ``search_path``; None goes back to the alias's own value.
+
+    Raises:
+        ValueError: a name or value that no setting can have. What only the server can tell is raised by the next
+            statement.
+
+    Example:
+        with transaction.session(search_path=["tenant_7", "public"], **{"app.tenant": 7}):
+            Invoice.objects.count()
+    """
+
+    def __init__(self, using: str | None = None, /, **values: Any) -> None:
+        self.alias = using or DEFAULT_DB_ALIAS
+        self._removed = {name.lower() for name, value in values.items() if value is None}
+        try:
+            self._values = variables({name: value for name, value in values.items() if value is not None})
+        except ValueError as error:
+            raise ValueError(f"transaction.session() {error.args[0]} {error.args[1]}") from None
+        self._outer: list[Mapping[str, Mapping[str, str]] | None] = []
+
+    def __enter__(self) -> None:
+        outer = declared.get()
+        self._outer.append(outer)
+        mine = {**(outer or {}).get(self.alias, {}), **self._values}
+        declared.set({**(outer or {}), self.alias: {name: mine[name] for name in mine if name not in self._removed}})
+
+    def __exit__(self, *exc_info: object) -> None:
+        # Not ContextVar.reset(): a generator may be closed in another context than it was begun in.
+        declared.set(self._outer.pop())
+
+    def __call__(self, function: F) -> F:
+        def again() -> session:
+            # One of its own for each call: calls overlap.
+            copy = object.__new__(session)
+            copy.__dict__ |= {**self.__dict__, "_outer": []}
+            return copy
+
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def wrapper(*args: Any, **kwargs: Any) -> Any:
+                with again():
+                    return await function(*args, **kwargs)
+        else:
+
+            @functools.wraps(function)
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                with again():
+                    return function(*args, **kwargs)
+
+        return cast("F", wrapper)

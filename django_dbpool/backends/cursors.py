@@ -20,6 +20,8 @@ from django.db.backends.postgresql.base import CursorDebugWrapper
 from django.db.backends.utils import CursorWrapper
 from psycopg import Cursor
 
+from ..core.session import declared
+
 if TYPE_CHECKING:
     from ..pool.entry import PoolEntry
     from .mixin import PooledDatabaseMixin
@@ -140,6 +142,7 @@ class StreamingCursor(DjangosCursor):
         self.generation = entry.generation
         self.thread_ident = get_ident()
         self.undone = db._undone
+        self.session = declared.get()
         self.holding = True
         db._hold_stream(entry)
 
@@ -153,9 +156,16 @@ class StreamingCursor(DjangosCursor):
                 "request) before the cursor was finished. Finish or close the iterator first."
             )
 
+    def _sync_session(self, query: object = "") -> None:
+        """Rows are made when they are fetched, so with the variables that held when the cursor was opened."""
+        state = self.entry.session
+        if self.session is not state.context or self.db._engine_declares:
+            self.db._sync_session(state, self.entry.conn, query, self.session)
+
     def __getattr__(self, attr: str) -> Any:
         if attr in CursorWrapper.WRAP_ERROR_ATTRS or attr == "scroll":
             self._check()
+            self._sync_session()
         return super().__getattr__(attr)
 
     def __iter__(self) -> Iterator[Any]:
@@ -164,11 +174,13 @@ class StreamingCursor(DjangosCursor):
 
     def _execute(self, sql: Any, params: Any, *ignored: Any) -> Any:
         self._check()
+        self._sync_session(sql)
         self.db._note_session_state(sql)
         return super()._execute(sql, params, *ignored)
 
     def _executemany(self, sql: Any, param_list: Any, *ignored: Any) -> Any:
         self._check()
+        self._sync_session(sql)
         self.db._note_session_state(sql)
         return super()._executemany(sql, param_list, *ignored)
 
@@ -211,6 +223,49 @@ class StreamingCursor(DjangosCursor):
 
 
 class StreamingDebugCursor(CursorDebugWrapper, StreamingCursor):
+    """The same under DEBUG or ``force_debug_cursor``."""
+
+
+class StockCursor(DjangosCursor):
+    """Django's own, for aliases whose pool is switched off."""
+
+    db: PooledDatabaseMixin
+
+    def _execute(self, sql: Any, params: Any, *ignored: Any) -> Any:
+        self.db._sync_stock_session(sql, declared.get())
+        return super()._execute(sql, params, *ignored)
+
+    def _executemany(self, sql: Any, param_list: Any, *ignored: Any) -> Any:
+        self.db._sync_stock_session(sql, declared.get())
+        return super()._executemany(sql, param_list, *ignored)
+
+    def callproc(self, procname: Any, params: Any = None, kparams: Any = None) -> Any:
+        self.db._sync_stock_session(procname, declared.get())
+        return super().callproc(procname, params, kparams)
+
+
+class StockServerCursor(StockCursor):
+    """The same for a server-side cursor, whose rows are made when they are fetched."""
+
+    def __init__(self, cursor: Any, db: PooledDatabaseMixin) -> None:
+        super().__init__(cursor, db)
+        self.session = declared.get()
+
+    def __getattr__(self, attr: str) -> Any:
+        if attr in CursorWrapper.WRAP_ERROR_ATTRS:
+            self.db._sync_stock_session("", self.session)
+        return super().__getattr__(attr)
+
+    def __iter__(self) -> Iterator[Any]:
+        while rows := self.fetchmany(self.cursor.itersize):
+            yield from rows
+
+
+class StockDebugCursor(CursorDebugWrapper, StockCursor):
+    """The same under DEBUG or ``force_debug_cursor``."""
+
+
+class StockServerDebugCursor(CursorDebugWrapper, StockServerCursor):
     """The same under DEBUG or ``force_debug_cursor``."""
 
 

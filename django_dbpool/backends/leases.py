@@ -16,7 +16,7 @@ from _thread import get_ident
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 from asgiref.sync import SyncToAsync
@@ -27,6 +27,7 @@ from django.db.backends.signals import connection_created
 
 from ..core.errors import GateClosed, LeaseRefused
 from ..core.ledger import Owner, current_unit
+from ..core.session import declared
 from ..errors import from_refusal
 from ..pool import background
 from ..pool.entry import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN, PoolEntry
@@ -34,11 +35,7 @@ from ..pool.managed import ManagedPool
 from ..pool.session_state import known_neutral, reason_to_pin
 from .cursors import warn_if_apps_not_ready
 from .guard import watch
-
-if TYPE_CHECKING:
-    from .typing import DjangosWrapper as Base
-else:
-    Base = object
+from .session import SessionMixin
 
 logger = logging.getLogger("django_dbpool.backends")
 
@@ -54,13 +51,14 @@ POOL_CLOSED_RETRIES = 3
 """How often a lease looks its pool up again after finding it closed (test databases, changed settings)."""
 
 
-class LeaseMixin(Base):
+class LeaseMixin(SessionMixin):
     """Acquiring and releasing; see ``PooledDatabaseMixin`` for Django's interface to it."""
 
     _entry: PoolEntry | None
     _pool: ManagedPool | None
 
     def _init_lease(self) -> None:
+        self._init_session()
         self._entry = None
         self._pool = None
         self._owner: Owner | None = None
@@ -216,6 +214,10 @@ class LeaseMixin(Base):
         if cursor.entry is not entry:
             self._rebind(cursor, entry)
         cursor.generation = entry.generation
+        session = entry.session
+        context = declared.get()
+        if context is not session.context or self._engine_declares:
+            self._sync_session_of(entry, sql, context)
         if not (type(sql) is str and sql in known_neutral) and entry.pinned is None:
             self._note_session_state(sql)
         return cursor.cursor
@@ -236,6 +238,13 @@ class LeaseMixin(Base):
         new.row_factory = old.row_factory
         cursor.cursor = new
         cursor.entry = entry
+
+    def _sync_session_of(self, entry: PoolEntry, sql: Any, context: Any) -> None:
+        try:
+            self._sync_session(entry.session, entry.conn, sql, context)
+        except BaseException as error:
+            self._statement_failed(error)
+            raise
 
     def _note_session_state(self, sql: Any) -> None:
         reason = reason_to_pin(sql)
@@ -380,6 +389,7 @@ class LeaseMixin(Base):
         """Bind this wrapper to a pool until the end of the unit of work."""
         self._pool = pool
         session = pool.config.mode == "session"
+        self._alias_variables = pool.config.session
         self._base_hold = self._hold = int(session) + int(self._thread_sharing_count > 0)
         self._guard_token = watch(self, self._guard_token)
 

@@ -28,7 +28,16 @@ from psycopg.pq import Format
 from ..conf import CONN_MAX_AGE_HINT, adopt_django_option, given_check, pool_config, pooling_enabled
 from ..pool.managed import ManagedPool
 from ..pool.registry import close_pools, get_pool, register_holder
-from .cursors import LeasedCursor, LeasedDebugCursor, StreamingCursor, StreamingDebugCursor
+from .cursors import (
+    LeasedCursor,
+    LeasedDebugCursor,
+    StockCursor,
+    StockDebugCursor,
+    StockServerCursor,
+    StockServerDebugCursor,
+    StreamingCursor,
+    StreamingDebugCursor,
+)
 from .startup import StartupMixin
 from .transactions import TransactionsMixin
 
@@ -253,12 +262,13 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
 
     def make_cursor(self, cursor: Any) -> Any:
         if self._entry is None:
-            return super().make_cursor(cursor)
+            return StockServerCursor(cursor, self) if isinstance(cursor, ServerCursor) else StockCursor(cursor, self)
         return StreamingCursor(cursor, self) if isinstance(cursor, ServerCursor) else LeasedCursor(cursor, self)
 
     def make_debug_cursor(self, cursor: Any) -> Any:
         if self._entry is None:
-            return super().make_debug_cursor(cursor)
+            kind = StockServerDebugCursor if isinstance(cursor, ServerCursor) else StockDebugCursor
+            return kind(cursor, self)
         streaming = isinstance(cursor, ServerCursor)
         return StreamingDebugCursor(cursor, self) if streaming else LeasedDebugCursor(cursor, self)
 

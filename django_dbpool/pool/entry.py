@@ -13,6 +13,7 @@ from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
 from ..core.ledger import TRANSACTION_STATES, Holder, Owner, label_of, thread_units
+from ..core.session import SessionState
 
 IDLE = int(TransactionStatus.IDLE)
 ACTIVE = int(TransactionStatus.ACTIVE)
@@ -59,6 +60,7 @@ class PoolEntry:
         "poll",
         "reported",
         "request",
+        "session",
         "since",
         "streams",
         "timezone",
@@ -82,6 +84,7 @@ class PoolEntry:
         """How many connection_created receivers have seen this connection."""
         self.timezone: object = self
         """Time zone of the loader in conn.adapters; a value that equals none until it was looked up."""
+        self.session = SessionState({})
         self.owner: Owner | None = None
         self.unit: object = None
         self.request: object = None
