@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
-from django.db import InterfaceError
+from django.db import InterfaceError, OperationalError
 from django.db.backends.postgresql.base import CursorDebugWrapper
 from django.db.backends.utils import CursorWrapper
 from psycopg import Cursor
@@ -52,17 +52,26 @@ class LeasedCursor(DjangosCursor):
             return self._execute_with_wrappers(sql, param_list, many=True, executor=self._executemany)
         return self._executemany(sql, param_list)
 
-    def _execute(self, sql: Any, params: Any, *ignored: Any) -> Any:
+    def _execute(self, sql: Any, params: Any, *ignored: Any, attempt: int = 1) -> Any:
         db = self.db
+        losses = db._losses
         cursor = db._begin_statement(self, sql)
         try:
             with db.wrap_database_errors:
                 result = cursor.execute(sql) if params is None else cursor.execute(sql, params)
         except BaseException as error:
             db._statement_failed(error)
-            raise
-        db._end_statement()
-        return result
+            if not (
+                sql is db._read
+                and db._losses != losses
+                and attempt < db._read_attempts
+                and isinstance(error, (OperationalError, InterfaceError))
+            ):
+                raise
+        else:
+            db._end_statement()
+            return result
+        return self._execute(sql, params, attempt=attempt + 1)
 
     def _executemany(self, sql: Any, param_list: Any, *ignored: Any) -> Any:
         db = self.db

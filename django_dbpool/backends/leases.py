@@ -65,6 +65,9 @@ class LeaseMixin(SessionMixin):
         self._hold = 0
         self._base_hold = 0
         self._abandoned_streams = 0
+        self._losses = 0  # connections that were lost and given up
+        self._read: object = None  # text of the ORM's last read
+        self._read_attempts = 1
         self._undone = 0  # transactions and savepoints that ended: cursors declared in them may have gone
         self._initializing = False
         self._in_commit_hooks = False
@@ -300,7 +303,12 @@ class LeaseMixin(SessionMixin):
             and not (shared or self.in_atomic_block or self._initializing or entry.pinned or entry.streams)
         ):
             # Nothing was promised on this connection that another couldn't keep.
+            self._losses += 1
+            pool = self._pool
             self._end_lease(discard=True)
+            if pool is not None:
+                # Seldom alone: a failover or a restart takes all of them.
+                pool.check()
         else:
             self._end_statement()
 
@@ -390,6 +398,7 @@ class LeaseMixin(SessionMixin):
         self._pool = pool
         session = pool.config.mode == "session"
         self._alias_variables = pool.config.session
+        self._read_attempts = pool.config.retry.attempts if pool.config.retry.enabled else 1
         self._base_hold = self._hold = int(session) + int(self._thread_sharing_count > 0)
         self._guard_token = watch(self, self._guard_token)
 

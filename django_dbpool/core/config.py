@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from .readers import ConfigError, Fault, boolean, choice, count, optional, read_mapping, reject, seconds, variables
+from .readers import ConfigError, Fault, boolean, choice, count, nested, optional, read_mapping, seconds, variables
+from .retry import RetryPolicy
 
 Mode = Literal["transaction", "session"]
 Pooler = Literal["transaction", "session"]
@@ -25,12 +26,8 @@ class Prepare:
 
     @classmethod
     def read(cls, raw: Any) -> Prepare:
-        if not isinstance(raw, Mapping) or not raw or not set(raw) <= {"after", "max"}:
-            raise reject(
-                'is not a dictionary with "after" and "max".',
-                'Write {"after": 2, "max": 10}, or None to prepare nothing.',
-            )
-        return cls(**{key: count(int(key == "max"))(value) for key, value in raw.items()})
+        hint = 'Write {"after": 2, "max": 10}, or None to prepare nothing.'
+        return cls(**nested(raw, {"after": count(0), "max": count(1)}, hint))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +59,7 @@ class PoolConfig:
     prepare: Prepare | None = None
     session: Mapping[str, str] = field(default_factory=dict)
     reset: Reset = "dirty"
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
     pin_max: float = 60.0
     leak_after: float = 60.0
 
@@ -132,6 +130,20 @@ def _faults_of_shape(options: object) -> list[Fault]:
 
 _duration = seconds(above_zero=True)
 
+
+def _retry(raw: Any) -> RetryPolicy:
+    if isinstance(raw, bool):
+        return RetryPolicy(enabled=raw)
+    readers = {
+        "enabled": boolean,
+        "attempts": count(1),
+        "max_delay": _duration,
+        "total": _duration,
+        "base_delay": _duration,
+    }
+    return RetryPolicy(**nested(raw, readers, 'Write {"attempts": 8, "total": 4}, or False to repeat nothing.'))
+
+
 _READERS: dict[str, Callable[[Any], Any]] = {
     "enabled": boolean,
     "mode": choice(
@@ -164,6 +176,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "reset": choice(
         "reset mode", dirty="close only what its borrower has changed", always="reset every connection after its lease"
     ),
+    "retry": _retry,
     "pin_max": _duration,
     "leak_after": _duration,
 }

@@ -103,6 +103,16 @@ def seconds(*, above_zero: bool = False) -> Callable[[Any], float]:
     return read
 
 
+def nested(raw: Any, readers: Mapping[str, Callable[[Any], Any]], hint: str) -> dict[str, Any]:
+    """A dictionary inside the dictionary; all its faults in one."""
+    if not isinstance(raw, Mapping) or not raw:
+        raise reject("is not a dictionary with values.", hint)
+    values, faults = read_mapping(raw, readers)
+    if faults:
+        raise reject("has faults: " + " ".join(f"{fault.message} {fault.hint}" for fault in faults), hint)
+    return values
+
+
 VARIABLE = re.compile(r"[A-Za-z_][\w$]*(?:\.[A-Za-z_][\w$]*)*", re.ASCII)
 """A setting's name as the server knows it, such as ``search_path`` or ``app.tenant``."""
 

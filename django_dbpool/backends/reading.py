@@ -1,0 +1,72 @@
+"""
+Reads of the ORM that may run again when their connection is lost.
+
+Which statement is one is known to the compiler alone: no look at the text tells a SELECT from one that calls a
+function that writes. It notes the text that it is about to execute; the cursor, below ``execute_wrappers``, repeats a
+statement only if it is that very object. A wrapper that changes the text, or runs statements of its own, switches
+the repetition off for them, never on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.db import InterfaceError, OperationalError
+
+if TYPE_CHECKING:
+    from django.db.models.sql.compiler import SQLCompiler as Base
+else:
+    Base = object
+
+READS = frozenset({"SQLCompiler", "SQLAggregateCompiler"})
+"""Compilers of SELECT. Those of INSERT, UPDATE and DELETE are left as they are."""
+
+
+class RepeatableRead(Base):
+    """Before a compiler class of Django's in the bases."""
+
+    _executing = False
+
+    def as_sql(self, *args: Any, **kwargs: Any) -> Any:
+        compiled = super().as_sql(*args, **kwargs)
+        if self._executing:  # not a subquery's compiler, not str(queryset.query)
+            self.connection._read = compiled[0]  # type: ignore[attr-defined]
+        return compiled
+
+    def execute_sql(self, result_type: Any = "multi", chunked_fetch: bool = False, *args: Any, **kwargs: Any) -> Any:
+        execute = super().execute_sql
+        self._executing = True
+        try:
+            if not chunked_fetch:
+                return execute(result_type, chunked_fetch, *args, **kwargs)
+            return self._open_server_side(lambda: execute(result_type, chunked_fetch, *args, **kwargs))
+        finally:
+            self._executing = False
+
+    def _open_server_side(self, execute: Any) -> Any:
+        """
+        A server-side cursor belongs to its connection, so not the statement is repeated but the opening of the
+        cursor. Nothing was fetched from it yet.
+        """
+        db: Any = self.connection
+        attempts = 1
+        while True:
+            losses = db._losses
+            try:
+                return execute()
+            except (OperationalError, InterfaceError):
+                attempts += 1
+                if db._losses == losses or db._entry is not None or attempts > db._read_attempts:
+                    raise
+
+
+_made: dict[type, type] = {}
+
+
+def repeatable(compiler: type[Base]) -> type[Base]:
+    """The compiler class, with its reads repeatable."""
+    made = _made.get(compiler)
+    if made is None:
+        made = type(compiler.__name__, (RepeatableRead, compiler), {"__module__": compiler.__module__})
+        _made[compiler] = made
+    return made
