@@ -20,6 +20,8 @@ from django.db.backends.postgresql.base import CursorDebugWrapper
 from django.db.backends.utils import CursorWrapper
 from psycopg import Cursor
 
+from .raw import raw_connection_of_cursor
+
 if TYPE_CHECKING:
     from ..pool.entry import PoolEntry
     from .mixin import PooledDatabaseMixin
@@ -102,10 +104,8 @@ class LeasedCursor(DjangosCursor):
 
     @property
     def connection(self) -> Any:
-        """The raw connection; reading it pins, because nobody sees what is done with it."""
-        db = self.db
-        db._begin_statement(self, "SELECT")
-        return db.connection
+        """Psycopg's connection; see raw.py for what pins."""
+        return raw_connection_of_cursor(self.db, self)
 
     def close(self) -> None:
         self.cursor.close()

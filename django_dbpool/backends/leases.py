@@ -36,6 +36,7 @@ from .cursors import warn_if_apps_not_ready
 from .guard import watch
 
 if TYPE_CHECKING:
+    from .raw import RawConnection
     from .typing import DjangosWrapper as Base
 else:
     Base = object
@@ -71,6 +72,7 @@ class LeaseMixin(Base):
         self._initializing = False
         self._in_commit_hooks = False
         self._guard_token: object = None
+        self._raw: RawConnection | None = None
         self._pid = os.getpid()
 
     # -- begin --------------------------------------------------------------------------------------------------
