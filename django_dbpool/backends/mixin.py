@@ -28,6 +28,7 @@ from psycopg.pq import Format
 from ..conf import CONN_MAX_AGE_HINT, adopt_django_option, given_check, pool_config, pooling_enabled
 from ..pool.managed import ManagedPool
 from ..pool.registry import close_pools, get_pool, register_holder
+from ..pool.resetting import ResettingPool
 from .cursors import LeasedCursor, LeasedDebugCursor, StreamingCursor, StreamingDebugCursor
 from .raw import raw_connection
 from .startup import StartupMixin
@@ -125,7 +126,8 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
         # A wrapper of the pool's own: this one goes with its thread.
         template = type(self)(copy.deepcopy(self.settings_dict), self.alias)
         health_check = ManagedPool.check_connection if self.settings_dict["CONN_HEALTH_CHECKS"] else None
-        return ManagedPool(
+        kind = ResettingPool if config.reset == "always" else ManagedPool
+        return kind(
             config,
             alias=self.alias,
             connect_kwargs=template._physical_connection_params,
