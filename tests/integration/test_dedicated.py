@@ -51,7 +51,7 @@ def test_listen_and_notify(single: str) -> None:
 def test_listener_thread(make_pool: MakePool, worker: Worker) -> None:
     """The loop of a thread gets what others write, while the pool's connections are used by them."""
     alias = make_pool(size=1)
-    ready, received = Step(), []
+    ready, received = Step(), list[str]()
 
     def listen() -> None:
         with dedicated(alias, row_factory=dict_row) as connection:
