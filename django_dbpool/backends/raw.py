@@ -135,11 +135,16 @@ class Lease:
         """The leased connection, which stays with this unit of work from now on."""
         entry = self.begin(what)
         db = self.db
-        if not db._initializing and entry.pinned in (None, RAW_ACCESS_REASON):
+        if db._initializing:
+            return entry
+        if entry.pinned in (None, RAW_ACCESS_REASON):
             apply_policy(db.alias, what)
             if entry.pinned is None:
                 db.validate_thread_sharing()  # another thread's pin would race with this one's count
                 db._pin(RAW_ACCESS_REASON)
+        if not db.needs_rollback:
+            # Django's statements would find the session as it was declared for them; so does what comes now.
+            db._begin_statement(self, "SELECT")
         return entry
 
 

@@ -65,10 +65,10 @@ def _begin_statement(watcher: Watcher, original: Hook) -> Hook:
 
 
 def _execute(watcher: Watcher, original: Hook) -> Hook:
-    def execute(cursor: Any, sql: Any, params: Any, *ignored: Any) -> Any:
+    def execute(cursor: Any, sql: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
         watcher.expect(sql, params)
         try:
-            return original(cursor, sql, params, *ignored)
+            return original(cursor, sql, params, *args, **kwargs)
         finally:
             # Not before: the lease may begin with this statement. Where it ends with it there is nothing local.
             watcher.note_local(cursor.db, sql, params)

@@ -209,7 +209,8 @@ class Watcher:
         return bool(left)
 
     def _differences(self, entry: PoolEntry, record: _Record, after: State) -> Iterator[str]:
-        allowed = {str(name).lower() for name in getattr(entry, "session", None) or ()}.union(*self.ignored)
+        declared = getattr(entry, "session", None)  # what the engine itself keeps set on this connection
+        allowed = {name.lower() for name in (declared.values if declared is not None else ())}.union(*self.ignored)
         in_transaction = entry.pgconn.transaction_status == INTRANS
         started_with = entry.pgconn.options.decode().lower()
         for (kind, name), value in after.items():

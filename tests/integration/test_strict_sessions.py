@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -18,6 +19,7 @@ from django_dbpool.backends.cursors import LeasedCursor, StreamingCursor
 from django_dbpool.backends.leases import LeaseMixin
 from django_dbpool.pool.managed import ManagedPool
 from django_dbpool.testing import SessionStateLeaked, strict_sessions
+from django_dbpool.testing.sessions import State, Watcher, _Record
 from testproject.processes import wait_until
 from tests.app.models import Item, Log
 from tests.fixtures.pools import alive, backend, execute, in_use, value
@@ -210,17 +212,12 @@ def test_ignore(single: str) -> None:
 def test_declared_session_variables_are_no_leak(single: str) -> None:
     """What the engine itself keeps set on a connection, by the entry's own account."""
 
-    class Entry:
-        session = {"strict.tenant": "7"}
-
-    from django_dbpool.testing.sessions import State, Watcher, _Record
-
-    watcher = Watcher()
     after: State = {("setting", "strict.tenant"): "7", ("setting", "strict.other"): "7"}
     connections[single].ensure_connection()
-    entry: Any = Entry()
-    entry.pgconn = connections[single]._entry.pgconn
-    assert list(watcher._differences(entry, _Record({}), after)) == ["setting strict.other = '7'"]
+    pgconn = connections[single]._entry.pgconn
+    entry: Any = SimpleNamespace(pgconn=pgconn, session=SimpleNamespace(values={"strict.tenant": "7"}))
+    assert list(Watcher()._differences(entry, _Record({}), after)) == ["setting strict.other = '7'"]
+    execute(single, "SELECT 1")
 
 
 def test_prepared_statements_of_psycopg_are_no_leak(make_pool: MakePool) -> None:
