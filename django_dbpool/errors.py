@@ -1,17 +1,18 @@
 """
-The failures of the pool, by name. All are ``django.db.OperationalError``: code that caught that goes on working.
+The failures of the pool, by name. Those of connecting are ``django.db.OperationalError``: code that caught that goes
+on working.
 """
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from django.db import OperationalError
+from django.db import InterfaceError, OperationalError
 
 from .core.errors import Exhausted, LeaseRefused, QueueFull, Refusal
 from .core.ledger import Holder
 
-__all__ = ["DatabaseUnavailable", "PoolError", "PoolExhausted"]
+__all__ = ["DatabaseUnavailable", "PoolError", "PoolExhausted", "RawAccessRefused", "RawAccessWarning"]
 
 
 class PoolError(OperationalError):
@@ -86,6 +87,14 @@ class DatabaseUnavailable(PoolError):
             f"Database {self.alias!r} is unavailable: connecting failed after {self.waited:.1f} s, "
             f"{self.in_use} older connections in use. {self.advice}"
         )
+
+
+class RawAccessRefused(InterfaceError):
+    """The raw connection was used while ``DBPOOL["RAW_ACCESS"]`` is "error". The text names the caller."""
+
+
+class RawAccessWarning(RuntimeWarning):
+    """The same for "warn", once for each line of code."""
 
 
 def from_refusal(refused: LeaseRefused) -> PoolError:

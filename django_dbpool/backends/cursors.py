@@ -21,6 +21,7 @@ from django.db.backends.utils import CursorWrapper
 from psycopg import Cursor
 
 from ..core.session import declared
+from .raw import raw_connection_of_cursor
 
 if TYPE_CHECKING:
     from ..pool.entry import PoolEntry
@@ -113,10 +114,8 @@ class LeasedCursor(DjangosCursor):
 
     @property
     def connection(self) -> Any:
-        """The raw connection; reading it pins, because nobody sees what is done with it."""
-        db = self.db
-        db._begin_statement(self, "SELECT")
-        return db.connection
+        """Psycopg's connection; see raw.py for what pins."""
+        return raw_connection_of_cursor(self.db, self)
 
     def close(self) -> None:
         self.cursor.close()

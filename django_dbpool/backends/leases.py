@@ -16,7 +16,7 @@ from _thread import get_ident
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from asgiref.sync import SyncToAsync
@@ -36,6 +36,9 @@ from ..pool.session_state import known_neutral, reason_to_pin
 from .cursors import warn_if_apps_not_ready
 from .guard import watch
 from .session import SessionMixin
+
+if TYPE_CHECKING:
+    from .raw import RawConnection
 
 logger = logging.getLogger("django_dbpool.backends")
 
@@ -72,6 +75,7 @@ class LeaseMixin(SessionMixin):
         self._initializing = False
         self._in_commit_hooks = False
         self._guard_token: object = None
+        self._raw: RawConnection | None = None
         self._pid = os.getpid()
 
     # -- begin --------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from psycopg.pq import Format
 from ..conf import CONN_MAX_AGE_HINT, adopt_django_option, given_check, pool_config, pooling_enabled
 from ..pool.managed import ManagedPool
 from ..pool.registry import close_pools, get_pool, register_holder
+from ..pool.resetting import ResettingPool
 from .cursors import (
     LeasedCursor,
     LeasedDebugCursor,
@@ -38,6 +39,7 @@ from .cursors import (
     StreamingCursor,
     StreamingDebugCursor,
 )
+from .raw import raw_connection
 from .startup import StartupMixin
 from .transactions import TransactionsMixin
 
@@ -133,7 +135,8 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
         # A wrapper of the pool's own: this one goes with its thread.
         template = type(self)(copy.deepcopy(self.settings_dict), self.alias)
         health_check = ManagedPool.check_connection if self.settings_dict["CONN_HEALTH_CHECKS"] else None
-        return ManagedPool(
+        kind = ResettingPool if config.reset == "always" else ManagedPool
+        return kind(
             config,
             alias=self.alias,
             connect_kwargs=template._physical_connection_params,
@@ -152,13 +155,13 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
 
     @property
     def connection(self) -> Connection[Any] | None:
-        """The raw connection of the current lease, or None. Reading it pins: nobody sees what is done with it."""
+        """Psycopg's connection as the current lease sees it, or None. See raw.py for what pins."""
         entry = self._entry
         if entry is None:
             return self._stock_connection
-        if not self._initializing:
-            self._pin("connection.connection was used")
-        return entry.conn
+        if self._initializing:
+            return entry.conn
+        return raw_connection(self, entry)  # type: ignore[return-value]
 
     @connection.setter
     def connection(self, value: Connection[Any] | None) -> None:
@@ -240,7 +243,7 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
         if entry is None:
             return super().create_cursor(name)
         if name is not None:
-            # Django's code reads self.connection, which must not count as the user's reading it.
+            # Django makes the cursor on self.connection: a facade would pin with its first FETCH.
             with self._reading_connection():
                 return super().create_cursor(name)
         cursor = entry.conn.cursor()

@@ -27,6 +27,6 @@ class PooledOperationsMixin(Base):
         connection = self.connection
         with connection.cursor() as cursor:
             entry = getattr(cursor, "entry", None)
-            # Django's own goes through cursor.connection, which counts as raw access and pins.
+            # Django's own makes its cursor on cursor.connection: the same by way of the facade.
             raw = cursor.connection if entry is None else entry.conn
             return ClientCursor(raw).mogrify(sql, params)

@@ -107,6 +107,11 @@ class PoolEntry:
         self.conn.autocommit = value
         self.autocommit = value
 
+    def forget_session_state(self) -> None:
+        """After a reset of the session: nothing is known to be set in it, and it is announced again."""
+        self.initialized_for = -1
+        self.session = SessionState({})
+
     def lost(self) -> bool:
         return self.conn.closed or self.pgconn.transaction_status == UNKNOWN
 

@@ -44,8 +44,8 @@ class Housekeeping:
         self._reclaiming = threading.Lock()
         # Two may notice the same lost lease; the one that makes it its own under this lock ends it.
         self._claiming = threading.Lock()
-        self._claimer = Owner()
-        self._claimer.thread = threading.main_thread()
+        self.claimer = Owner()
+        self.claimer.thread = threading.main_thread()
         self._started = False
 
     def ensure_running(self) -> None:
@@ -124,7 +124,7 @@ class Housekeeping:
     def _reclaim_of_dead_threads(self) -> None:
         for entry in tuple(self.pool.entries):
             owner, generation = entry.owner, entry.generation
-            if owner is not None and owner is not self._claimer and _has_ended(owner, entry):
+            if owner is not None and owner is not self.claimer and _has_ended(owner, entry):
                 self.reclaim(entry, generation)
 
     def _reclaim_unowned(self) -> None:
@@ -171,13 +171,13 @@ class Housekeeping:
             if holder is None or entry.generation != generation or entry not in pool.entries:
                 return
             entry.generation += 1
-            entry.owner = self._claimer
+            entry.owner = self.claimer
         logger.warning("database %r: reclaimed the lease of a holder that is gone: %s", pool.alias, holder)
         # Not rolled back here: that is a round trip in a dying thread. The server rolls back when the socket closes.
         clean = entry.pinned is None and not entry.streams and entry.pgconn.transaction_status == IDLE
         # Who asked for it by getconn() may have passed it on to another thread.
         if clean and not pool.forget_lent(entry):
-            pool.release(entry, self._claimer)
+            pool.release(entry, self.claimer)
         else:
             pool.discard(entry)
 

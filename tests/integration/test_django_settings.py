@@ -282,11 +282,14 @@ def test_temporary_connection_version_and_usable(make_pool: MakePool) -> None:
 
 
 def test_raw_access_pins(make_pool: MakePool) -> None:
-    """The raw connection may be told anything: it is kept to the end of the unit and closed."""
+    """The raw connection may be told anything: it is kept to the end of the unit and closed. Reading keeps nothing."""
     alias = make_pool()
     first = backend(alias)
     with connections[alias].cursor() as cursor:
         assert cursor.connection.info.backend_pid == first
+    assert in_use(alias) == 0
+    with connections[alias].cursor() as cursor:
+        cursor.connection.execute("SELECT 1")
     assert in_use(alias) == 1
     connections[alias].close()
     assert (in_use(alias), size(alias)) == (0, 0)

@@ -264,7 +264,7 @@ def test_pin_on_the_stock_engine_does_nothing(make_pool: MakePool) -> None:
 
 @pytest.mark.parametrize("read", ["connection", "cursor"])
 def test_raw_connection_pins(single: str, read: str) -> None:
-    """Reading it pins, whichever way; nobody sees what is done with it."""
+    """Using it pins, whichever way it was got; nobody sees what is done with it."""
     assert connections[single].connection is None
     with connections[single].cursor() as cursor:
         raw = cursor.connection if read == "cursor" else connections[single].connection

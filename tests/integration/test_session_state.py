@@ -219,13 +219,14 @@ def test_thread_that_ends_pinned_leaves_nothing(single: str, make_worker: Callab
 
 @pytest.mark.parametrize("attribute", ["read_only", "isolation_level", "row_factory", "prepare_threshold"])
 def test_attributes_of_the_raw_connection_are_not_inherited(single: str, worker: Worker, attribute: str) -> None:
-    """Reading connection.connection pins, since nobody sees what is done with it."""
+    """Setting one pins; reading it does not."""
 
     def raw_attribute() -> object:
         connections[single].ensure_connection()
         try:
             return getattr(connections[single].connection, attribute)
         finally:
+            assert pinned(single) is None
             end_unit(single)
 
     values = {"isolation_level": psycopg.IsolationLevel.SERIALIZABLE, "row_factory": psycopg.rows.dict_row}

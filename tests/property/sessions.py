@@ -108,7 +108,8 @@ class Session:
         self.execute(f"CREATE TEMP TABLE t{number} ()")
 
     def raw(self, number: int, key: str) -> bool:
-        return self.connection.connection is not None
+        raw = self.connection.connection
+        return raw is not None and callable(raw.execute)
 
     def pin(self, number: int, key: str) -> None:
         block = pin(self.alias)

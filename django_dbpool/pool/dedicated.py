@@ -1,0 +1,56 @@
+"""Connections outside of any pool, held for long on purpose: in no count, but known, so that reports show them."""
+
+from __future__ import annotations
+
+import math
+import os
+from time import monotonic
+from typing import Any
+
+from psycopg import Connection
+from psycopg.pq import PGconn
+
+from ..core.ledger import Holder, Owner, current_unit
+from .entry import PoolEntry
+
+_open: dict[PoolEntry, str] = {}
+"""Alias of each."""
+_graveyard: list[object] = []
+"""Inherited through fork(), kept so that no destructor touches the parent's socket."""
+
+
+def register(alias: str, conn: Connection[Any]) -> PoolEntry:
+    """Note a connection of the calling thread."""
+    entry = PoolEntry(conn, monotonic(), math.inf)
+    entry.owner = Owner()
+    entry.unit = current_unit.get()
+    _open[entry] = alias
+    return entry
+
+
+def close(entry: PoolEntry) -> None:
+    """Close it whatever it is doing: a statement that still runs is cancelled. In a forked child nothing happens."""
+    try:
+        entry.abort()
+    finally:
+        if _open.pop(entry, None) is not None:
+            entry.close()
+
+
+def dedicated_holders(alias: str | None = None) -> tuple[Holder, ...]:
+    """Who has a dedicated connection, of one alias or of all, oldest first."""
+    now = monotonic()
+    found = [entry.holder(name, now) for entry, name in tuple(_open.items()) if alias is None or name == alias]
+    return tuple(sorted(filter(None, found), key=lambda holder: -holder.since_seconds))
+
+
+def _forget_inherited() -> None:
+    """In the child of a fork. Psycopg's object is in the caller's hands: it gets a dead end instead of the socket."""
+    for entry in _open:
+        _graveyard.append((entry, entry.pgconn))
+        entry.conn.pgconn = PGconn.connect_start(b"inherited through fork")
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_inherited)
