@@ -109,6 +109,7 @@ USES: dict[str, Use] = {
     "pgconn.exec_": lambda raw: raw.pgconn.exec_(b"SELECT 1"),
     "setting one of pgconn": lambda raw: setattr(raw.pgconn, "nonblocking", 0),
     "registering a type": lambda raw: HSTORE.register(raw),
+    "registering a type without arrays": lambda raw: TypeInfo("plain", 99997, 0).register(raw),
     "registering an adapter": lambda raw: register_hstore(HSTORE, raw),
     "registering a loader": lambda raw: raw.adapters.register_loader(25, raw.adapters.get_loader(25, TEXT)),
     "a cursor made by hand": lambda raw: psycopg.Cursor(raw).execute("SELECT 1").fetchall(),
