@@ -10,8 +10,9 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.transaction import Atomic
 
 from .backends.leases import LeaseMixin
+from .cancellation import cancel_with_task
 
-__all__ = ["atomic", "pin"]
+__all__ = ["atomic", "cancel_with_task", "pin"]
 
 
 class EagerAtomic(Atomic):

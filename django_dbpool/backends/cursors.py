@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import warnings
 from _thread import get_ident
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
@@ -19,6 +20,9 @@ from django.db import InterfaceError
 from django.db.backends.postgresql.base import CursorDebugWrapper
 from django.db.backends.utils import CursorWrapper
 from psycopg import Cursor
+
+from ..pool import command as commands
+from ..pool import watchdog
 
 if TYPE_CHECKING:
     from ..pool.entry import PoolEntry
@@ -57,7 +61,7 @@ class LeasedCursor(DjangosCursor):
             with db.wrap_database_errors:
                 result = cursor.execute(sql) if params is None else cursor.execute(sql, params)
         except BaseException as error:
-            db._statement_failed(error)
+            db._statement_failed(error, sql)
             raise
         db._end_statement()
         return result
@@ -69,7 +73,7 @@ class LeasedCursor(DjangosCursor):
             with db.wrap_database_errors:
                 result = cursor.executemany(sql, param_list)
         except BaseException as error:
-            db._statement_failed(error)
+            db._statement_failed(error, sql)
             raise
         db._end_statement()
         return result
@@ -105,6 +109,8 @@ class LeasedCursor(DjangosCursor):
         """The raw connection; reading it pins, because nobody sees what is done with it."""
         db = self.db
         db._begin_statement(self, "SELECT")
+        if watchdog.watching and db._entry is not None:
+            commands.end(db._entry)  # nothing was sent
         return db.connection
 
     def close(self) -> None:
@@ -156,7 +162,20 @@ class StreamingCursor(DjangosCursor):
     def __getattr__(self, attr: str) -> Any:
         if attr in CursorWrapper.WRAP_ERROR_ATTRS or attr == "scroll":
             self._check()
+            if watchdog.watching:
+                return partial(self._in_time, super().__getattr__(attr))
         return super().__getattr__(attr)
+
+    def _in_time(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """One round trip of this cursor."""
+        result = None
+
+        def store() -> None:
+            nonlocal result
+            result = call(*args, **kwargs)
+
+        self.db._in_time(self.entry, store, "FETCH")
+        return result
 
     def __iter__(self) -> Iterator[Any]:
         while rows := self.fetchmany(self.cursor.itersize):
@@ -165,12 +184,12 @@ class StreamingCursor(DjangosCursor):
     def _execute(self, sql: Any, params: Any, *ignored: Any) -> Any:
         self._check()
         self.db._note_session_state(sql)
-        return super()._execute(sql, params, *ignored)
+        return self._in_time(super()._execute, sql, params, *ignored)
 
     def _executemany(self, sql: Any, param_list: Any, *ignored: Any) -> Any:
         self._check()
         self.db._note_session_state(sql)
-        return super()._executemany(sql, param_list, *ignored)
+        return self._in_time(super()._executemany, sql, param_list, *ignored)
 
     @property
     def connection(self) -> Any:
@@ -185,7 +204,7 @@ class StreamingCursor(DjangosCursor):
             return
         try:
             if self.cursor.withhold or self.undone == self.db._undone:
-                self.cursor.close()
+                self.db._in_time(self.entry, self.cursor.close, "CLOSE")
             else:
                 # It may have gone with its transaction or savepoint, and CLOSE would then break the one that is open,
                 # which COMMIT turns into ROLLBACK without an error. If it is there still, it goes with its transaction.

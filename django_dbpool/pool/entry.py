@@ -6,13 +6,16 @@ import os
 import select
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
 from ..core.ledger import TRANSACTION_STATES, Holder, Owner, label_of, thread_units
+
+if TYPE_CHECKING:
+    from .command import Command
 
 IDLE = int(TransactionStatus.IDLE)
 ACTIVE = int(TransactionStatus.ACTIVE)
@@ -46,11 +49,13 @@ class PoolEntry:
     __slots__ = (
         "autocommit",
         "backend_pid",
+        "command",
         "conn",
         "created_at",
         "expires_at",
         "generation",
         "initialized_for",
+        "limit",
         "owner",
         "pgconn",
         "pid",
@@ -65,7 +70,7 @@ class PoolEntry:
         "unit",
     )
 
-    def __init__(self, conn: Connection[Any], now: float, expires_at: float) -> None:
+    def __init__(self, conn: Connection[Any], now: float, expires_at: float, limit: float | None = None) -> None:
         self.conn = conn
         self.pgconn = conn.pgconn
         self.backend_pid = conn.info.backend_pid
@@ -90,6 +95,10 @@ class PoolEntry:
         self.pinned_at = 0.0
         self.reported = -1
         """Generation of the last lease that was logged as too long."""
+        self.limit = limit
+        """Seconds that a statement may take; None: as long as it likes."""
+        self.command: Command | None = None
+        """The statement that runs, if it has a limit or can be cancelled with its task."""
         self.streams = 0
         """Server-side cursors, COPY and the like that still read from or write to this connection."""
 
