@@ -61,11 +61,12 @@ class cancel_with_task:  # noqa: N801  # used as a statement, like contextlib.su
         """Threads in which a statement has failed for it."""
 
     async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("cancel_with_task() is for code that runs in a task.")
         watchdog.enable()
         self._parent = current_scope.get()
         current_scope.set(self)
-        task = asyncio.current_task()
-        assert task is not None
         self._loop = asyncio.get_running_loop()
         self._seen_well = monotonic()
         self._seen_cancelled: float | None = None

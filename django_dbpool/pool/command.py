@@ -17,7 +17,8 @@ import math
 import os
 import socket
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -133,8 +134,7 @@ class Cancellation:
         """Called while the statement's end waits for us, so the connection stays open and is nobody else's."""
         began = monotonic()
         try:
-            # Of a duplicate: should the end tire of waiting, the number might be another connection's.
-            with socket.socket(fileno=os.dup(self.command.entry.pgconn.socket)) as duplicate:
+            with duplicate_of(self.command.entry.pgconn.socket) as duplicate:
                 confirmed = self._ask_server()
                 ended = self.statement_over.wait(max(0.0, EFFECTIVE_WITHIN - (monotonic() - began)))
                 if not (confirmed and ended):
@@ -155,6 +155,22 @@ class Cancellation:
         except (psycopg.Error, OSError):
             return False
         return True
+
+
+@contextmanager
+def duplicate_of(number: int) -> Iterator[socket.socket]:
+    """Should the statement's end tire of waiting, the number itself might be another connection's by then."""
+    try:
+        duplicate = socket.socket(fileno=os.dup(number))
+    except OSError:  # too many open files: better the number than a statement that never ends
+        duplicate = socket.socket(fileno=number)
+        try:
+            yield duplicate
+        finally:
+            duplicate.detach()
+    else:
+        with duplicate:
+            yield duplicate
 
 
 def reset_after_fork() -> None:
