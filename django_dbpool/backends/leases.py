@@ -213,14 +213,14 @@ class LeaseMixin(TimeLimitsMixin):
         if cursor.entry is not entry:
             self._rebind(cursor, entry)
         cursor.generation = entry.generation
-        if not (type(sql) is str and sql in known_neutral) and entry.pinned is None:
-            self._note_session_state(sql)
         if watchdog.watching:
             try:
                 self._begin_command(entry)
             except OperationalError:
                 self._end_statement()
                 raise
+        if not (type(sql) is str and sql in known_neutral) and entry.pinned is None:
+            self._note_session_state(sql)
         return cursor.cursor
 
     def _rebind(self, cursor: Any, entry: PoolEntry) -> None:

@@ -411,6 +411,31 @@ def test_a_late_cancel_hits_nobody(make_database: MakeDatabase) -> None:
     easy.assert_whole()
 
 
+def test_each_side_looks_twice(limited: Database) -> None:
+    """A statement that has ended is not cancelled; one that is announced to be waits for its cancellation."""
+    with transaction.atomic(using=limited.alias):
+        limited.backend()
+        entry = limited.connection._entry
+        watchdog.begin(entry, LIMIT)
+        command = entry.command
+        assert commands.end(entry) is None
+        assert commands.announce(command, timed_out=True) is None
+        assert entry.expires_at > 0
+
+        watchdog.begin(entry, LIMIT)
+        cancellation = commands.announce(entry.command, timed_out=True)
+        assert cancellation is not None
+        assert commands.announce(entry.command, timed_out=False) is None, "one of two is enough"
+        ending = Task(commands.end, entry)
+        assert cancellation.statement_over.wait(PATIENCE)
+        ending.join(0.2)
+        assert ending.is_alive()
+        cancellation.start()
+        assert ending.result() is cancellation
+        assert (cancellation.cut, entry.expires_at) == (False, float("-inf"))
+        assert limited.fetch("SELECT 1") == 1
+
+
 def test_slow_threads_are_not_slow_statements(make_database: MakeDatabase) -> None:
     """A statement that has its result, but whose thread has not come to say so, is not cut off."""
     database = make_database(command_timeout=0.05, max_size=1)
