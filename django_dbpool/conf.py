@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 from collections.abc import MutableMapping
@@ -82,7 +83,7 @@ def pool_config(settings_dict: MutableMapping[str, Any], alias: str) -> PoolConf
     """
     where, ignored = name_of_setting(settings_dict, alias)
     try:
-        return PoolConfig.from_mapping(
+        config = PoolConfig.from_mapping(
             settings_dict.get("POOL", True),
             where=where,
             default_min_size=default_min_size(),
@@ -90,6 +91,10 @@ def pool_config(settings_dict: MutableMapping[str, Any], alias: str) -> PoolConf
         )
     except ConfigError as error:
         raise ImproperlyConfigured(str(error)) from error
+    if time_limits_apply():
+        return config
+    unlimited: dict[str, Any] = dict.fromkeys(TIME_LIMITS)
+    return dataclasses.replace(config, **unlimited)
 
 
 def given_check(settings_dict: MutableMapping[str, Any], default: Any) -> Any:
@@ -100,8 +105,42 @@ def given_check(settings_dict: MutableMapping[str, Any], default: Any) -> Any:
 
 def default_min_size() -> int:
     """0 for management commands and runserver, which should hold nothing when idle, else 1."""
-    program = Path(sys.argv[0]).name if sys.argv else ""
-    return 0 if program in {"manage.py", "django-admin", "django-admin.py"} else 1
+    return 0 if management_command() is not None else 1
+
+
+def management_command() -> str | None:
+    """The command that this process was started for, "" if none was named; None outside of ``manage.py``."""
+    program = Path(sys.argv[0]) if sys.argv else Path()
+    by_module = program.parts[-2:] == ("django", "__main__.py")
+    if by_module or program.name in {"manage.py", "django-admin", "django-admin.py"}:
+        return sys.argv[1] if len(sys.argv) > 1 else ""
+    return None
+
+
+TIME_LIMITS = (
+    "statement_timeout",
+    "lock_timeout",
+    "idle_in_transaction_timeout",
+    "transaction_timeout",
+    "command_timeout",
+)
+
+# Of the management commands those that run the site's own code as the site does. ``test`` sets up its database
+# without limits, see backends/creation.py.
+_SERVING = frozenset({"runserver", "runserver_plus", "testserver", "test"})
+
+
+def time_limits_apply() -> bool:
+    """Not to migrations, dumps and other commands, which take their time."""
+    command = management_command()
+    return command is None or command in _SERVING
+
+
+def without_time_limits(pool: Any) -> Any:
+    """``POOL`` as it is written, less its time limits; the very same object if it has none."""
+    if not isinstance(pool, dict) or not any(pool.get(key) for key in TIME_LIMITS):
+        return pool
+    return {"enabled": True, **{key: value for key, value in pool.items() if key not in TIME_LIMITS}}
 
 
 _project: ProjectConfig | None = None

@@ -9,15 +9,22 @@ from typing import Any, ClassVar
 
 from django.db import InterfaceError, OperationalError
 
-from .core.errors import Exhausted, LeaseRefused, QueueFull, Refusal
+from .core.errors import Exhausted, Expiry, LeaseRefused, QueueFull, Refusal
 from .core.ledger import Holder
 
-__all__ = ["DatabaseUnavailable", "PoolError", "PoolExhausted", "RawAccessRefused", "RawAccessWarning"]
+__all__ = [
+    "DatabaseUnavailable",
+    "LeaseTimedOut",
+    "PoolError",
+    "PoolExhausted",
+    "RawAccessRefused",
+    "RawAccessWarning",
+]
 
 
 class PoolError(OperationalError):
     """
-    No connection could be leased.
+    No connection could be leased, or a lease ended before its time.
 
     Attributes:
         alias: the database's alias in ``DATABASES``.
@@ -43,7 +50,7 @@ class PoolError(OperationalError):
         self.refusal = refusal
         super().__init__(self.describe())
 
-    def __reduce__(self) -> tuple[type[PoolError], tuple[Refusal], dict[str, Any]]:
+    def __reduce__(self) -> tuple[type[PoolError], tuple[Any, ...], dict[str, Any]]:
         # Exceptions are pickled by their args, which here are the finished text: Celery's and multiprocessing's
         # results would fail to load.
         return (type(self), (self.refusal,), self.__dict__)
@@ -87,6 +94,57 @@ class DatabaseUnavailable(PoolError):
             f"Database {self.alias!r} is unavailable: connecting failed after {self.waited:.1f} s, "
             f"{self.in_use} older connections in use. {self.advice}"
         )
+
+
+class LeaseTimedOut(PoolError):
+    """
+    A statement or transaction took longer than a time limit, ours or the server's. The driver's error is ``__cause__``.
+
+    Attributes:
+        setting: the key of POOL that set the limit.
+        limit: seconds; None if it was set on the server.
+        maybe_committed: the connection was cut during COMMIT or a statement outside of a transaction that may write,
+            so whether that took effect is unknown. False: it did not.
+    """
+
+    _advice: ClassVar[dict[str, str]] = {
+        "command_timeout": "Make the statement faster, or raise the limit. If even SELECT 1 takes as long, the server "
+        "hangs or the network drops packets.",
+        "idle_in_transaction_timeout": "Move slow work out of atomic(), or into on_commit().",
+        "transaction_timeout": "Do less in one transaction: in batches, or slow work outside of atomic().",
+        "idle_session_timeout": "A lease was held without a statement: a pin or session mode. Use it or end it sooner.",
+    }
+
+    def __init__(self, refusal: Refusal, expiry: Expiry) -> None:
+        self.expiry = expiry
+        self.setting = expiry.setting
+        self.limit = expiry.limit
+        self.maybe_committed = expiry.maybe_committed
+        super().__init__(refusal)
+
+    def __reduce__(self) -> tuple[type[PoolError], tuple[Any, ...], dict[str, Any]]:
+        return (type(self), (self.refusal, self.expiry), self.__dict__)
+
+    def describe(self) -> str:
+        expiry = self.expiry
+        limit = f"POOL[{expiry.setting!r}]" if expiry.limit is not None else f"the server's limit for {expiry.setting}"
+        seconds = "" if expiry.limit is None else f" = {expiry.limit:g} s"
+        what = {
+            "command_timeout": f"A statement on database {self.alias!r} was stopped after {expiry.age:.1f} s",
+            "transaction_timeout": f"A transaction on database {self.alias!r} was ended by the server",
+        }.get(expiry.setting, f"An idle session on database {self.alias!r} was ended by the server")
+        lines = [
+            (
+                f"{what}: {limit}{seconds} was exceeded; {self.in_use} of {self.max_size} connections in use, "
+                f"{self.waiting} callers waiting."
+            )
+        ]
+        if not expiry.answered:
+            lines.append("The server did not answer the request to cancel it, so the connection was cut.")
+        if self.maybe_committed:
+            lines.append("It may have been committed: look before you repeat it.")
+        lines.append(self._advice[expiry.setting])
+        return "\n".join(lines)
 
 
 class RawAccessRefused(InterfaceError):

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import warnings
 from _thread import get_ident
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
@@ -21,6 +22,7 @@ from django.db.backends.utils import CursorWrapper
 from psycopg import Cursor
 
 from ..core.session import declared
+from ..pool import watchdog
 from .raw import raw_connection_of_cursor
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class LeasedCursor(DjangosCursor):
             with db.wrap_database_errors:
                 result = cursor.execute(sql) if params is None else cursor.execute(sql, params)
         except BaseException as error:
-            db._statement_failed(error)
+            db._statement_failed(error, sql)
             if not (
                 sql is db._read
                 and db._losses != losses
@@ -81,7 +83,7 @@ class LeasedCursor(DjangosCursor):
             with db.wrap_database_errors:
                 result = cursor.executemany(sql, param_list)
         except BaseException as error:
-            db._statement_failed(error)
+            db._statement_failed(error, sql)
             raise
         db._end_statement()
         return result
@@ -168,13 +170,27 @@ class StreamingCursor(DjangosCursor):
         """Rows are made when they are fetched, so with the variables that held when the cursor was opened."""
         state = self.entry.session
         if self.session is not state.context or self.db._engine_declares:
-            self.db._sync_session(state, self.entry.conn, query, self.session)
+            sync = partial(self.db._sync_session, state, self.entry.conn, query, self.session)
+            self.db._in_time(self.entry, sync, "FETCH")
 
     def __getattr__(self, attr: str) -> Any:
         if attr in CursorWrapper.WRAP_ERROR_ATTRS or attr == "scroll":
             self._check()
             self._sync_session()
+            if watchdog.watching:
+                return partial(self._in_time, super().__getattr__(attr))
         return super().__getattr__(attr)
+
+    def _in_time(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """One round trip of this cursor."""
+        result = None
+
+        def store() -> None:
+            nonlocal result
+            result = call(*args, **kwargs)
+
+        self.db._in_time(self.entry, store, "FETCH")
+        return result
 
     def __iter__(self) -> Iterator[Any]:
         while rows := self.fetchmany(self.cursor.itersize):
@@ -184,13 +200,13 @@ class StreamingCursor(DjangosCursor):
         self._check()
         self._sync_session(sql)
         self.db._note_session_state(sql)
-        return super()._execute(sql, params, *ignored)
+        return self._in_time(super()._execute, sql, params, *ignored)
 
     def _executemany(self, sql: Any, param_list: Any, *ignored: Any) -> Any:
         self._check()
         self._sync_session(sql)
         self.db._note_session_state(sql)
-        return super()._executemany(sql, param_list, *ignored)
+        return self._in_time(super()._executemany, sql, param_list, *ignored)
 
     @property
     def connection(self) -> Any:
@@ -205,7 +221,7 @@ class StreamingCursor(DjangosCursor):
             return
         try:
             if self.cursor.withhold or self.undone == self.db._undone:
-                self.cursor.close()
+                self.db._in_time(self.entry, self.cursor.close, "CLOSE")
             else:
                 # It may have gone with its transaction or savepoint, and CLOSE would then break the one that is open,
                 # which COMMIT turns into ROLLBACK without an error. If it is there still, it goes with its transaction.

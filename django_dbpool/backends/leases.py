@@ -21,20 +21,22 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from asgiref.sync import SyncToAsync
 from django.apps import apps
-from django.db import InterfaceError
+from django.db import InterfaceError, OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
 from ..core.errors import GateClosed, LeaseRefused
 from ..core.ledger import Owner, current_unit
 from ..core.session import declared
-from ..errors import from_refusal
-from ..pool import background
+from ..errors import PoolError, from_refusal
+from ..pool import background, watchdog
+from ..pool import command as commands
 from ..pool.entry import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN, PoolEntry
 from ..pool.managed import ManagedPool
 from ..pool.session_state import known_neutral, reason_to_pin
 from .cursors import warn_if_apps_not_ready
 from .guard import watch
+from .limits import TimeLimitsMixin
 from .session import SessionMixin
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ POOL_CLOSED_RETRIES = 3
 """How often a lease looks its pool up again after finding it closed (test databases, changed settings)."""
 
 
-class LeaseMixin(SessionMixin):
+class LeaseMixin(TimeLimitsMixin, SessionMixin):
     """Acquiring and releasing; see ``PooledDatabaseMixin`` for Django's interface to it."""
 
     _entry: PoolEntry | None
@@ -221,6 +223,12 @@ class LeaseMixin(SessionMixin):
         if cursor.entry is not entry:
             self._rebind(cursor, entry)
         cursor.generation = entry.generation
+        if watchdog.watching:
+            try:
+                self._begin_command(entry)
+            except OperationalError:
+                self._end_statement()
+                raise
         session = entry.session
         context = declared.get()
         if context is not session.context or self._engine_declares:
@@ -260,11 +268,13 @@ class LeaseMixin(SessionMixin):
 
     def _end_statement(self) -> None:
         """End the lease unless something still needs it."""
+        entry = self._entry
+        if entry is not None and entry.command is not None:
+            commands.end(entry)
         if self._hold or self.in_atomic_block or not self.autocommit:
             if self._abandoned_streams and not (self.in_atomic_block or self._initializing) and self.autocommit:
                 self._end_after_abandoned_streams()
             return
-        entry = self._entry
         if entry is None:
             return
         status = entry.pgconn.transaction_status
@@ -286,11 +296,25 @@ class LeaseMixin(SessionMixin):
             self._entry = None
             self._pool.release(entry, self._owner)  # type: ignore[union-attr]
 
-    def _statement_failed(self, error: BaseException | None) -> None:
-        """After an error: stop a query that still runs, drop a connection that is lost, else end the statement."""
+    def _statement_failed(self, error: BaseException | None, sql: Any = None) -> None:
+        """
+        After an error: stop a query that still runs, drop a connection that is lost, else end the statement.
+
+        Raises:
+            LeaseTimedOut: instead of the error where that has a name of ours.
+        """
         entry = self._entry
         if entry is None:
             return
+        command, cancellation = entry.command, commands.end(entry)
+        losses = self._losses
+        self._clean_up_after(error, entry)
+        if cancellation is not None:
+            self._losses = losses  # nothing was lost: somebody has ended it, and it must not run again
+        if error is not None:
+            self._raise_by_name(error, sql, entry, cancellation, command)
+
+    def _clean_up_after(self, error: BaseException | None, entry: PoolEntry) -> None:
         shared = self._thread_sharing_count > 0  # what runs may be another thread's statement
         if entry.pgconn.transaction_status == ACTIVE and not shared:
             # Not psycopg's doing, which cancels for KeyboardInterrupt alone: a soft time limit or a greenlet's exit
@@ -342,6 +366,8 @@ class LeaseMixin(SessionMixin):
         """Hold the lease for COPY or ``stream()``."""
         entry = self._entry
         assert entry is not None
+        if entry.command is not None:
+            commands.end(entry)  # it may take as long as its consumer likes
         generation = entry.generation
         self._hold_stream(entry)
         try:
@@ -389,8 +415,8 @@ class LeaseMixin(SessionMixin):
             )
         if not discard and status != IDLE:
             try:
-                entry.conn.rollback()
-            except psycopg.Error:
+                self._in_time(entry, entry.conn.rollback, "ROLLBACK")
+            except (psycopg.Error, PoolError):
                 discard = True
         if discard or entry.pgconn.transaction_status != IDLE:
             pool.discard(entry)

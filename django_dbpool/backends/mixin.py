@@ -26,6 +26,7 @@ from psycopg import Connection, ServerCursor
 from psycopg.pq import Format
 
 from ..conf import CONN_MAX_AGE_HINT, adopt_django_option, given_check, pool_config, pooling_enabled
+from ..errors import PoolError
 from ..pool.managed import ManagedPool
 from ..pool.registry import close_pools, get_pool, register_holder
 from ..pool.resetting import ResettingPool
@@ -342,8 +343,8 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
         if entry is None:
             return bool(super().is_usable())
         try:
-            entry.conn.execute("SELECT 1")
-        except psycopg.Error:
+            self._in_time(entry, lambda: entry.conn.execute("SELECT 1"), "SELECT")
+        except (psycopg.Error, PoolError):
             return False
         return True
 

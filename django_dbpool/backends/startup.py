@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from typing import Any
 
 import psycopg
-from psycopg import Connection, sql
+from django.core.exceptions import ImproperlyConfigured
+from psycopg import Connection
 
 from ..conf import pool_config
 from .leases import LeaseMixin
+
+SERVER_NAMES = {
+    "statement_timeout": "statement_timeout",
+    "lock_timeout": "lock_timeout",
+    "idle_in_transaction_session_timeout": "idle_in_transaction_timeout",
+    "transaction_timeout": "transaction_timeout",
+}
+"""The server's names of its time limits, which it takes in milliseconds, and ours."""
+
+MARKER = "django_dbpool.startup"
+"""A setting that means nothing to the server; in a session that knows it the start-up packet has arrived."""
 
 
 class StartupMixin(LeaseMixin):
@@ -33,38 +46,90 @@ class StartupMixin(LeaseMixin):
             params["options"] = " ".join(filter(None, (given, *self._session_options())))
         return params
 
+    def _startup_settings(self) -> dict[str, str]:
+        """
+        What every connection of this pool begins with, by the server's names: time zone, time limits, session
+        variables, role. The role comes last: what it may not set, the login role may.
+        """
+        config = pool_config(self.settings_dict, self.alias)
+        settings = {}
+        if self.timezone_name:
+            settings["TimeZone"] = self.timezone_name
+        for name, key in SERVER_NAMES.items():
+            seconds = getattr(config, key)
+            if seconds is not None:
+                settings[name] = str(max(1, round(seconds * 1000)))  # 0 would mean no limit
+        settings.update(config.session)
+        if role := self.settings_dict["OPTIONS"].get("assume_role"):
+            settings["role"] = role
+        return settings
+
     def _session_options(self) -> list[str]:
         """
-        Time zone and role for the start-up packet. Set there they cost no round trip and survive RESET and DISCARD,
-        because they are the session's defaults: https://www.postgresql.org/docs/current/libpq-connect.html
+        The same for the start-up packet. Set there they cost no round trip and survive RESET and DISCARD, because
+        they are the session's defaults: https://www.postgresql.org/docs/current/libpq-connect.html
         """
-        options = []
-        if self.timezone_name:
-            options.append(f"-c TimeZone={_escape(self.timezone_name)}")
-        if role := self.settings_dict["OPTIONS"].get("assume_role"):
-            options.append(f"-c role={_escape(role)}")
-        return options
+        settings = self._startup_settings()
+        if settings.keys() - {"TimeZone"}:
+            settings[MARKER] = "1"
+        return [f"-c {name}={_escape(value)}" for name, value in settings.items()]
 
     def _retry_without_startup_options(self, error: BaseException) -> bool:
-        """PgBouncer refuses ``options`` unless told to ignore them; then they are set after connecting."""
+        """
+        PgBouncer refuses ``options`` unless told to ignore them; then they are set after connecting.
+
+        Raises:
+            ImproperlyConfigured: the server refused one of the settings: no later attempt will succeed.
+        """
         if self._startup_options and "unsupported startup parameter" in str(error):
             self._startup_options = False
             return True
+        self._blame_setting(error)
         return False
 
     def _prepare_physical_connection(self, connection: Connection[Any]) -> None:
-        """Verify what the start-up packet asked for: a pooler may have ignored it."""
-        zone = self.timezone_name
-        if zone and connection.info.parameter_status("TimeZone") != zone:
-            connection.execute(self.ops.set_time_zone_sql(), [zone])
-        if role := self.settings_dict["OPTIONS"].get("assume_role"):
-            row = connection.execute("SHOW role").fetchone()
-            if row is None or row[0] != role:
-                connection.execute(sql.SQL("SET ROLE {}").format(sql.Literal(role)))
+        """
+        Set what the start-up packet asked for and did not bring: a pooler may have ignored it. The server reports few
+        settings of itself; the others need a round trip, in which the marker says whether the packet arrived.
+        """
+        reported = connection.info.parameter_status
+        missing = {name: value for name, value in self._startup_settings().items() if reported(name) != value}
+        if missing:
+            rows = ", ".join(["(%s, %s)"] * len(missing))
+            query = (
+                f"SELECT set_config(name, value, false) FROM (VALUES {rows}) AS missing (name, value) "  # noqa: S608
+                f"WHERE current_setting('{MARKER}', true) IS DISTINCT FROM '1'"
+            )
+            try:
+                connection.execute(query, [part for item in missing.items() for part in item])
+            except psycopg.Error as error:
+                self._blame_setting(error)
+                raise
         if self.settings_dict["OPTIONS"].get("isolation_level") is not None:
             connection.isolation_level = psycopg.IsolationLevel(self.settings_dict["OPTIONS"]["isolation_level"])
+
+    def _blame_setting(self, error: BaseException) -> None:
+        """
+        Raise ImproperlyConfigured if the server's message is about a setting from POOL. libpq tells no SQLSTATE when
+        connecting fails, and the message is in the server's language; but it quotes the name.
+        """
+        config = pool_config(self.settings_dict, self.alias)
+        for name in self._startup_settings():
+            if not (name in SERVER_NAMES or name in config.session):
+                continue
+            if re.search(rf"""["'«»„“”‹›「『]\s?{re.escape(name)}\s?["'«»“”‹›」』]""", str(error)) is None:
+                continue
+            key = f"POOL[{SERVER_NAMES[name]!r}]" if name in SERVER_NAMES else f"POOL['session'][{name!r}]"
+            remedy = (
+                "It needs PostgreSQL 17; remove it, or use statement_timeout and idle_in_transaction_timeout instead."
+                if name == "transaction_timeout"
+                else "Correct or remove it."
+            )
+            raise ImproperlyConfigured(
+                f"DATABASES[{self.alias!r}]: the server refuses {key}: {str(error).strip()}. {remedy}"
+            ) from error
 
 
 def _escape(value: str) -> str:
     """For ``-c name=value``: a backslash before what would end the word."""
-    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+    return re.sub(r"([\\\s])", r"\\\1", value)

@@ -56,7 +56,7 @@ class TransactionsMixin(LeaseMixin):
         # Logged also when the transaction had no statement: the query log looks as it does on the stock engine.
         with debug_transaction(self, "COMMIT"), self.wrap_database_errors:
             if entry is not None:
-                entry.conn.commit()
+                self._in_time(entry, entry.conn.commit, "COMMIT")
         self._end_transaction()
 
     def _rollback(self) -> None:
@@ -66,7 +66,7 @@ class TransactionsMixin(LeaseMixin):
         entry = self._entry
         with debug_transaction(self, "ROLLBACK"), self.wrap_database_errors:
             if entry is not None:
-                entry.conn.rollback()
+                self._in_time(entry, entry.conn.rollback, "ROLLBACK")
         self._end_transaction()
 
     def _savepoint_rollback(self, sid: str) -> None:

@@ -25,6 +25,21 @@ class Refusal:
     """Who waits for whom, when the ledger sees that the wait could never end."""
 
 
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """A time limit that was exceeded, and what became of the statement."""
+
+    setting: str
+    """Which limit, by its key in POOL."""
+    limit: float | None
+    """Its value in seconds, if it was set there."""
+    age: float
+    """Seconds since the statement began; where the server ended an idle session, since the lease began."""
+    maybe_committed: bool
+    answered: bool
+    """Whether the server said so itself; else the connection was cut."""
+
+
 class LeaseRefused(Exception):
     """No connection could be leased."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import Connection
@@ -15,11 +15,16 @@ from psycopg.pq import TransactionStatus
 from ..core.ledger import TRANSACTION_STATES, Holder, Owner, label_of, thread_units
 from ..core.session import SessionState
 
+if TYPE_CHECKING:
+    from .command import Command
+
 IDLE = int(TransactionStatus.IDLE)
 ACTIVE = int(TransactionStatus.ACTIVE)
 INTRANS = int(TransactionStatus.INTRANS)
 INERROR = int(TransactionStatus.INERROR)
 UNKNOWN = int(TransactionStatus.UNKNOWN)
+
+_NONE: Mapping[str, str] = {}
 
 CANCEL_TIMEOUT = 2.0
 """Seconds given to the server to confirm a cancel request before the socket is closed all the same."""
@@ -47,11 +52,13 @@ class PoolEntry:
     __slots__ = (
         "autocommit",
         "backend_pid",
+        "command",
         "conn",
         "created_at",
         "expires_at",
         "generation",
         "initialized_for",
+        "limit",
         "owner",
         "pgconn",
         "pid",
@@ -65,9 +72,18 @@ class PoolEntry:
         "streams",
         "timezone",
         "unit",
+        "variables",
     )
 
-    def __init__(self, conn: Connection[Any], now: float, expires_at: float) -> None:
+    def __init__(
+        self,
+        conn: Connection[Any],
+        now: float,
+        expires_at: float,
+        *,
+        limit: float | None = None,
+        variables: Mapping[str, str] = _NONE,
+    ) -> None:
         self.conn = conn
         self.pgconn = conn.pgconn
         self.backend_pid = conn.info.backend_pid
@@ -84,7 +100,9 @@ class PoolEntry:
         """How many connection_created receivers have seen this connection."""
         self.timezone: object = self
         """Time zone of the loader in conn.adapters; a value that equals none until it was looked up."""
-        self.session = SessionState({})
+        self.variables = variables
+        """Session variables that it began with, and has again after a reset."""
+        self.session = SessionState(variables)
         self.owner: Owner | None = None
         self.unit: object = None
         self.request: object = None
@@ -93,6 +111,10 @@ class PoolEntry:
         self.pinned_at = 0.0
         self.reported = -1
         """Generation of the last lease that was logged as too long."""
+        self.limit = limit
+        """Seconds that a statement may take; None: as long as it likes."""
+        self.command: Command | None = None
+        """The statement that runs, if it has a limit or can be cancelled with its task."""
         self.streams = 0
         """Server-side cursors, COPY and the like that still read from or write to this connection."""
 
@@ -110,7 +132,7 @@ class PoolEntry:
     def forget_session_state(self) -> None:
         """After a reset of the session: nothing is known to be set in it, and it is announced again."""
         self.initialized_for = -1
-        self.session = SessionState({})
+        self.session = SessionState(self.variables)
 
     def lost(self) -> bool:
         return self.conn.closed or self.pgconn.transaction_status == UNKNOWN

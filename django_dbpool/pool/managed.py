@@ -24,7 +24,7 @@ from ..core.config import PoolConfig
 from ..core.errors import Exhausted, GateClosed, LeaseRefused, QueueFull, Refusal, Unreachable
 from ..core.gate import DeadlinePassed, Gate, QueueIsFull, Ticket
 from ..core.ledger import Holder, Owner, current_unit
-from . import reporting
+from . import reporting, watchdog
 from .by_hand import LendingByHand
 from .entry import IDLE, PoolEntry
 from .housekeeping import Housekeeping
@@ -82,6 +82,8 @@ class ManagedPool(LendingByHand):
         self._prepare = prepare
         self._on_refused = on_refused
         self._lent = {}
+        if config.command_timeout is not None:
+            watchdog.enable()
         self.open()
 
     # -- leasing ------------------------------------------------------------------------------------------------
@@ -200,7 +202,8 @@ class ManagedPool(LendingByHand):
         if not (suspicious or check or now - entry.since >= self.config.check_idle):
             return True
         try:
-            (self._check or self.check_connection)(entry.conn)
+            with watchdog.limited(entry, entry.limit):
+                (self._check or self.check_connection)(entry.conn)
         except Exception as error:  # noqa: BLE001  # as in psycopg_pool: whatever the user's check raises means unfit
             logger.info(
                 "database %r: idle connection (backend %d) failed its check, replaced: %s",
@@ -256,7 +259,9 @@ class ManagedPool(LendingByHand):
             if self._prepare is not None:
                 self._prepare(conn)
             now = self.clock()
-            entry = PoolEntry(conn, now, now + self._jitter(self.config.max_lifetime, -0.05, 0.0))
+            expires_at = now + self._jitter(self.config.max_lifetime, -0.05, 0.0)
+            config = self.config
+            entry = PoolEntry(conn, now, expires_at, limit=config.command_timeout, variables=config.session)
             self.entries.add(entry)
         except BaseException:
             if entry is not None:

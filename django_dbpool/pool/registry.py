@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Hashable
 from typing import Protocol
 
-from . import background
+from . import background, watchdog
 from .managed import ManagedPool
 
 
@@ -73,6 +73,7 @@ def _forget_inherited() -> None:
         pool.forget()
     _pools.clear()
     background.reset_after_fork()
+    watchdog.reset_after_fork()
     for holder in tuple(_holders):
         holder.forget_lease()
 

@@ -11,15 +11,16 @@ import psycopg
 import pytest
 from django.db import DatabaseError, OperationalError
 
-from django_dbpool.core.errors import Exhausted, LeaseRefused, QueueFull, Refusal, Unreachable
+from django_dbpool.core.errors import Exhausted, Expiry, LeaseRefused, QueueFull, Refusal, Unreachable
 from django_dbpool.core.ledger import Holder
-from django_dbpool.errors import DatabaseUnavailable, PoolError, PoolExhausted, from_refusal
+from django_dbpool.errors import DatabaseUnavailable, LeaseTimedOut, PoolError, PoolExhausted, from_refusal
 
 HOLDERS = tuple(
     Holder("default", 100 + n, f"worker-{n}", n, f"GET /reports/{n}/", 10.0 - n, None, "running", ("a.py:1 in f: x()",))
     for n in (1, 2)
 )
 REFUSAL = Refusal("default", waited=10.04, in_use=2, max_size=2, waiting=3, holders=HOLDERS)
+EXPIRY = Expiry("command_timeout", limit=10.0, age=10.04, maybe_committed=True, answered=False)
 
 
 @pytest.mark.parametrize(
@@ -99,3 +100,59 @@ def test_committed_survives_pickling_when_a_commit_hook_failed() -> None:
     error = PoolExhausted(REFUSAL)
     error.committed = True  # type: ignore[attr-defined]
     assert pickle.loads(pickle.dumps(error)).committed is True
+
+
+def test_timed_out_reads_like_a_runbook() -> None:
+    assert str(LeaseTimedOut(REFUSAL, EXPIRY)).splitlines() == [
+        (
+            "A statement on database 'default' was stopped after 10.0 s: POOL['command_timeout'] = 10 s was exceeded; "
+            "2 of 2 connections in use, 3 callers waiting."
+        ),
+        "The server did not answer the request to cancel it, so the connection was cut.",
+        "It may have been committed: look before you repeat it.",
+        LeaseTimedOut._advice["command_timeout"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "limit", "begins"),
+    [
+        (
+            "command_timeout",
+            1.5,
+            "A statement on database 'default' was stopped after 2.0 s: POOL['command_timeout'] = 1.5 s",
+        ),
+        (
+            "transaction_timeout",
+            1,
+            "A transaction on database 'default' was ended by the server: POOL['transaction_timeout']",
+        ),
+        ("idle_in_transaction_timeout", 1, "An idle session on database 'default' was ended by the server: POOL["),
+        (
+            "idle_in_transaction_timeout",
+            None,
+            "An idle session on database 'default' was ended by the server: the server's",
+        ),
+        (
+            "idle_session_timeout",
+            None,
+            "An idle session on database 'default' was ended by the server: the server's limit",
+        ),
+    ],
+)
+def test_each_limit_has_its_text_and_advice(setting: str, limit: float | None, begins: str) -> None:
+    error = LeaseTimedOut(REFUSAL, Expiry(setting, limit, age=2.0, maybe_committed=False, answered=True))
+    lines = str(error).splitlines()
+    assert lines[0].startswith(begins)
+    assert lines[1:] == [LeaseTimedOut._advice[setting]]
+    assert (error.setting, error.limit, error.maybe_committed) == (setting, limit, False)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_timed_out_survives_pickling(protocol: int) -> None:
+    error = LeaseTimedOut(REFUSAL, EXPIRY)
+    loaded = pickle.loads(pickle.dumps(error, protocol))
+    assert type(loaded) is LeaseTimedOut
+    assert (str(loaded), loaded.args, loaded.refusal, loaded.expiry) == (str(error), error.args, REFUSAL, EXPIRY)
+    assert (loaded.setting, loaded.limit, loaded.maybe_committed) == ("command_timeout", 10.0, True)
+    assert isinstance(loaded, OperationalError)

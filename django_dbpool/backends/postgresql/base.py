@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from django.db.backends.postgresql import base, operations
+from django.db.backends.postgresql import base, creation, operations
 
+from ..creation import PooledCreationMixin
 from ..mixin import PooledDatabaseMixin
 from ..operations import PooledOperationsMixin
 
@@ -12,7 +13,12 @@ class DatabaseOperations(PooledOperationsMixin, operations.DatabaseOperations):
     """Django's, composing SQL without pinning the connection."""
 
 
+class DatabaseCreation(PooledCreationMixin, creation.DatabaseCreation):
+    """Django's, setting up test databases without time limits."""
+
+
 class DatabaseWrapper(PooledDatabaseMixin, base.DatabaseWrapper):
     """Django's, lending a connection for a statement or a transaction."""
 
+    creation_class = DatabaseCreation
     ops_class = DatabaseOperations

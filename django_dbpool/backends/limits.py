@@ -1,0 +1,133 @@
+"""Time limits of statements, and what it is called when one was exceeded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from django.db import OperationalError
+
+from ..cancellation import current_scope
+from ..core.errors import Expiry, Refusal
+from ..errors import LeaseTimedOut
+from ..pool import command as commands
+from ..pool import watchdog
+
+if TYPE_CHECKING:
+    from ..pool.command import Cancellation
+    from ..pool.entry import PoolEntry
+    from ..pool.managed import ManagedPool
+    from .typing import DjangosWrapper as Base
+else:
+    Base = object
+
+QUERY_CANCELED = "57014"
+
+# The server ends the session, not only the statement: https://www.postgresql.org/docs/current/errcodes-appendix.html
+SERVER_LIMITS = {
+    "25P03": "idle_in_transaction_timeout",
+    "25P04": "transaction_timeout",
+    "57P05": "idle_session_timeout",
+}
+
+_READING = re.compile(r"\s*(?:SELECT|VALUES|TABLE|SHOW|FETCH)\b", re.IGNORECASE)
+
+
+class TimeLimitsMixin(Base):
+    """Announces statements to the watchdog, and names their errors."""
+
+    _pool: ManagedPool | None
+    _entry: PoolEntry | None
+
+    def _begin_command(self, entry: PoolEntry, *, with_task: bool = True) -> None:
+        """
+        Before a statement, where ``watchdog.watching``.
+
+        Args:
+            with_task: cancel it with the task that it runs for; not what ends a transaction.
+
+        Raises:
+            OperationalError: that task was cancelled before.
+        """
+        scope = current_scope.get() if with_task else None
+        # Of the threads that share a wrapper (a test's and its live server's) one waits for the other's statement:
+        # neither is late, and cancelling one could hit the other.
+        if (entry.limit is None and scope is None) or self._thread_sharing_count:
+            return
+        watchdog.begin(entry, entry.limit, scope)
+        # After it was announced: else it could slip through between this question and the cancellation.
+        if scope is not None and scope.refuses():
+            commands.end(entry)
+            raise OperationalError(
+                f"Statement on database {self.alias!r} was not sent: the task that it runs for was cancelled."
+            )
+
+    def _in_time(self, entry: PoolEntry, call: Callable[[], Any], what: str) -> None:
+        """COMMIT, ROLLBACK, and what server-side cursors do: within the limit, errors by name."""
+        if watchdog.watching:
+            self._begin_command(entry, with_task=what == "FETCH")
+        began = entry.command
+        try:
+            call()
+        except BaseException as error:
+            self._raise_by_name(error, what, entry, commands.end(entry), began)
+            raise
+        if began is not None:
+            commands.end(entry)
+
+    def _raise_by_name(
+        self,
+        error: BaseException,
+        what: Any,
+        entry: PoolEntry,
+        cancellation: Cancellation | None,
+        command: commands.Command | None,
+    ) -> None:
+        """
+        Raise the error of ours that says what happened, with the driver's as its cause; return if there is none.
+
+        Args:
+            error: what the statement raised, psycopg's own or Django's for it.
+            what: its text.
+            command: it, if it was announced.
+        """
+        driver = error if isinstance(error, psycopg.Error) else error.__cause__
+        if not isinstance(driver, psycopg.Error):
+            return
+        sqlstate = driver.sqlstate
+        stopped = cancellation is not None and cancellation.timed_out and sqlstate in (None, QUERY_CANCELED)
+        setting = "command_timeout" if stopped else SERVER_LIMITS.get(sqlstate or "")
+        if setting is None:
+            return
+        began = entry.since if command is None else command.began
+        raise self._timed_out(
+            Expiry(
+                setting=setting,
+                limit=getattr(self._pool and self._pool.config, setting, None),
+                age=monotonic() - began,
+                maybe_committed=sqlstate is None and self._may_have_committed(what),
+                answered=sqlstate is not None,
+            )
+        ) from driver
+
+    def _may_have_committed(self, what: Any) -> bool:
+        """Of a statement without an answer. Calling a function that writes inside of a SELECT is the caller's risk."""
+        if what == "COMMIT":
+            return True
+        if self.in_atomic_block or not self.autocommit:
+            return False
+        return what is None or _READING.match(str(what)) is None
+
+    def _timed_out(self, expiry: Expiry) -> LeaseTimedOut:
+        pool = self._pool
+        refusal = Refusal(
+            alias=self.alias,
+            waited=expiry.age,
+            in_use=0 if pool is None else sum(1 for entry in tuple(pool.entries) if entry.owner is not None),
+            max_size=0 if pool is None else pool.gate.max_size,
+            waiting=0 if pool is None else sum(1 for _ in pool.gate.waiters()),
+        )
+        return LeaseTimedOut(refusal, expiry)

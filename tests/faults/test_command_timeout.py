@@ -1,0 +1,487 @@
+"""Statements end in time though the server doesn't answer, and nothing else is ever stopped for them."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import OperationalError, connections, transaction
+
+from django_dbpool.errors import LeaseTimedOut
+from django_dbpool.pool import command as commands
+from django_dbpool.pool import watchdog
+from testproject.postgres import EmbeddedServer
+from testproject.processes import wait_until
+from tests.faults.conftest import MakeDatabase
+from tests.faults.helpers import PATIENCE, Child, Database, Task
+from tests.fixtures.proxy import Proxy
+
+LIMIT = 1.0
+LATEST = LIMIT + 1.0
+"""Seconds after which a statement has ended whatever the server does."""
+NAP = "SELECT pg_sleep(600)"
+
+
+@pytest.fixture
+def limited(make_database: MakeDatabase) -> Database:
+    return make_database(command_timeout=LIMIT, max_size=2)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """No thread hangs in a cancellation, no statement is watched for ever."""
+    yield
+    assert wait_until(lambda: not commands.running, PATIENCE), commands.running
+    assert wait_until(lambda: not any(t.name == "dbpool-cancel" for t in threading.enumerate()), PATIENCE)
+
+
+@contextmanager
+def too_late(setting: str = "command_timeout") -> Iterator[list[Any]]:
+    """The block ends in LeaseTimedOut; gives a list with the error and the seconds that it took."""
+    found: list[Any] = []
+    began = monotonic()
+    with pytest.raises(LeaseTimedOut) as raised:
+        yield found
+    found += [raised.value, monotonic() - began]
+    assert raised.value.setting == setting
+    assert isinstance(raised.value.__cause__, psycopg.Error)
+
+
+def execute(alias: str, sql: str, params: Any = None) -> None:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(sql, params)
+
+
+# -- a server that answers -------------------------------------------------------------------------------------
+
+
+def asleep(database: Database) -> bool:
+    row = database.observer.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND state = 'active'", [database.application]
+    ).fetchone()
+    return row is not None and row[0] > 0
+
+
+def many(alias: str) -> None:
+    with connections[alias].cursor() as cursor:
+        cursor.executemany("SELECT pg_sleep(%s)", [(600,), (600,)])
+
+
+def called(alias: str) -> None:
+    with connections[alias].cursor() as cursor:
+        cursor.callproc("pg_sleep", [600])
+
+
+def fetched(alias: str) -> None:
+    with transaction.atomic(using=alias), connections[alias].chunked_cursor() as cursor:
+        cursor.execute("SELECT n, CASE WHEN n > 3 THEN pg_sleep(600) END FROM generate_series(1, 9) AS n")
+        while cursor.fetchmany(2):
+            pass
+
+
+def iterated(alias: str) -> None:
+    with connections[alias].chunked_cursor() as cursor:
+        cursor.execute("SELECT n, CASE WHEN n > 3 THEN pg_sleep(600) END FROM generate_series(1, 9) AS n")
+        list(cursor)
+
+
+def in_savepoint(alias: str) -> None:
+    with transaction.atomic(using=alias):
+        execute(alias, "SELECT 1")
+        with transaction.atomic(using=alias):
+            execute(alias, NAP)
+
+
+def manually(alias: str) -> None:
+    transaction.set_autocommit(False, using=alias)
+    try:
+        execute(alias, NAP)
+    finally:
+        connections[alias].close()
+
+
+def alone(alias: str) -> None:
+    execute(alias, NAP)
+
+
+@pytest.mark.parametrize("work", [alone, many, called, fetched, iterated, in_savepoint, manually])
+def test_slow_statement_is_cancelled(limited: Database, work: Callable[[str], None]) -> None:
+    """On the server too; the lease is back, the thread goes on."""
+    with too_late() as found:
+        work(limited.alias)
+    error, seconds = found
+    assert seconds >= LIMIT
+    assert error.waited >= LIMIT and error.limit == LIMIT and not error.maybe_committed
+    assert "POOL['command_timeout'] = 1 s" in str(error) and "pg_sleep" not in str(error)
+    assert wait_until(lambda: not asleep(limited), PATIENCE)
+    limited.connection.close()
+    assert limited.fetch("SELECT 1") == 1
+    limited.assert_whole()
+
+
+def test_the_connection_of_a_cancelled_statement_is_not_lent_on(limited: Database) -> None:
+    first = limited.backend()
+    with too_late():
+        execute(limited.alias, NAP)
+    assert limited.backend() != first
+
+
+def test_cancelled_inside_a_transaction(limited: Database, table: str) -> None:
+    """What was done before is undone, also if somebody goes on after the error; never silently continued."""
+    with pytest.raises(OperationalError), transaction.atomic(using=limited.alias):
+        execute(limited.alias, f"INSERT INTO {table} VALUES ('lost')")
+        with too_late():
+            execute(limited.alias, NAP)
+        with pytest.raises(Exception, match=r"current transaction is aborted|closed"):
+            execute(limited.alias, f"INSERT INTO {table} VALUES ('lost too')")
+        raise OperationalError
+    assert limited.fetch(f"SELECT count(*) FROM {table}") == 0
+
+
+def test_inner_block_can_fail_alone(limited: Database, table: str) -> None:
+    """The server answers, so a savepoint is rolled back and the outer block is committed, as with any error."""
+    with transaction.atomic(using=limited.alias):
+        execute(limited.alias, f"INSERT INTO {table} VALUES ('kept')")
+        with too_late(), transaction.atomic(using=limited.alias):
+            execute(limited.alias, NAP)
+    assert limited.fetch(f"SELECT count(*) FROM {table}") == 1
+
+
+def test_other_peoples_cancel_keeps_its_name(limited: Database) -> None:
+    """statement_timeout and pg_cancel_backend() are Django's OperationalError."""
+    with pytest.raises(OperationalError) as raised, transaction.atomic(using=limited.alias):
+        execute(limited.alias, "SET LOCAL statement_timeout = 50")
+        execute(limited.alias, NAP)
+    assert type(raised.value) is OperationalError
+    assert isinstance(raised.value.__cause__, psycopg.errors.QueryCanceled)
+
+
+def test_time_between_statements_does_not_count(make_database: MakeDatabase) -> None:
+    """Neither a held connection nor a consumer of COPY or stream() that takes its time is stopped."""
+    database = make_database(command_timeout=0.2, max_size=1)
+    naps = threading.Event()
+    with transaction.atomic(using=database.alias), database.connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        naps.wait(0.5)
+        cursor.execute("SELECT 2")
+        with cursor.copy("COPY (SELECT generate_series(1, 3)) TO STDOUT") as copy:
+            for _ in copy:
+                naps.wait(0.2)
+        for _ in cursor.stream("SELECT generate_series(1, 3)"):
+            naps.wait(0.2)
+        assert cursor.connection is not None
+        naps.wait(0.5)
+        cursor.execute("SELECT 3")
+        assert cursor.fetchone() == (3,)
+
+
+def test_shared_wrapper_has_no_limit(make_database: MakeDatabase) -> None:
+    """Of the threads that share a connection one waits for the other's statement without being late."""
+    database = make_database(command_timeout=0.2, max_size=1)
+    connection = database.connection
+    connection.inc_thread_sharing()
+    try:
+        assert database.fetch("SELECT 1 FROM pg_sleep(0.6)") == 1
+    finally:
+        connection.dec_thread_sharing()
+
+
+# -- a server that doesn't -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def frozen(server: EmbeddedServer, make_database: MakeDatabase) -> Iterator[Callable[..., Database]]:
+    """
+    A function that makes an alias on the module's own server, which runs again when the test is over. The server looks
+    after its clients: else it would go on with what it was doing when it was frozen, having nobody to tell.
+    """
+    session = {"client_connection_check_interval": "200ms"}
+
+    def make(**pool: Any) -> Database:
+        pool = {"command_timeout": LIMIT, "max_size": 8, "connect_timeout": 2, "session": session, **pool}
+        return make_database(server, **pool)
+
+    yield make
+    server.thaw()
+
+
+def on_frozen_server(server: EmbeddedServer, database: Database, work: Callable[[], Any], count: int = 1) -> list[Any]:
+    """
+    Have ``count`` threads work, freeze the server in the middle of their statements.
+
+    Returns:
+        Each one's error and the seconds that its statement was allowed to take.
+    """
+    ends: list[Any] = []
+
+    def run() -> None:
+        began = monotonic()
+        try:
+            work()
+        except BaseException as error:
+            ends.append((error, monotonic() - began))
+        else:
+            ends.append((None, monotonic() - began))
+        finally:
+            connections[database.alias].close()
+
+    tasks = [Task(run) for _ in range(count)]
+    assert wait_until(
+        lambda: (
+            database.observer.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND wait_event = 'PgSleep'",
+                [database.application],
+            ).fetchone()
+            == (count,)
+        ),
+        PATIENCE,
+    )
+    server.freeze()
+    for task in tasks:
+        task.result()
+    return ends
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("work", [alone, many, called, fetched, iterated, in_savepoint, manually])
+def test_frozen_server(server: EmbeddedServer, frozen: Callable[..., Database], work: Callable[[str], None]) -> None:
+    """Ended within a second after the limit, and back in service when the server is."""
+    database = frozen(max_size=2)
+    database.serve_at_once(2)
+    ((error, seconds),) = on_frozen_server(server, database, lambda: work(database.alias))
+    assert isinstance(error, LeaseTimedOut), repr(error)
+    assert LIMIT <= seconds <= LATEST
+    assert "did not answer" in str(error)
+    assert database.pool.snapshot().in_use == 0
+    server.thaw()
+    database.assert_whole()
+
+
+@pytest.mark.ci
+def test_eight_at_once(server: EmbeddedServer, frozen: Callable[..., Database]) -> None:
+    """All statements of a frozen server are due together; none waits for another's end."""
+    database = frozen()
+    database.serve_at_once(8)
+    ends = on_frozen_server(server, database, lambda: execute(database.alias, NAP), count=8)
+    assert [type(error) for error, _ in ends] == [LeaseTimedOut] * 8
+    assert max(seconds for _, seconds in ends) <= LATEST
+    assert database.pool.snapshot().in_use == 0
+    server.thaw()
+    database.assert_whole()
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(("sql", "doubt"), [("INSERT INTO {} SELECT 'x' FROM pg_sleep(600)", True), (NAP, False)])
+def test_what_is_not_known(server: EmbeddedServer, frozen: Callable[..., Database], sql: str, doubt: bool) -> None:
+    """A write outside of a transaction that was cut off may have happened; a SELECT has nothing to happen."""
+    database = frozen()
+    execute(database.alias, "CREATE TABLE IF NOT EXISTS doubtful (key text)")
+    ((error, _),) = on_frozen_server(server, database, lambda: execute(database.alias, sql.format("doubtful")))
+    assert isinstance(error, LeaseTimedOut)
+    assert error.maybe_committed is doubt
+    assert ("may have been committed" in str(error)) is doubt
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("ending", ["COMMIT", "ROLLBACK"])
+def test_frozen_at_the_end_of_a_transaction(
+    server: EmbeddedServer, frozen: Callable[..., Database], ending: str
+) -> None:
+    """COMMIT says that its outcome is unknown. ROLLBACK needs no outcome: the error that led to it comes through."""
+    database = frozen()
+    began = 0.0
+    with pytest.raises((LeaseTimedOut, ZeroDivisionError)) as raised, transaction.atomic(using=database.alias):
+        execute(database.alias, "SELECT 1")
+        server.freeze()
+        began = monotonic()
+        if ending == "ROLLBACK":
+            raise ZeroDivisionError
+    seconds = monotonic() - began
+    assert seconds <= LATEST
+    if ending == "COMMIT":
+        assert isinstance(raised.value, LeaseTimedOut)
+        assert raised.value.maybe_committed
+    else:
+        assert raised.type is ZeroDivisionError
+    assert database.pool.snapshot().in_use == 0
+    server.thaw()
+    assert database.fetch("SELECT 1") == 1
+    database.assert_whole()
+
+
+@pytest.mark.ci
+def test_frozen_backend_alone(server: EmbeddedServer, frozen: Callable[..., Database]) -> None:
+    """The server takes the request to cancel, but the process that it is for does not react."""
+    database = frozen()
+    pid = database.backend()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with too_late() as found:
+            execute(database.alias, "SELECT 1")
+        assert found[1] <= LATEST
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    database.assert_whole()
+
+
+@pytest.mark.ci
+def test_frozen_while_an_idle_connection_is_checked(server: EmbeddedServer, frozen: Callable[..., Database]) -> None:
+    """The round trip before a lease has the same limit; then connecting has its own."""
+    database = frozen(check_idle=0, connect_timeout=1)
+    database.backend()
+    server.freeze()
+    began = monotonic()
+    with pytest.raises(OperationalError):
+        database.backend()
+    assert monotonic() - began <= LATEST + 2.0
+    server.thaw()
+    database.assert_whole()
+
+
+@pytest.mark.ci
+def test_black_hole(make_database: MakeDatabase, proxy: Proxy) -> None:
+    """Nothing comes back, nothing is refused, no socket ends."""
+    database = make_database(
+        command_timeout=LIMIT, max_size=2, connect_timeout=2, tcp_user_timeout=0, HOST=proxy.host, PORT=str(proxy.port)
+    )
+    database.backend()
+    proxy.blackhole()
+    with too_late() as found:
+        execute(database.alias, "SELECT 1")
+    assert found[1] <= LATEST
+    assert database.pool.snapshot().in_use == 0
+    proxy.start()
+    database.assert_whole()
+
+
+# -- neighbours ------------------------------------------------------------------------------------------------
+
+
+def test_a_late_cancel_hits_nobody(make_database: MakeDatabase) -> None:
+    """
+    Statements that last about as long as they may, on few connections, beside borrowers of the same server without a
+    limit: each gives its value or is too late, and whoever has no limit is never stopped.
+    """
+    limit = 0.05
+    strict = make_database(command_timeout=limit, max_size=3)
+    easy = make_database(max_size=3)
+    stop = threading.Event()
+    counts = {"value": 0, "late": 0, "transaction": 0, "easy": 0}
+
+    def hurried(seed: int) -> None:
+        chance = random.Random(seed)
+        for number in range(40):
+            nap = max(0.0, chance.gauss(limit, limit / 10))
+            try:
+                if number % 4:
+                    assert strict.fetch("SELECT %s::int FROM pg_sleep(%s)", number, nap) == number
+                    counts["value"] += 1
+                else:
+                    # What follows in the same transaction is a neighbour too: it is fast, so it is never late.
+                    with transaction.atomic(using=strict.alias):
+                        assert strict.fetch("SELECT %s::int FROM pg_sleep(%s)", number, nap) == number
+                        assert strict.fetch("SELECT %s::int", number) == number
+                    counts["transaction"] += 1
+            except LeaseTimedOut:
+                counts["late"] += 1
+
+    def calm() -> None:
+        while not stop.is_set():
+            assert easy.fetch("SELECT 7 FROM pg_sleep(0.06)") == 7
+            counts["easy"] += 1
+
+    calmly = [Task(calm) for _ in range(3)]
+    tasks = [Task(hurried, seed) for seed in range(6)]
+    for task in tasks:
+        task.result(120)
+    stop.set()
+    for task in calmly:
+        task.result()
+    assert sum(counts.values()) - counts["easy"] == 240
+    assert min(counts.values()) > 0, counts
+    strict.assert_whole()
+    easy.assert_whole()
+
+
+def test_each_side_looks_twice(limited: Database) -> None:
+    """A statement that has ended is not cancelled; one that is announced to be waits for its cancellation."""
+    with transaction.atomic(using=limited.alias):
+        limited.backend()
+        entry = limited.connection._entry
+        watchdog.begin(entry, LIMIT)
+        command = entry.command
+        assert commands.end(entry) is None
+        assert commands.announce(command, timed_out=True) is None
+        assert entry.expires_at > 0
+
+        watchdog.begin(entry, LIMIT)
+        cancellation = commands.announce(entry.command, timed_out=True)
+        assert cancellation is not None
+        assert commands.announce(entry.command, timed_out=False) is None, "one of two is enough"
+        ending = Task(commands.end, entry)
+        assert cancellation.statement_over.wait(PATIENCE)
+        ending.join(0.2)
+        assert ending.is_alive()
+        cancellation.start()
+        assert ending.result() is cancellation
+        assert (cancellation.cut, entry.expires_at) == (False, float("-inf"))
+        assert limited.fetch("SELECT 1") == 1
+
+
+def test_slow_threads_are_not_slow_statements(make_database: MakeDatabase) -> None:
+    """A statement that has its result, but whose thread has not come to say so, is not cut off."""
+    database = make_database(command_timeout=0.05, max_size=1)
+    entry_of = connections[database.alias]
+    with transaction.atomic(using=database.alias):
+        database.backend()
+        entry = entry_of._entry
+        with watchdog.limited(entry, 0.05):
+            assert not wait_until(lambda: entry.command.cancellation is not None, 0.5)
+        assert database.fetch("SELECT 1") == 1
+
+
+# -- the thread ------------------------------------------------------------------------------------------------
+
+
+def test_watchdog_sleeps_when_nothing_runs(limited: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No wake-ups between statements, but for one at the deadline of the last."""
+    rounds: list[float] = []
+    look = watchdog._look
+
+    def counted(now: float) -> float:
+        rounds.append(look(now))
+        return rounds[-1]
+
+    monkeypatch.setattr(watchdog, "_look", counted)
+    limited.backend()
+    assert wait_until(lambda: bool(rounds) and rounds[-1] == float("inf"), PATIENCE)
+    before = len(rounds)
+    threading.Event().wait(LIMIT)
+    assert len(rounds) == before
+    assert sum(thread.name == "dbpool-watchdog" for thread in threading.enumerate()) == 1
+
+
+def test_child_of_a_fork_has_its_own(limited: Database) -> None:
+    """The parent's thread and statements don't exist there; limits do."""
+    limited.backend()
+    sleeping = Task(execute, limited.alias, "SELECT pg_sleep(0.5)")
+    assert wait_until(lambda: asleep(limited), PATIENCE)
+
+    def child() -> str:
+        assert not commands.running
+        try:
+            execute(limited.alias, NAP)
+        except LeaseTimedOut:
+            return "in time"
+        return "never"
+
+    assert Child(child).result() == "in time"
+    sleeping.result()
