@@ -7,7 +7,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from .readers import ConfigError, Fault, boolean, choice, count, optional, read_mapping, reject, seconds, variables
+from .readers import (
+    MILLISECOND,
+    SERVER_LONGEST,
+    ConfigError,
+    Fault,
+    boolean,
+    choice,
+    count,
+    optional,
+    read_mapping,
+    reject,
+    seconds,
+    shown,
+    variables,
+)
 
 Mode = Literal["transaction", "session"]
 Pooler = Literal["transaction", "session"]
@@ -30,7 +44,18 @@ class Prepare:
                 'is not a dictionary with "after" and "max".',
                 'Write {"after": 2, "max": 10}, or None to prepare nothing.',
             )
-        return cls(**{key: count(int(key == "max"))(value) for key, value in raw.items()})
+        values = {}
+        for key, value in raw.items():
+            try:
+                values[key] = count(int(key == "max"), _MOST_STATEMENTS)(value)
+            except ValueError as error:
+                raise reject(f"has {key} = {shown(value)}, which {error.args[0]}", error.args[1]) from None
+        return cls(**values)
+
+
+_MOST_STATEMENTS = 2**31 - 1
+_MOST_CONNECTIONS = 2**18 - 1  # PostgreSQL's own limit of max_connections
+_MOST_KEEPALIVE = 2**15 - 1  # Linux refuses more, and then every attempt to connect fails
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,23 +155,24 @@ def _faults_of_shape(options: object) -> list[Fault]:
     return []
 
 
-_duration = seconds(above_zero=True)
+_duration = seconds()
+_server_limit = seconds(least=MILLISECOND, most=SERVER_LONGEST)
 
 _READERS: dict[str, Callable[[Any], Any]] = {
     "enabled": boolean,
     "mode": choice(
         "mode", transaction="lend for one transaction", session="hold to the end of the request, as Django's pool"
     ),
-    "min_size": count(0),
-    "max_size": count(1),
+    "min_size": count(0, _MOST_CONNECTIONS),
+    "max_size": count(1, _MOST_CONNECTIONS),
     "timeout": _duration,
     "max_waiting": count(0),
     "max_lifetime": _duration,
     "max_idle": _duration,
     "connect_timeout": _duration,
-    "keepalives_idle": count(0),
-    "tcp_user_timeout": seconds(),
-    "check_idle": seconds(),
+    "keepalives_idle": count(0, _MOST_KEEPALIVE),
+    "tcp_user_timeout": seconds(least=MILLISECOND, most=SERVER_LONGEST, zero=True),
+    "check_idle": seconds(zero=True),
     "pooler": optional(
         choice(
             "pooling mode of a server-side pooler",
@@ -154,10 +180,10 @@ _READERS: dict[str, Callable[[Any], Any]] = {
             session="the pooler keeps one server connection for each of ours",
         )
     ),
-    "statement_timeout": optional(_duration),
-    "lock_timeout": optional(_duration),
-    "idle_in_transaction_timeout": optional(_duration),
-    "transaction_timeout": optional(_duration),
+    "statement_timeout": optional(_server_limit),
+    "lock_timeout": optional(_server_limit),
+    "idle_in_transaction_timeout": optional(_server_limit),
+    "transaction_timeout": optional(_server_limit),
     "command_timeout": optional(_duration),
     "prepare": optional(Prepare.read),
     "session": variables,
