@@ -32,7 +32,7 @@ def judge(answers: Mapping[str, Answer | NoAnswer]) -> list[CheckMessage]:
         return []  # check_project says so
     faults: list[tuple[str, Fault]] = []
     for group in by_server(pools()):
-        rooms = set()
+        rooms: set[object] = set()
         for alias in group:
             if (answer := answers.get(alias.name)) is None:
                 continue
@@ -89,9 +89,8 @@ def _of_room(
         if limit >= 0 and (check, what) not in seen:
             seen.add((check, what))
             if connections > limit:
-                yield Fault(
-                    "max_size", f"{what}; this project may take {connections}: {how}.", _MORE_ROOM[check], check
-                )
+                problem = f"{what}; this project may take {connections}: {how}."
+                yield Fault("max_size", problem, _MORE_ROOM[check], check)
             elif key is None and project.budget is not None and project.budget > limit:
                 yield Fault("BUDGET", f"{what}; DBPOOL['BUDGET'] is {project.budget}.", _MORE_ROOM[check], check)
 

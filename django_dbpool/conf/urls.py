@@ -27,7 +27,7 @@ def from_url_options(database: Mapping[str, Any]) -> dict[str, Any]:
 
     ``connection_limit`` becomes ``max_size``, ``pool_timeout`` (seconds) becomes ``timeout``, ``pgbouncer=true``
     becomes ``pooler="transaction"``; they win over the same keys in ``POOL``. ``server_side_binding`` and ``pool``
-    become booleans, ``connect_timeout`` a number. All else is left as it is.
+    become booleans, ``connect_timeout`` and ``prepare_threshold`` numbers. All else is left as it is.
 
     Args:
         database: an entry of DATABASES as dj-database-url and django-environ return it; it isn't changed.
@@ -48,8 +48,9 @@ def from_url_options(database: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("server_side_binding", "pool"):
         if isinstance(options.get(name), str):
             options[name] = _boolean(name, options[name], faults)
-    if isinstance(options.get("connect_timeout"), (str, list)):
-        options["connect_timeout"] = _number("connect_timeout", options["connect_timeout"], faults)
+    for name in ("connect_timeout", "prepare_threshold"):
+        if isinstance(options.get(name), (str, list)):
+            options[name] = _number(name, options[name], faults)
     if faults:
         raise ImproperlyConfigured(str(ConfigError(_WHERE, tuple(faults))))
     entry["OPTIONS"] = options

@@ -49,7 +49,7 @@ class Subcommand(subcommand.Subcommand):
         parser.add_argument("--static", action="store_true", help="Ask no server: check only what settings show.")
 
     def run(self, *, aliases: Sequence[str] = (), fail_level: str = "ERROR", static: bool = False, **_: Any) -> int:
-        ours = {name: database for name, database in entries()}
+        ours = dict(entries())
         if unknown := sorted(set(aliases) - set(ours)):
             self.stderr.write(
                 f"No database of this engine: {', '.join(unknown)}. There are: {', '.join(ours) or 'none'}."
