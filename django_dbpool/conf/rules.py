@@ -5,7 +5,7 @@ with one text; W are only reported, because the project works, though not as wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..core.readers import Fault, shown
@@ -39,9 +39,8 @@ _OWNED = {
 
 
 def options_are_a_dictionary(alias: Alias) -> Iterator[Fault]:
-    options = alias.database.get("OPTIONS", alias.options)
-    if options is not alias.options:
-        kind = type(options).__name__
+    if not isinstance(alias.database.get("OPTIONS", {}), Mapping):
+        kind = type(alias.database["OPTIONS"]).__name__
         yield alias.fault(NO_OPTIONS, "", f"must be a dictionary, not {kind}.", 'Write {"sslmode": "require"}.')
 
 

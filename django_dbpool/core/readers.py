@@ -79,9 +79,9 @@ def read_mapping(
 
 def nearest(key: object, known: Iterable[str]) -> str:
     """The hint for an unknown key."""
-    near = difflib.get_close_matches(shown(key, str).lower(), sorted(known), n=1)
-    near = near or [name for name in known if name.lower() == shown(key, str).lower()]
-    return f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(sorted(known))}."
+    names = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(shown(key, str).lower(), names, n=1)
+    return f"Did you mean {names[near[0]]!r}?" if near else f"Known keys: {', '.join(sorted(names.values()))}."
 
 
 _SHOWN = 200
