@@ -186,7 +186,7 @@ def variables(raw: Any) -> dict[str, str]:
     for name, value in raw.items():
         if not isinstance(name, str) or not VARIABLE.fullmatch(name):
             raise reject(
-                f"has a name that no setting of the server can have: {name!r}.",
+                f"has a name that no setting of the server can have: {shown(name)}.",
                 'Write letters, digits and underscores, with dots for your own, such as "app.tenant".',
             )
         if name.lower() in values:

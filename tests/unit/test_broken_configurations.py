@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -253,7 +253,7 @@ Check = Callable[..., list[CheckMessage]]
 
 
 @pytest.fixture
-def check(monkeypatch: pytest.MonkeyPatch) -> Iterator[Check]:
+def check(monkeypatch: pytest.MonkeyPatch) -> Check:
     """What the static checks say of a project whose only database is x."""
     monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
 

@@ -164,7 +164,13 @@ def test_the_hint_says_what_to_write(key: str, value: Any, hint: str) -> None:
 
 
 def test_an_integer_that_python_refuses_to_print() -> None:
-    for options in ({"max_size": 10**5000}, {"timeout": 10**5000}, {10**5000: 1}, {"session": {"a": 10**5000}}):
+    for options in (
+        {"max_size": 10**5000},
+        {"timeout": 10**5000},
+        {10**5000: 1},
+        {"session": {"a": 10**5000}},
+        {"session": {10**5000: 1}},
+    ):
         (fault,) = faults_of(options)
         assert "<int>" in fault.message or "<dict>" in fault.message
 
