@@ -7,21 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from .readers import (
-    MILLISECOND,
-    SERVER_LONGEST,
-    ConfigError,
-    Fault,
-    boolean,
-    choice,
-    count,
-    optional,
-    read_mapping,
-    reject,
-    seconds,
-    shown,
-    variables,
-)
+from . import readers
+from .readers import ConfigError, Fault, boolean, choice, count, nested, optional, read_mapping, seconds, variables
 
 Mode = Literal["transaction", "session"]
 Pooler = Literal["transaction", "session"]
@@ -39,23 +26,8 @@ class Prepare:
 
     @classmethod
     def read(cls, raw: Any) -> Prepare:
-        if not isinstance(raw, Mapping) or not raw or not set(raw) <= {"after", "max"}:
-            raise reject(
-                'is not a dictionary with "after" and "max".',
-                'Write {"after": 2, "max": 10}, or None to prepare nothing.',
-            )
-        values = {}
-        for key, value in raw.items():
-            try:
-                values[key] = count(int(key == "max"), _MOST_STATEMENTS)(value)
-            except ValueError as error:
-                raise reject(f"has {key} = {shown(value)}, which {error.args[0]}", error.args[1]) from None
-        return cls(**values)
-
-
-_MOST_STATEMENTS = 2**31 - 1
-_MOST_CONNECTIONS = 2**18 - 1  # PostgreSQL's own limit of max_connections
-_MOST_KEEPALIVE = 2**15 - 1  # Linux refuses more, and then every attempt to connect fails
+        hint = 'Write {"after": 2, "max": 10}, or None to prepare nothing.'
+        return cls(**nested(raw, {"after": count(0), "max": count(1)}, hint))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +127,11 @@ def _faults_of_shape(options: object) -> list[Fault]:
     return []
 
 
-_duration = seconds()
-_server_limit = seconds(least=MILLISECOND, most=SERVER_LONGEST)
+_MOST_CONNECTIONS = 2**18 - 1  # PostgreSQL's own limit of max_connections
+_MOST_KEEPALIVE = 2**15 - 1  # Linux refuses more, and then every attempt to connect fails
+
+_server_limit = seconds(above_zero=True, least=readers.MILLISECOND, most=readers.SERVER_LONGEST)
+_duration = seconds(above_zero=True)
 
 _READERS: dict[str, Callable[[Any], Any]] = {
     "enabled": boolean,
@@ -171,8 +146,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "max_idle": _duration,
     "connect_timeout": _duration,
     "keepalives_idle": count(0, _MOST_KEEPALIVE),
-    "tcp_user_timeout": seconds(least=MILLISECOND, most=SERVER_LONGEST, zero=True),
-    "check_idle": seconds(zero=True),
+    "tcp_user_timeout": seconds(least=readers.MILLISECOND, most=readers.SERVER_LONGEST),
+    "check_idle": seconds(),
     "pooler": optional(
         choice(
             "pooling mode of a server-side pooler",

@@ -75,7 +75,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "SESSION_FROM_REQUEST": optional(_function),
     "PROCESSES": optional(count(1)),
     "THREADS": optional(count(1)),
-    "WORKER_TIMEOUT": optional(seconds()),
+    "WORKER_TIMEOUT": optional(seconds(above_zero=True)),
     "BUDGET": optional(count(1)),
     "ROLE": optional(
         choice(

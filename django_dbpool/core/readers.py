@@ -143,23 +143,7 @@ _WITH_UNIT = re.compile(r"\s*(\d{1,9}(?:\.\d{1,6})?)\s*(ms|s|sec|seconds?|min|mi
 _UNITS = {"ms": 0.001, "min": 60, "minute": 60, "minutes": 60, "h": 3600}
 
 
-def seconds(*, least: float = 0.0, most: float = LONGEST, zero: bool = False) -> Callable[[Any], float]:
-    """
-    Args:
-        least: below it the value would be rounded to nothing where it is used.
-        zero: whether 0 is taken beside values from ``least`` on.
-    """
-
-    def read(raw: Any) -> float:
-        bad_type = isinstance(raw, bool) or not isinstance(raw, (int, float))
-        if bad_type or not (least <= raw <= most or (zero and raw == 0)) or (raw == 0 and not zero):
-            raise reject("is not a number of seconds.", _hint(raw, least, most, zero=zero))
-        return float(raw)
-
-    return read
-
-
-def _hint(raw: Any, least: float, most: float, *, zero: bool) -> str:
+def _hint(raw: Any, least: float, most: float, *, above_zero: bool) -> str:
     if isinstance(raw, timedelta):
         return f"Write {raw.total_seconds()!r}, or use timedelta.total_seconds()."
     if isinstance(raw, str) and (match := _WITH_UNIT.fullmatch(raw.lower())):
@@ -168,7 +152,32 @@ def _hint(raw: Any, least: float, most: float, *, zero: bool) -> str:
         return f"Write at most {most:.0f}: seconds, not milliseconds."
     if isinstance(raw, (int, float)) and 0 < raw < least:
         return f"Write at least {least}: shorter times are rounded to 0, which would mean no limit."
-    return f"Write a finite number {'of at least' if zero else 'above'} 0."
+    return f"Write a finite number {'above' if above_zero else 'of at least'} 0."
+
+
+def seconds(*, above_zero: bool = False, least: float = 0.0, most: float = LONGEST) -> Callable[[Any], float]:
+    """
+    Args:
+        least: what is shorter, but not 0, would be rounded to 0 where it is used.
+    """
+
+    def read(raw: Any) -> float:
+        bad_type = isinstance(raw, bool) or not isinstance(raw, (int, float))
+        if bad_type or not (least <= raw <= most or raw == 0) or (above_zero and raw == 0):
+            raise reject("is not a number of seconds.", _hint(raw, least, most, above_zero=above_zero))
+        return float(raw)
+
+    return read
+
+
+def nested(raw: Any, readers: Mapping[str, Callable[[Any], Any]], hint: str) -> dict[str, Any]:
+    """A dictionary inside the dictionary; all its faults in one."""
+    if not isinstance(raw, Mapping) or not raw:
+        raise reject("is not a dictionary with values.", hint)
+    values, faults = read_mapping(raw, readers)
+    if faults:
+        raise reject("has faults: " + " ".join(f"{fault.message} {fault.hint}" for fault in faults), hint)
+    return values
 
 
 VARIABLE = re.compile(r"[A-Za-z_][\w$]*(?:\.[A-Za-z_][\w$]*)*", re.ASCII)

@@ -98,7 +98,7 @@ TABLE: list[Broken] = [
     pool("dbpool.E001", "statement_timeout = 3600000 is not", "not milliseconds", statement_timeout=3_600_000),
     pool("dbpool.E001", "pooler = True is not a pooling mode", '"session" (the pooler keeps', pooler=True),
     pool("dbpool.E001", "prepare = 5 is not a dictionary", '{"after": 2, "max": 10}', prepare=5),
-    pool("dbpool.E001", "has after = '2', which is not", "at least 0", prepare={"after": "2"}),
+    pool("dbpool.E001", "has faults: after = '2' is not", "to prepare nothing", prepare={"after": "2"}),
     pool("dbpool.E001", "session = 'a=1' is not a dictionary", "names and values", session="a=1"),
     pool("dbpool.E001", "no setting of the server can have: 'a b'", "app.tenant", session={"a b": 1}),
     pool("dbpool.E001", "has a value of type NoneType for 'a'", "a number", session={"a": None}),
