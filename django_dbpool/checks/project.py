@@ -14,9 +14,10 @@ from ..conf import session_function_fault
 from ..conf.alias import Alias
 from ..core.project import ProjectConfig
 from ..core.readers import ConfigError, Fault, shown
-from .pools import entries, message, pools
+from .pools import message, pools
 
 MIDDLEWARE = "django_dbpool.middleware.DatabasePoolMiddleware"
+VARIABLES = "SessionVariablesMiddleware"
 SMALL = 10
 
 
@@ -123,8 +124,10 @@ def _over_budget(project: ProjectConfig) -> Iterator[Fault]:
 
 def _middleware(project: ProjectConfig) -> Iterator[Fault]:
     given = getattr(settings, "MIDDLEWARE", None)
-    web = project.role in (None, "web") and any(True for _ in entries())
-    if not given or not web or not isinstance(given, (list, tuple)) or given[0] == MIDDLEWARE:
+    if not given or not isinstance(given, (list, tuple)) or project.role not in (None, "web"):
+        return
+    yield from _session_variables(project, sets_them=any(str(name).endswith(f".{VARIABLES}") for name in given))
+    if not pools() or given[0] == MIDDLEWARE:
         return
     if MIDDLEWARE in given:
         problem, check = f"{MIDDLEWARE} is not the first.", "dbpool.W005"
@@ -134,3 +137,23 @@ def _middleware(project: ProjectConfig) -> Iterator[Fault]:
         hint = "Put it first: it answers 503 with Retry-After when there is no connection. Processes that answer no "
         hint += "requests say so with DBPOOL['ROLE']."
     yield Fault("MIDDLEWARE", problem, hint, check, "MIDDLEWARE")
+
+
+def _session_variables(project: ProjectConfig, *, sets_them: bool) -> Iterator[Fault]:
+    function = project.session_from_request is not None
+    if function and not sets_them:
+        yield Fault(
+            "SESSION_FROM_REQUEST",
+            f"SESSION_FROM_REQUEST is set, but {VARIABLES} is not in MIDDLEWARE: nobody calls it.",
+            f"Add 'django_dbpool.middleware.{VARIABLES}' behind what the function needs.",
+            "dbpool.W019",
+        )
+    elif sets_them and not function:
+        yield Fault(
+            "MIDDLEWARE",
+            f"{VARIABLES} needs DBPOOL['SESSION_FROM_REQUEST'], a function that takes the request and returns a "
+            "dictionary of session variables.",
+            "Set it, or remove the middleware.",
+            "dbpool.E014",
+            "MIDDLEWARE",
+        )

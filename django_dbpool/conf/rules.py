@@ -26,6 +26,7 @@ OVERRIDDEN = "dbpool.W013"
 MILLISECONDS = "dbpool.W014"
 SERVER_CURSORS = "dbpool.W015"
 VAIN_RESET = "dbpool.W016"
+LATE_SETTINGS = "dbpool.W018"
 
 _OWNED = {
     "timezone": "TIME_ZONE of the alias, or TIME_ZONE of the project",
@@ -230,6 +231,19 @@ def reset_reaches_its_session(alias: Alias) -> Iterator[Fault]:
         )
 
 
+def a_service_leaves_room_for_settings(alias: Alias) -> Iterator[Fault]:
+    """With a service the start-up packet is left alone: its options would replace those of the service file."""
+    late = [*alias.server_limits, *(["session"] if alias.config.session else [])]
+    if alias.options.get("service") and late:
+        yield alias.fault(
+            LATE_SETTINGS,
+            "service",
+            f"service keeps {', '.join(late)} out of the start-up packet; they are set by a statement, and RESET ALL "
+            "undoes them until the connection is replaced.",
+            "Write them into the service's own options, or name the server by HOST and NAME.",
+        )
+
+
 def _same(option: Any, ours: float) -> bool:
     try:
         return float(option) == ours
@@ -254,6 +268,7 @@ RULES: tuple[Rule, ...] = (
     times_are_seconds,
     cursors_end_with_their_transaction,
     reset_reaches_its_session,
+    a_service_leaves_room_for_settings,
 )
 
 

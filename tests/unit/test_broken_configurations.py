@@ -63,6 +63,7 @@ def project(check: str, text: str, hint: str, database: dict[str, Any] | None = 
 
 
 SHARED: dict[str, Any] = {"DISABLE_SERVER_SIDE_CURSORS": True}
+LIMITED: dict[str, Any] = {"lock_timeout": 2, "session": {"a.b": 1}}
 BOUND: dict[str, Any] = {"OPTIONS": {"server_side_binding": True}}
 
 TABLE: list[Broken] = [
@@ -240,6 +241,21 @@ TABLE: list[Broken] = [
     pool("dbpool.W014", "max_lifetime = 3.6e+06 is", "write 3600.", max_lifetime=3_600_000),
     pool("dbpool.W015", "without DISABLE_SERVER_SIDE_CURSORS", "= True", pooler="transaction"),
     pool("dbpool.W016", 'reset = "always" with', "Remove reset", SHARED, pooler="transaction", reset="always"),
+    pool("dbpool.W018", "keeps lock_timeout, session", "own options", {"OPTIONS": {"service": "x"}}, **LIMITED),
+    Broken(
+        "dbpool.W019",
+        "but SessionVariablesMiddleware is not in MIDDLEWARE",
+        "Add 'django_dbpool.middleware.SessionVariablesMiddleware'",
+        {},
+        {"MIDDLEWARE": [FIRST], "DBPOOL": {"SESSION_FROM_REQUEST": not_a_function}},
+    ),
+    Broken(
+        "dbpool.E014",
+        "SessionVariablesMiddleware needs DBPOOL['SESSION_FROM_REQUEST']",
+        "remove the middleware",
+        {},
+        {"MIDDLEWARE": [FIRST, "django_dbpool.middleware.SessionVariablesMiddleware"]},
+    ),
     Broken("dbpool.W017", "POOL_OPTIONS is no setting", "Write POOL", {"POOL_OPTIONS": {"POOL_SIZE": 10}}),
     Broken("dbpool.W017", "pool is no setting", "Write POOL", {"pool": {"max_size": 10}}),
 ]
@@ -261,7 +277,7 @@ def check(monkeypatch: pytest.MonkeyPatch) -> Check:
         entry = {"ENGINE": OURS, "NAME": "x", **copy.deepcopy(database)}
         conf.adopt_django_option(entry)  # as apps.ready() does
         monkeypatch.setattr(settings, "DATABASES", {"x": entry})
-        with override_settings(**({"DBPOOL": {"ROLE": "command"}} | others)):
+        with override_settings(**({"DBPOOL": {"BUDGET": 1000}} | others)):
             return run_checks(tags=["dbpool"])
 
     return run
@@ -293,8 +309,8 @@ def test_the_table_is_long_and_names_each_check_that_settings_can_show() -> None
     assert len(TABLE) >= 100
     assert len({(row.check, row.text, row.hint) for row in TABLE}) >= 95
     in_table = {row.check for row in TABLE} | {"dbpool.W003", "dbpool.E007"}  # these two below
-    assert {int(check[-3:]) for check in in_table if check[7] == "E"} == set(range(1, 14))
-    assert {int(check[-3:]) for check in in_table if check[7] == "W"} == set(range(1, 18))
+    assert {int(check[-3:]) for check in in_table if check[7] == "E"} == set(range(1, 15))
+    assert {int(check[-3:]) for check in in_table if check[7] == "W"} == set(range(1, 20))
 
 
 @pytest.mark.parametrize("row", numbered(TABLE))
