@@ -76,7 +76,7 @@ TABLE: list[Broken] = [
     Broken("dbpool.E001", '["OPTIONS"]["pool"]: unknown key', "'max_size'?", {"OPTIONS": {"pool": {"maxsize": 3}}}),
     pool("dbpool.E001", "unknown key 'maxsize'", "Did you mean 'max_size'?", maxsize=3),
     pool("dbpool.E001", "unknown key 'MAX_SIZE'", "Did you mean 'max_size'?", MAX_SIZE=3),
-    pool("dbpool.E001", "unknown key 'max_overflow'", "Known keys: check_idle, command_timeout", max_overflow=3),
+    pool("dbpool.E001", "unknown key 'max_overflow'", "Known keys: breaker, check_idle", max_overflow=3),
     pool("dbpool.E001", "unknown key 'num_workers'", "Known keys:", num_workers=3),
     Broken("dbpool.E001", "unknown key 7.", "Known keys:", {"POOL": {7: 1}}),
     Broken("dbpool.E001", "unknown key b'max_size'.", "Did you mean 'max_size'?", {"POOL": {b"max_size": 1}}),

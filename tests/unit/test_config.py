@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from django_dbpool.core.breaker import BreakerPolicy
 from django_dbpool.core.config import PoolConfig, Prepare
 from django_dbpool.core.readers import ConfigError, Fault
+from django_dbpool.core.retry import RetryPolicy
 
 DEFAULTS = {
     "enabled": True,
@@ -36,6 +38,15 @@ DEFAULTS = {
     "prepare": None,
     "session": {},
     "reset": "dirty",
+    "retry": {"enabled": True, "attempts": 16, "max_delay": 1.0, "total": 4.0, "base_delay": 0.05},
+    "breaker": {
+        "enabled": True,
+        "failure_ratio": 0.5,
+        "minimum_throughput": 5,
+        "sampling_duration": 30.0,
+        "break_duration": 60.0,
+        "probe_interval": 0.25,
+    },
     "pin_max": 60.0,
     "leak_after": 60.0,
 }
@@ -57,6 +68,10 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("pooler", "transaction", "transaction"),
     ("pooler", "session", "session"),
     ("reset", "always", "always"),
+    ("retry", False, RetryPolicy(enabled=False)),
+    ("retry", {"attempts": 2, "total": 1}, RetryPolicy(attempts=2, total=1.0)),
+    ("breaker", True, BreakerPolicy()),
+    ("breaker", {"failure_ratio": 1, "probe_interval": None}, BreakerPolicy(failure_ratio=1.0, probe_interval=None)),
     ("prepare", {"after": 0}, Prepare(after=0, max=100)),
     ("prepare", {"after": 2, "max": 10}, Prepare(2, 10)),
     ("session", {}, {}),
@@ -75,6 +90,9 @@ NO_COUNT = ["5", None, True, 1.0, -1, (5,)]
 NO_PREPARE: list[Any] = [True, 5, {}, [], {"after": -1}, {"max": 0}, {"max": "10"}, {"before": 1}]
 NO_VARIABLE: list[Any] = [None, b"x", {}, [1], "\0", "\ud800", math.nan, math.inf, 10**30]
 BAD: list[tuple[str, Any]] = [
+    *(("retry", value) for value in ({}, None, 3, {"attempts": 0}, {"atempts": 2}, {"total": "4"}, {"max_delay": 0})),
+    *(("breaker", value) for value in ({}, None, "no", {"failure_ratio": 0}, {"failure_ratio": 1.5})),
+    *(("breaker", value) for value in ({"minimum_throughput": 1}, {"probe_interval": 0}, {"enabled": 1})),
     *(("enabled", value) for value in (1, 0, None, "yes")),
     *(("mode", value) for value in ("Transaction", "", None, True, ["session"], "statement")),
     *((key, value) for key in (*COUNTS, "max_size") for value in NO_COUNT),
