@@ -21,7 +21,6 @@ from django.db.backends.postgresql.base import CursorDebugWrapper
 from django.db.backends.utils import CursorWrapper
 from psycopg import Cursor
 
-from ..pool import command as commands
 from ..pool import watchdog
 
 if TYPE_CHECKING:
@@ -58,6 +57,8 @@ class LeasedCursor(DjangosCursor):
         db = self.db
         cursor = db._begin_statement(self, sql)
         try:
+            if watchdog.watching:
+                db._begin_command(db._entry)
             with db.wrap_database_errors:
                 result = cursor.execute(sql) if params is None else cursor.execute(sql, params)
         except BaseException as error:
@@ -70,6 +71,8 @@ class LeasedCursor(DjangosCursor):
         db = self.db
         cursor = db._begin_statement(self, sql)
         try:
+            if watchdog.watching:
+                db._begin_command(db._entry)
             with db.wrap_database_errors:
                 result = cursor.executemany(sql, param_list)
         except BaseException as error:
@@ -82,6 +85,8 @@ class LeasedCursor(DjangosCursor):
         db = self.db
         db._begin_statement(self, f"SELECT {procname}()")
         try:
+            if watchdog.watching:
+                db._begin_command(db._entry)
             result = super().callproc(procname, params, kparams)
         except BaseException as error:
             db._statement_failed(error)
@@ -109,8 +114,6 @@ class LeasedCursor(DjangosCursor):
         """The raw connection; reading it pins, because nobody sees what is done with it."""
         db = self.db
         db._begin_statement(self, "SELECT")
-        if watchdog.watching and db._entry is not None:
-            commands.end(db._entry)  # nothing was sent
         return db.connection
 
     def close(self) -> None:

@@ -21,14 +21,14 @@ from typing import Any
 import psycopg
 from asgiref.sync import SyncToAsync
 from django.apps import apps
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
 from ..core.errors import GateClosed, LeaseRefused
 from ..core.ledger import Owner, current_unit
 from ..errors import PoolError, from_refusal
-from ..pool import background, watchdog
+from ..pool import background
 from ..pool import command as commands
 from ..pool.entry import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN, PoolEntry
 from ..pool.managed import ManagedPool
@@ -213,12 +213,6 @@ class LeaseMixin(TimeLimitsMixin):
         if cursor.entry is not entry:
             self._rebind(cursor, entry)
         cursor.generation = entry.generation
-        if watchdog.watching:
-            try:
-                self._begin_command(entry)
-            except OperationalError:
-                self._end_statement()
-                raise
         if not (type(sql) is str and sql in known_neutral) and entry.pinned is None:
             self._note_session_state(sql)
         return cursor.cursor
@@ -337,8 +331,6 @@ class LeaseMixin(TimeLimitsMixin):
         """Hold the lease for COPY or ``stream()``."""
         entry = self._entry
         assert entry is not None
-        if entry.command is not None:
-            commands.end(entry)  # it may take as long as its consumer likes
         generation = entry.generation
         self._hold_stream(entry)
         try:
