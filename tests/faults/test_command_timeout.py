@@ -407,8 +407,10 @@ def test_a_late_cancel_hits_nobody(make_database: MakeDatabase) -> None:
         task.result()
     assert sum(counts.values()) - counts["easy"] == 240
     assert min(counts.values()) > 0, counts
-    strict.assert_whole()
     easy.assert_whole()
+    # Not assert_whole(): on a busy machine any statement may take as long as the limit, which costs its connection.
+    size = strict.settle().size
+    assert wait_until(lambda: len(strict.backends()) == size, PATIENCE)
 
 
 def test_each_side_looks_twice(limited: Database) -> None:
