@@ -174,9 +174,9 @@ def test_time_between_statements_does_not_count(make_database: MakeDatabase) -> 
         cursor.execute("SELECT 2")
         with cursor.copy("COPY (SELECT generate_series(1, 3)) TO STDOUT") as copy:
             for _ in copy:
-                naps.wait(0.2)
+                naps.wait(0.4)
         for _ in cursor.stream("SELECT generate_series(1, 3)"):
-            naps.wait(0.2)
+            naps.wait(0.4)
         assert cursor.connection is not None
         naps.wait(0.5)
         cursor.execute("SELECT 3")
