@@ -174,9 +174,9 @@ def test_time_between_statements_does_not_count(make_database: MakeDatabase) -> 
         cursor.execute("SELECT 2")
         with cursor.copy("COPY (SELECT generate_series(1, 3)) TO STDOUT") as copy:
             for _ in copy:
-                naps.wait(0.2)
+                naps.wait(0.4)
         for _ in cursor.stream("SELECT generate_series(1, 3)"):
-            naps.wait(0.2)
+            naps.wait(0.4)
         assert cursor.connection is not None
         naps.wait(0.5)
         cursor.execute("SELECT 3")
@@ -407,8 +407,10 @@ def test_a_late_cancel_hits_nobody(make_database: MakeDatabase) -> None:
         task.result()
     assert sum(counts.values()) - counts["easy"] == 240
     assert min(counts.values()) > 0, counts
-    strict.assert_whole()
     easy.assert_whole()
+    # Not assert_whole(): on a busy machine any statement may take as long as the limit, which costs its connection.
+    size = strict.settle().size
+    assert wait_until(lambda: len(strict.backends()) == size, PATIENCE)
 
 
 def test_each_side_looks_twice(limited: Database) -> None:

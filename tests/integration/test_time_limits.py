@@ -63,8 +63,12 @@ def test_limits_are_the_sessions_defaults(make_pool: MakePool) -> None:
         assert shown(alias) == SHOWN
 
 
-def test_session_variables_and_role_go_the_same_way(make_pool: MakePool, session_server: Server) -> None:
+@pytest.mark.parametrize("options", [True, False], ids=["in the start-up packet", "after connecting"])
+def test_session_variables_and_role_go_the_same_way(
+    make_pool: MakePool, session_server: Server, monkeypatch: pytest.MonkeyPatch, options: bool
+) -> None:
     """Values with spaces, quotes, backslashes and commas arrive as they are; the role does not limit what is set."""
+    monkeypatch.setattr(StartupMixin, "_startup_options", options)
     session = {
         "app.tenant": 'it\'s\ta \\ "name", or so',
         "search_path": ["a b", "public"],
