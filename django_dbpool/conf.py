@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from django.core.signals import setting_changed
 
 from .core.config import PoolConfig
 from .core.project import ProjectConfig
-from .core.readers import ConfigError
+from .core.readers import ConfigError, Fault
 
 logger = logging.getLogger("django_dbpool.conf")
 
@@ -82,14 +82,76 @@ def pool_config(settings_dict: MutableMapping[str, Any], alias: str) -> PoolConf
     """
     where, ignored = name_of_setting(settings_dict, alias)
     try:
-        return PoolConfig.from_mapping(
+        config = PoolConfig.from_mapping(
             settings_dict.get("POOL", True),
             where=where,
             default_min_size=default_min_size(),
             ignored=ignored,
         )
+        if faults := faults_of_prepare(settings_dict):
+            raise ConfigError(where, tuple(faults))
     except ConfigError as error:
         raise ImproperlyConfigured(str(error)) from error
+    return config
+
+
+def faults_of_credentials(settings_dict: Mapping[str, Any]) -> list[Fault]:
+    """What is wrong with USER beside a PASSWORD that may be a function."""
+    if not callable(settings_dict.get("USER")):
+        return []
+    return [
+        Fault(
+            "USER",
+            "USER is a function.",
+            "Let the function in PASSWORD return the pair (user, password): asked one by one they could belong to "
+            "different credentials.",
+        )
+    ]
+
+
+def faults_of_prepare(settings_dict: Mapping[str, Any]) -> list[Fault]:
+    """Why ``POOL["prepare"]`` can't work with the alias's other settings. Its own form is read elsewhere."""
+    pool = settings_dict.get("POOL")
+    if not isinstance(pool, Mapping) or pool.get("prepare") is None or pool.get("enabled") is False:
+        return []
+    options = settings_dict.get("OPTIONS") or {}
+    faults = []
+    if options.get("server_side_binding") is not True:
+        faults.append(
+            Fault(
+                "prepare",
+                'prepare has no effect without OPTIONS["server_side_binding"]: Django puts the parameters into the '
+                "text of each statement, so that none is sent twice.",
+                'Set OPTIONS["server_side_binding"] = True, or remove prepare.',
+            )
+        )
+    if pool.get("pooler") == "transaction":
+        faults.append(
+            Fault(
+                "prepare",
+                'prepare with pooler = "transaction": a prepared statement stays on one server connection, the next '
+                "transaction may get another.",
+                "Remove prepare, or connect to the server directly.",
+            )
+        )
+    if "prepare_threshold" in options:
+        faults.append(
+            Fault(
+                "prepare",
+                'prepare beside OPTIONS["prepare_threshold"], which sets the same.',
+                'Keep prepare and remove OPTIONS["prepare_threshold"].',
+            )
+        )
+    return faults
+
+
+def copied(value: Any) -> Any:
+    """A copy of an alias's settings in which containers are new and all else is shared: functions, adapters."""
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [copied(item) for item in value]
+    return value
 
 
 def given_check(settings_dict: MutableMapping[str, Any], default: Any) -> Any:

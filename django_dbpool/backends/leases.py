@@ -34,6 +34,7 @@ from ..pool.managed import ManagedPool
 from ..pool.session_state import known_neutral, reason_to_pin
 from .cursors import warn_if_apps_not_ready
 from .guard import watch
+from .prepare import is_stale_plan
 
 if TYPE_CHECKING:
     from .typing import DjangosWrapper as Base
@@ -275,6 +276,8 @@ class LeaseMixin(Base):
         entry = self._entry
         if entry is None:
             return
+        if is_stale_plan(error) and self._pool is not None:
+            self._pool.drain()  # the other connections have the same plans
         shared = self._thread_sharing_count > 0  # what runs may be another thread's statement
         if entry.pgconn.transaction_status == ACTIVE and not shared:
             # Not psycopg's doing, which cancels for KeyboardInterrupt alone: a soft time limit or a greenlet's exit

@@ -18,12 +18,21 @@ class StartupMixin(LeaseMixin):
 
     _startup_options = True
 
+    def _refused(self, error: BaseException) -> bool:
+        """Whether a failed attempt to connect is worth another one at once."""
+        return self._retry_without_startup_options(error) or self._password_changed(error)
+
+    def _password_changed(self, error: BaseException) -> bool:
+        raise NotImplementedError
+
     def _physical_connection_params(self) -> dict[str, Any]:
         """Keyword arguments for psycopg's ``connect``; asked for each connection, so credentials may rotate."""
         params: dict[str, Any] = self.get_connection_params()
         config = pool_config(self.settings_dict, self.alias)
         params["autocommit"] = True
         params.setdefault("connect_timeout", math.ceil(config.connect_timeout))
+        if config.prepare is not None:
+            params["prepare_threshold"] = config.prepare.after
         if config.keepalives_idle:
             params.setdefault("keepalives_idle", config.keepalives_idle)
         if config.tcp_user_timeout:
@@ -54,6 +63,9 @@ class StartupMixin(LeaseMixin):
 
     def _prepare_physical_connection(self, connection: Connection[Any]) -> None:
         """Verify what the start-up packet asked for: a pooler may have ignored it."""
+        prepare = pool_config(self.settings_dict, self.alias).prepare
+        if prepare is not None:
+            connection.prepared_max = prepare.max
         zone = self.timezone_name
         if zone and connection.info.parameter_status("TimeZone") != zone:
             connection.execute(self.ops.set_time_zone_sql(), [zone])

@@ -23,6 +23,8 @@ class Refusal:
     holders: tuple[Holder, ...] = field(default=())
     cycle: tuple[str, ...] = field(default=())
     """Who waits for whom, when the ledger sees that the wait could never end."""
+    reason: str = ""
+    """What is wrong, where the general advice would lead astray."""
 
 
 class LeaseRefused(Exception):

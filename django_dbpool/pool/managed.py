@@ -26,6 +26,7 @@ from ..core.gate import DeadlinePassed, Gate, QueueIsFull, Ticket
 from ..core.ledger import Holder, Owner, current_unit
 from . import reporting
 from .by_hand import LendingByHand
+from .credentials import NoPassword, origin
 from .entry import IDLE, PoolEntry
 from .housekeeping import Housekeeping
 
@@ -116,7 +117,7 @@ class ManagedPool(LendingByHand):
                 return self._admitted(ticket, owner, deadline, check)
             except (QueueIsFull, DeadlinePassed, psycopg.Error) as error:
                 # The ticket is still queued: of the callers in a cycle each must see that the others wait.
-                raise self._refusal(error, owner, self.clock() - start) from (
+                raise self._refusal(error, owner, self.clock() - start) from origin(
                     error if isinstance(error, psycopg.Error) else self._cause_of_wait()
                 )
         except BaseException:
@@ -313,7 +314,8 @@ class ManagedPool(LendingByHand):
         return None if any(entry.owner for entry in tuple(self.entries)) else self.last_connect_error
 
     def _refusal(self, error: BaseException, owner: Owner, waited: float) -> LeaseRefused:
-        down = isinstance(error, psycopg.Error) or self._cause_of_wait() is not None
+        cause = error if isinstance(error, psycopg.Error) else self._cause_of_wait()
+        down = cause is not None
         holders = () if down else self.holders(stacks=True)
         refusal = Refusal(
             alias=self.alias,
@@ -323,6 +325,7 @@ class ManagedPool(LendingByHand):
             waiting=sum(1 for waiter in self.gate.waiters() if waiter is not owner),
             holders=holders,
             cycle=() if down else reporting.cycle(owner, self.alias),
+            reason=str(cause) if isinstance(cause, NoPassword) else "",
         )
         if down:
             return Unreachable(refusal)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.db.backends.postgresql import base, operations
 
+from ..client import PooledClient
 from ..mixin import PooledDatabaseMixin
 from ..operations import PooledOperationsMixin
 
@@ -15,4 +16,5 @@ class DatabaseOperations(PooledOperationsMixin, operations.DatabaseOperations):
 class DatabaseWrapper(PooledDatabaseMixin, base.DatabaseWrapper):
     """Django's, lending a connection for a statement or a transaction."""
 
+    client_class = PooledClient
     ops_class = DatabaseOperations
