@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,18 @@ def default_min_size() -> int:
     """0 for management commands and runserver, which should hold nothing when idle, else 1."""
     program = Path(sys.argv[0]).name if sys.argv else ""
     return 0 if program in {"manage.py", "django-admin", "django-admin.py"} else 1
+
+
+def runserver_is_starting() -> bool:
+    """
+    Whether this is the thread in which runserver looks at the migrations before it serves anything. It closes its
+    connections then, and means it: a development server that nobody uses should hold none.
+    """
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if not command.startswith("runserver"):
+        return False
+    thread = threading.current_thread()  # the autoreloader runs the command in a thread of this name
+    return thread is threading.main_thread() or thread.name == "django-main-thread"
 
 
 _project: ProjectConfig | None = None

@@ -24,7 +24,15 @@ from django.utils.functional import cached_property
 from psycopg import Connection, ServerCursor
 from psycopg.pq import Format
 
-from ..conf import CONN_MAX_AGE_HINT, adopt_django_option, copied, given_check, pool_config, pooling_enabled
+from ..conf import (
+    CONN_MAX_AGE_HINT,
+    adopt_django_option,
+    copied,
+    given_check,
+    pool_config,
+    pooling_enabled,
+    runserver_is_starting,
+)
 from ..pool.managed import ManagedPool
 from ..pool.registry import close_pools, get_pool, register_holder
 from .credentials import CredentialsMixin
@@ -302,6 +310,8 @@ class PooledDatabaseMixin(TransactionsMixin, CredentialsMixin, StartupMixin):
                 self.autocommit = self.settings_dict.get("AUTOCOMMIT", True)
             if self._entry is None:  # else an interrupt came before it was given back
                 self._pool = None
+                if runserver_is_starting():
+                    self.close_pool()
 
     def _close(self) -> None:
         """Close the raw connection, as Django's does, for tests and instrumentation that call it."""
