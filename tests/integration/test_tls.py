@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -131,8 +132,7 @@ def test_a_server_that_cannot_prove_who_it_is(
     with pytest.raises(DatabaseUnavailable) as caught:
         connect(host, **options)
     assert caught.match("is unavailable: connecting failed")
-    with pytest.raises(type(caught.value.__cause__), match=text):  # type: ignore[arg-type]
-        raise caught.value.__cause__  # type: ignore[misc]
+    assert re.search(text, str(caught.value.__cause__))
 
 
 @pytest.mark.ci
