@@ -17,7 +17,8 @@ from ..core.config import PoolConfig
 from ..core.project import ProjectConfig
 from ..core.readers import ConfigError, Fault, shown
 from .alias import Alias
-from .limits import TIME_LIMITS, management_command, time_limits_apply, without_time_limits
+from .credentials import copied, faults_of_credentials
+from .process import TIME_LIMITS, management_command, runserver_is_starting, time_limits_apply, without_time_limits
 from .rules import faults_of_alias
 from .urls import from_url_options
 
@@ -25,7 +26,9 @@ __all__ = [
     "CONN_MAX_AGE_HINT",
     "INHERITED_OPTIONS",
     "adopt_django_option",
+    "copied",
     "default_min_size",
+    "faults_of_credentials",
     "from_url_options",
     "given_check",
     "max_age_fault",
@@ -33,6 +36,7 @@ __all__ = [
     "pool_config",
     "pooling_enabled",
     "project_config",
+    "runserver_is_starting",
     "session_from_request",
     "session_function_fault",
     "without_time_limits",
