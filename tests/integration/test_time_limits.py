@@ -19,6 +19,7 @@ from django_dbpool.backends.startup import StartupMixin
 from django_dbpool.core.config import PoolConfig
 from django_dbpool.core.readers import ConfigError
 from django_dbpool.errors import LeaseTimedOut
+from django_dbpool.pool import registry
 from testproject.postgres import Server
 from testproject.processes import wait_until
 from tests.fixtures.aliases import MakeAlias
@@ -223,6 +224,7 @@ def test_test_databases_are_set_up_without(
         assert creation.create_test_db(verbosity=0, autoclobber=True) == "test_dbpool_limits"
         assert found == [("migrate", NONE, None, "x"), ("createcachetable", NONE, None, "x")]
         assert connections[alias].settings_dict["POOL"] == pool
+        assert [pool for pool in registry.pools() if pool.alias == alias] == [], "nor does one stay connected"
         assert shown(alias) == SHOWN
         assert connections[alias].pool.config.command_timeout == 5
     finally:
