@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
@@ -198,7 +197,6 @@ def session_function_fault(config: ProjectConfig) -> Fault | None:
     return function if isinstance(function, Fault) else None
 
 
-@functools.lru_cache(maxsize=1)
 def _imported(config: ProjectConfig) -> SessionFunction | Fault | None:
     path = config.session_from_request
     if not isinstance(path, str):
@@ -223,7 +221,6 @@ def _forget(*, setting: str, **_: Any) -> None:
     global _project
     if setting == "DBPOOL":
         _project = None
-        _imported.cache_clear()
 
 
 setting_changed.connect(_forget, dispatch_uid="django_dbpool.conf")

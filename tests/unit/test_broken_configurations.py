@@ -164,6 +164,13 @@ TABLE: list[Broken] = [
     ),
     pool("dbpool.E010", "parameters are bound by the client", "server_side_binding", prepare={"after": 2}),
     pool(
+        "dbpool.E010",
+        "such statements are never prepared",
+        "server_side_binding",
+        {"OPTIONS": {"server_side_binding": False}},
+        prepare={"after": 2},
+    ),
+    pool(
         "dbpool.E011",
         'prepare is set with pooler = "transaction"',
         "Remove prepare",
