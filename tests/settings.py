@@ -20,7 +20,9 @@ INSTALLED_APPS = [
     "django.contrib.auth",
     "django_dbpool",
     "tests.app",
+    "testproject.tenants",
 ]
+DATABASE_ROUTERS = ["testproject.tenants.tenancy.TenantRouter"]
 
 
 def database(name: str) -> dict[str, Any]:
