@@ -62,23 +62,24 @@ def pins(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def site(owner: None) -> Iterator[None]:
-    """The application's view of it: its own role, its middleware."""
+def as_application(owner: None) -> Iterator[None]:
     connection.close_pool()
     before = connection.settings_dict["USER"]
-    # Shared by this alias's wrappers in all threads.
     connection.settings_dict["USER"] = "shop_app"
-    try:
-        with override_settings(
-            ROOT_URLCONF=example.ROOT_URLCONF,
-            ALLOWED_HOSTS=example.ALLOWED_HOSTS,
-            MIDDLEWARE=["django_dbpool.middleware.SessionVariablesMiddleware"],
-            DBPOOL=example.DBPOOL,
-        ):
-            yield
-    finally:
-        connection.close_pool()
-        connection.settings_dict["USER"] = before
+    yield
+    connection.close_pool()
+    connection.settings_dict["USER"] = before
+
+
+@pytest.fixture
+def site(as_application: None) -> Iterator[None]:
+    with override_settings(
+        ROOT_URLCONF=example.ROOT_URLCONF,
+        ALLOWED_HOSTS=example.ALLOWED_HOSTS,
+        MIDDLEWARE=["django_dbpool.middleware.SessionVariablesMiddleware"],
+        DBPOOL=example.DBPOOL,
+    ):
+        yield
 
 
 def get(path: str, host: str) -> Any:
@@ -88,6 +89,11 @@ def get(path: str, host: str) -> Any:
 
 
 # -- requests -------------------------------------------------------------------------------------------------------
+
+
+def test_tenants_are_apart(site: None, client: Client) -> None:
+    assert client.get("/invoices/", headers={"host": "red.localhost"}).json() == {"invoices": [10, 11, 12]}
+    assert client.get("/invoices/", headers={"host": "blue.localhost"}).json() == {"invoices": [20, 21, 22]}
 
 
 def test_each_tenant_sees_its_own(site: None, pins: list[str]) -> None:
