@@ -105,13 +105,11 @@ class Codel:
             return
         if self.slow and self._shortest <= self.target and self._refused <= REFUSED_IN_OVERLOAD * self._arrived:
             self.slow = False
-        elif self._arrived or self._served:
+        else:
             self.slow = True
             # All of these were served from the queue, which was never empty: this is what the connections can do.
             rate = self._served / elapsed
             self._limit = max(self.keep, int(rate * 2 * self.target))
-        else:
-            self.slow = False  # nobody came: there is no queue
         self._begin_interval(now)
 
     def _begin_interval(self, now: float) -> None:

@@ -123,6 +123,7 @@ def test_interrupts_pass_through(interrupt: type[BaseException], where: str) -> 
         raise interrupt if where == "attempt" else ConnectionError
 
     def sleep(seconds: float) -> None:
+        assert where == "sleep"
         raise interrupt
 
     with pytest.raises(interrupt):
