@@ -87,12 +87,12 @@ def test_a_queue_that_stops_after_a_short_wait_is_noticed_an_interval_later() ->
     codel, clock = make_codel()
     for waiting in range(10):
         assert codel.arrive(waiting)
-    clock.now = 0.01
-    codel.serve(0.01)
+    clock.now = 0.03125
+    codel.serve(0.03125)
     clock.now = 2.0
     assert not codel.sheds(2.0, 9)
-    clock.now = 2.01
-    assert codel.sheds(2.01, 9), "though nobody came or was served since"
+    clock.now = 2.03125
+    assert codel.sheds(2.03125, 9), "though nobody came or was served since"
 
 
 def test_the_old_are_shed_but_not_the_last_few() -> None:
