@@ -109,14 +109,16 @@ def test_newcomers_are_refused_beyond_what_is_served_in_twice_the_target(served:
     assert not codel.arrive(limit)
 
 
-def test_the_overload_ends_after_an_interval_of_short_waits_and_few_refusals() -> None:
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_the_overload_ends_after_an_interval_with_a_short_wait_and_few_refusals(waiting: int) -> None:
+    """The shortest wait counts, whenever it was; to find the queue empty is the shortest of all."""
     codel, clock = overloaded()
     clock.now += 1.0
-    assert codel.arrive(1)
-    codel.serve(0.01)
+    assert codel.arrive(waiting)
+    codel.serve(0.3 if waiting == 0 else 0.01)
     assert codel.slow
     clock.now += 1.0
-    codel.serve(0.01)
+    codel.serve(0.3)
     assert not codel.slow
 
 
