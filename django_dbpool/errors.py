@@ -4,6 +4,7 @@ The failures of the pool, by name. All are ``django.db.OperationalError``: code 
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any, ClassVar
 
 from django.db import OperationalError
@@ -12,6 +13,12 @@ from .core.errors import Exhausted, LeaseRefused, QueueFull, Refusal
 from .core.ledger import Holder
 
 __all__ = ["DatabaseUnavailable", "PoolError", "PoolExhausted"]
+
+raised_in_request: ContextVar[list[BaseException] | None] = ContextVar("dbpool_raised_in_request", default=None)
+"""
+Set by the middleware, which looks here for an error that somebody has turned into one of another kind: Django's
+session store makes every DatabaseError of save() a "session was deleted", answered 400.
+"""
 
 
 class PoolError(OperationalError):
@@ -41,6 +48,9 @@ class PoolError(OperationalError):
         self.cycle = refusal.cycle
         self.refusal = refusal
         super().__init__(self.describe())
+        raised = raised_in_request.get()
+        if raised is not None:
+            raised.append(self)
 
     def __reduce__(self) -> tuple[type[PoolError], tuple[Refusal], dict[str, Any]]:
         # Exceptions are pickled by their args, which here are the finished text: Celery's and multiprocessing's
