@@ -168,6 +168,9 @@ def test_every_place(get: Get, debug: bool, failing_alias: MakeFailing, caplog: 
     assert record["waited"] >= 0.05
     assert len(record["holders"]) == 1
     assert record["route"] == (None if place == "middleware's request" else "view/")
+    # What Django has caught itself in another middleware is in its log already when we learn of it.
+    django = [record for record in caplog.records if record.name == "django.request"]
+    assert len(django) == (0 if place in ("view", "template", "context processor", "commit hook") else 1)
 
 
 @pytest.mark.parametrize("failure", KINDS)

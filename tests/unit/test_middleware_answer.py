@@ -426,6 +426,24 @@ def test_replaced_response_keeps_what_is_not_about_its_body() -> None:
     assert closed == ["file"]
 
 
+class Saved:
+    """A session's store, or some model."""
+
+    def save(self) -> None:
+        raise PoolExhausted(REFUSAL)
+
+
+@pytest.mark.parametrize(("status", "same", "found"), [(400, True, True), (400, False, False), (200, True, False)])
+def test_only_the_save_of_this_requests_session_explains_a_400(status: int, same: bool, found: bool) -> None:
+    session = Saved()
+    request = RequestFactory().get("/")
+    request.session = session if same else Saved()  # type: ignore[assignment]
+    with pytest.raises(PoolExhausted) as caught:
+        session.save()
+    error = uncaught.error_behind(request, HttpResponse(status=status), [ValueError(), caught.value])
+    assert error is (caught.value if found else None)
+
+
 # -- cancellation ----------------------------------------------------------------------------------------------------
 
 
