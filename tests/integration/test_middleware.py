@@ -181,6 +181,23 @@ def test_every_failure(get: Get, failing_alias: MakeFailing, caplog: Caplog, fai
     assert in_use(alias) == (1 if failure == "exhausted" else 0)
 
 
+@pytest.mark.parametrize("place", ["view", "middleware's request"])
+@pytest.mark.parametrize("method", ["head", "options"])
+def test_methods_without_a_page(
+    failing_alias: MakeFailing, monkeypatch: pytest.MonkeyPatch, place: str, method: str
+) -> None:
+    """HEAD has the headers of GET and no body; OPTIONS fails as the view does."""
+    monkeypatch.setattr(DatabasePoolMiddleware, "random", lambda self: 0.0)  # the page tells the seconds
+    query = {"place": place, "failure": "exhausted", "alias": failing_alias("exhausted")}
+    client = Client(raise_request_exception=False)
+    full = client.get("/view/", query)
+    response = getattr(client, method)("/view/", query_params=query)
+    assert response.status_code == 503
+    assert set(response.headers) == set(full.headers)
+    assert response["Content-Length"] == full["Content-Length"]
+    assert (response.content == b"") == (method == "head")
+
+
 @pytest.mark.parametrize("mistake", failing.MISTAKES)
 @pytest.mark.parametrize("place", ["view", "middleware's request"])
 def test_mistakes_are_left_to_django(
