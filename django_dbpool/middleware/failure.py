@@ -122,7 +122,8 @@ class Failure:
     @property
     def retry_after(self) -> float:
         """Seconds."""
-        return float(getattr(self.error, "retry_after", self.kind.retry_after))
+        own: float | None = getattr(self.error, "retry_after", None)
+        return self.kind.retry_after if own is None else own
 
     @property
     def maybe_committed(self) -> bool:

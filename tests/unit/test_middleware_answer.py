@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gettext
 import json
 import logging
+import math
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -214,13 +217,23 @@ def test_every_method_gets_the_same_headers(method: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "random", "expected"),
-    [(0, 0, 1), (0.2, 0, 1), (1, 0, 1), (1, 0.999, 2), (1.2, 0, 2), (60, 0, 60), (60, 0.999, 76), (60, 1.0, 76)],
+    [
+        (0, 0, 1),
+        (0.2, 0, 1),
+        (1, 0, 1),
+        (1, 0.999, 2),
+        (1.2, 0, 2),
+        (60, 0, 60),
+        (60, 0.999, 76),
+        (60, 1.0, 76),
+        (math.inf, 0, 3600),
+    ],
 )
 def test_retry_after_is_spread(seconds: float, random: float, expected: int) -> None:
     assert _spread(seconds, lambda: random) == expected
 
 
-@given(seconds=st.floats(0, 1e6), random=st.floats(0, 1))
+@given(seconds=st.floats(0, 3600), random=st.floats(0, 1))
 def test_nobody_is_called_back_too_early_or_much_too_late(seconds: float, random: float) -> None:
     spread = _spread(seconds, lambda: random)
     assert max(1, seconds) <= spread <= 1.25 * seconds + 3
@@ -325,6 +338,18 @@ def test_german(kind: Kind) -> None:
     with translation.override("de"):
         german = (str(kind.title), str(kind.detail))
     assert not set(english) & set(german)
+
+
+def test_compiled_catalogue_is_the_one_that_people_edit() -> None:
+    """Each text of django.po is in django.mo."""
+    folder = Path(failure.__file__).parents[1] / "locale/de/LC_MESSAGES"
+    with (folder / "django.mo").open("rb") as file:
+        compiled = set(gettext.GNUTranslations(file)._catalog.values())
+    source = (folder / "django.po").read_text(encoding="utf-8")
+    texts = re.findall(r'^msgstr(?:\[\d\])? ((?:".*"\n?)+)', source, re.MULTILINE)
+    edited = {"".join(re.findall(r'"(.*)"', text)).replace("\\n", "\n") for text in texts}
+    assert len(edited) > 15
+    assert edited == compiled
 
 
 def test_language_of_the_visitor_before_localemiddleware_had_its_turn() -> None:
