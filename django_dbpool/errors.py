@@ -50,7 +50,9 @@ class PoolError(OperationalError):
         super().__init__(self.describe())
         raised = raised_in_request.get()
         if raised is not None:
-            raised.append(self)
+            # A request that tries again and again must not pile up tracebacks. Not only the last few, because
+            # Django's technical page, in showing what it finds, evaluates users and querysets by the dozen.
+            raised[:] = [*raised[-63:], self]
 
     def __reduce__(self) -> tuple[type[PoolError], tuple[Refusal], dict[str, Any]]:
         # Exceptions are pickled by their args, which here are the finished text: Celery's and multiprocessing's

@@ -50,11 +50,13 @@ class DatabasePoolMiddleware:
         except Exception as error:
             # Only if an error handler has failed as well: Django turns what any middleware raises into a response.
             response = self._respond(request, error)
-            raised.clear()
             if response is None:
                 raise
-        if raised:
-            response = self._corrected(request, response, raised)
+        else:
+            if raised:
+                response = self._corrected(request, response, raised)
+        finally:
+            raised_in_request.set(None)
         return stream.guard(response, request) if isinstance(response, StreamingHttpResponse) else response
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
@@ -65,11 +67,13 @@ class DatabasePoolMiddleware:
             response = await self.get_response(request)
         except Exception as error:
             response = await sync_to_async(self._respond, thread_sensitive=False)(request, error)
-            raised.clear()
             if response is None:
                 raise
-        if raised:
-            response = await sync_to_async(self._corrected, thread_sensitive=False)(request, response, raised)
+        else:
+            if raised:
+                response = await sync_to_async(self._corrected, thread_sensitive=False)(request, response, raised)
+        finally:
+            raised_in_request.set(None)
         return stream.guard(response, request) if isinstance(response, StreamingHttpResponse) else response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
@@ -85,8 +89,5 @@ class DatabasePoolMiddleware:
     ) -> HttpResponseBase:
         """What another middleware raised has become an error page by now; make it the right one."""
         error = uncaught.error_behind(request, response, raised)
-        raised.clear()  # or this thread would keep the frames of their tracebacks alive until its next request
-        if error is None:
-            return response
-        better = self._respond(request, error)
+        better = None if error is None else self._respond(request, error)
         return response if better is None else uncaught.replace(response, better)

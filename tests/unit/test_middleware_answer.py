@@ -488,21 +488,30 @@ def test_interrupts_pass_through(interrupt: type[BaseException]) -> None:
 
 
 def test_nothing_of_a_failed_request_outlives_it() -> None:
-    """The errors hold tracebacks, and those hold frames."""
-    error = PoolExhausted(REFUSAL)
+    """The errors hold tracebacks, and those hold frames: neither the thread nor a long request may collect them."""
+    collected: list[int] = []
 
     def handled(request: HttpRequest) -> HttpResponse:
-        PoolExhausted(REFUSAL)
+        for _ in range(1000):
+            PoolExhausted(REFUSAL)
+        collected.append(len(errors.raised_in_request.get() or ()))
         return HttpResponse()
 
     def broken(request: HttpRequest) -> HttpResponse:
+        raise PoolExhausted(REFUSAL)
+
+    def mistaken(request: HttpRequest) -> HttpResponse:
         PoolExhausted(REFUSAL)
-        raise error
+        raise ValueError
 
     for view in (handled, broken):
         middleware: Callable[[HttpRequest], Any] = DatabasePoolMiddleware(view)
         middleware(RequestFactory().get("/"))
-        assert errors.raised_in_request.get() == []
+        assert errors.raised_in_request.get() is None
+    with pytest.raises(ValueError):
+        DatabasePoolMiddleware(mistaken)(RequestFactory().get("/"))
+    assert errors.raised_in_request.get() is None
+    assert collected == [64]
 
 
 def test_all_refusal_fields_reach_the_log() -> None:
