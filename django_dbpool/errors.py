@@ -5,6 +5,7 @@ on working.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any, ClassVar
 
 from django.db import InterfaceError, OperationalError
@@ -22,6 +23,12 @@ __all__ = [
     "RawAccessWarning",
     "ServerConnectionsExhausted",
 ]
+
+raised_in_request: ContextVar[list[BaseException] | None] = ContextVar("dbpool_raised_in_request", default=None)
+"""
+Set by the middleware, which looks here for an error that somebody has turned into one of another kind: Django's
+session store makes every DatabaseError of save() a "session was deleted", answered 400.
+"""
 
 
 class PoolError(OperationalError):
@@ -53,6 +60,11 @@ class PoolError(OperationalError):
             self.retry_after = refusal.retry_after
         self.refusal = refusal
         super().__init__(self.describe())
+        raised = raised_in_request.get()
+        if raised is not None:
+            # A request that tries again and again must not pile up tracebacks. Not only the last few, because
+            # Django's technical page, in showing what it finds, evaluates users and querysets by the dozen.
+            raised[:] = [*raised[-63:], self]
 
     def __reduce__(self) -> tuple[type[PoolError], tuple[Any, ...], dict[str, Any]]:
         # Exceptions are pickled by their args, which here are the finished text: Celery's and multiprocessing's

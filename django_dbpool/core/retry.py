@@ -100,15 +100,15 @@ class Retrier:
         Count the running attempt as failed.
 
         Returns:
-            Seconds to wait before the next attempt, or None: this was the last one. A delay that would reach the end
-            of the time is not shortened but refused, since the attempt after it would have no time left.
+            Seconds to wait before the next attempt, or None: this was the last one. Towards the end of the time the
+            delays become shorter: the attempt just before it is the likeliest to succeed.
         """
         policy = self._policy
-        if not policy.enabled or self.attempts >= policy.attempts:
+        remaining = self._end - self._clock()
+        if not policy.enabled or self.attempts >= policy.attempts or remaining <= 0:
             return None
-        delay = self._random() * policy.cap(self.attempts)
-        if delay >= self._end - self._clock():
-            return None
+        # Not all that remains: the attempt needs time too.
+        delay = self._random() * min(policy.cap(self.attempts), 0.9 * remaining)
         self.attempts += 1
         return delay
 

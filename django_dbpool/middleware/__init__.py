@@ -1,5 +1,6 @@
 """Middleware: name these classes in ``MIDDLEWARE``."""
 
 from .session import SessionVariablesMiddleware
+from .unavailable import DatabasePoolMiddleware
 
-__all__ = ["SessionVariablesMiddleware"]
+__all__ = ["DatabasePoolMiddleware", "SessionVariablesMiddleware"]

@@ -37,8 +37,9 @@ class session:  # noqa: N801  # a context manager, as atomic
             Invoice.objects.count()
     """
 
-    def __init__(self, using: str | None = None, **values: Any) -> None:
-        self.alias = using or DEFAULT_DB_ALIAS
+    def __init__(self, using: Any = None, **values: Any) -> None:
+        # Any, not str: type checkers would hold the values of **{"app.tenant": 7} against it.
+        self.alias: str = using or DEFAULT_DB_ALIAS
         self._removed = {name.lower() for name, value in values.items() if value is None}
         try:
             self._values = variables({name: value for name, value in values.items() if value is not None})

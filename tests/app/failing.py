@@ -1,0 +1,190 @@
+"""A site that fails where and how the query string says: ``?place=view&failure=exhausted&alias=extra1``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.contrib.auth.decorators import login_required
+from django.db import connections, transaction
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.template import engines
+from django.template.response import TemplateResponse
+from django.urls import path
+from django.utils.deprecation import MiddlewareMixin
+
+# Installed by the tests. DO would do as well, but it pins the connection.
+RAISE = """
+    CREATE OR REPLACE FUNCTION raise_for_test(code text) RETURNS void LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'made for a test' USING ERRCODE = code; END $$;
+    CREATE OR REPLACE FUNCTION raise_at_commit() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM raise_for_test(NEW.code); END $$;
+    CREATE TABLE IF NOT EXISTS fails_at_commit (code text);
+    DROP TRIGGER IF EXISTS fails_at_commit ON fails_at_commit;
+    CREATE CONSTRAINT TRIGGER fails_at_commit AFTER INSERT ON fails_at_commit
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION raise_at_commit();
+"""
+
+
+def raising(code: str) -> str:
+    return f"SELECT raise_for_test('{code}')"
+
+
+# What to execute in a transaction; where the connection itself is the failure, any statement will do.
+FAILURES = {
+    "exhausted": "SELECT 1",
+    "down": "SELECT 1",
+    "57014": "SET LOCAL statement_timeout = '20ms'; SELECT pg_sleep(60)",
+    "55P03": "SET LOCAL lock_timeout = '20ms'; SELECT pg_advisory_xact_lock(4711)",
+    "25006": "SET TRANSACTION READ ONLY; CREATE TABLE not_made ()",
+    "40001": raising("40001"),
+    "40P01": raising("40P01"),
+    "53100": raising("53100"),
+    "57P01": "SELECT pg_terminate_backend(pg_backend_pid())",
+}
+MISTAKES = {"42P01": "SELECT * FROM no_such_table", "23505": raising("23505"), "08P01": raising("08P01")}
+
+
+def fail(request: HttpRequest) -> None:
+    alias = request.GET["alias"]
+    with transaction.atomic(using=alias), connections[alias].cursor() as cursor:
+        cursor.execute({**FAILURES, **MISTAKES}[request.GET["failure"]])
+
+
+def fail_at(place: str, request: HttpRequest) -> None:
+    if request.GET.get("place") == place:
+        fail(request)
+
+
+class FailingMiddleware(MiddlewareMixin):
+    def process_request(self, request: HttpRequest) -> None:
+        fail_at("middleware's request", request)
+
+    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        fail_at("middleware's response", request)
+        return response
+
+    def process_view(self, request: HttpRequest, *args: object) -> None:
+        fail_at("process_view", request)
+
+    def process_template_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        fail_at("process_template_response", request)
+        return response
+
+
+class OuterMiddleware(MiddlewareMixin):
+    """Adds to every response what an API's browser clients need to be allowed to read it."""
+
+    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        response["Access-Control-Allow-Origin"] = "https://shop.example"
+        response.set_cookie("seen", "yes")
+        return response
+
+
+def context_processor(request: HttpRequest) -> dict[str, Any]:
+    fail_at("context processor", request)
+    return {}
+
+
+def template(source: str) -> Any:
+    return engines["django"].from_string(source)
+
+
+def view(request: HttpRequest) -> HttpResponse:
+    fail_at("view", request)
+    if request.GET["place"] == "commit hook":
+        with transaction.atomic(using=request.GET["alias"]):
+            transaction.on_commit(lambda: fail(request), using=request.GET["alias"])
+    if request.GET["place"] == "error handler":
+        raise Http404
+    return TemplateResponse(
+        request, template("{{ fail|default:'ok' }}"), {"fail": lambda: fail_at("template", request)}
+    )
+
+
+async def async_view(request: HttpRequest) -> HttpResponse:
+    """As the other one, with two branches at the same time."""
+    if request.GET["place"] == "task group":
+        async with asyncio.TaskGroup() as group:
+            for _ in range(2):
+                group.create_task(sync_to_async(fail)(request))
+    return await sync_to_async(view)(request)
+
+
+def writing(request: HttpRequest) -> HttpResponse:
+    """Goes well until ATOMIC_REQUESTS commits."""
+    with connections[request.GET["alias"]].cursor() as cursor:
+        cursor.execute("INSERT INTO fails_at_commit VALUES (%s)", [request.GET["failure"]])
+    return HttpResponse("ok")
+
+
+@login_required
+def private(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("ok")
+
+
+meanwhile: list[Callable[[], object]] = []
+"""What happens in the rest of the world while the view with the session runs."""
+
+
+def with_session(request: HttpRequest) -> HttpResponse:
+    request.session["visits"] = request.session.get("visits", 0) + 1
+    for happens in meanwhile:
+        happens()
+    return HttpResponse("ok")
+
+
+def handled(request: HttpRequest) -> HttpResponse:
+    """Lives with the failure, then answers with an error of its own."""
+    try:
+        fail(request)
+    except Exception:  # the test says which
+        return HttpResponse("not from here", status=400)
+    raise AssertionError
+
+
+def stream(request: HttpRequest) -> StreamingHttpResponse:
+    def parts() -> Iterator[str]:
+        yield "first,"
+        fail(request)
+        yield "last"
+
+    return StreamingHttpResponse(parts())
+
+
+async def async_stream(request: HttpRequest) -> StreamingHttpResponse:
+    async def parts() -> AsyncIterator[str]:
+        yield "first,"
+        await sync_to_async(fail)(request)
+        yield "last"
+
+    return StreamingHttpResponse(parts())
+
+
+def handler404(request: HttpRequest, exception: Exception) -> HttpResponse:
+    fail_at("error handler", request)
+    return HttpResponse("nothing here", status=404)
+
+
+def handler500(request: HttpRequest) -> HttpResponse:
+    fail_at("broken error handler", request)
+    return HttpResponse("a mistake of ours", status=500)
+
+
+def broken(request: HttpRequest) -> HttpResponse:
+    raise ZeroDivisionError
+
+
+urlpatterns = [
+    path("view/", view),
+    path("async/", async_view),
+    path("writing/", writing),
+    path("private/", private),
+    path("session/", with_session),
+    path("handled/", handled),
+    path("stream/", stream),
+    path("async-stream/", async_stream),
+    path("broken/", broken),
+]
