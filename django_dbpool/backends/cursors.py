@@ -60,6 +60,8 @@ class LeasedCursor(DjangosCursor):
         losses = db._losses
         cursor = db._begin_statement(self, sql)
         try:
+            if watchdog.watching:
+                db._begin_command(db._entry)
             with db.wrap_database_errors:
                 result = cursor.execute(sql) if params is None else cursor.execute(sql, params)
         except BaseException as error:
@@ -80,6 +82,8 @@ class LeasedCursor(DjangosCursor):
         db = self.db
         cursor = db._begin_statement(self, sql)
         try:
+            if watchdog.watching:
+                db._begin_command(db._entry)
             with db.wrap_database_errors:
                 result = cursor.executemany(sql, param_list)
         except BaseException as error:
@@ -92,6 +96,8 @@ class LeasedCursor(DjangosCursor):
         db = self.db
         db._begin_statement(self, f"SELECT {procname}()")
         try:
+            if watchdog.watching:
+                db._begin_command(db._entry)
             result = super().callproc(procname, params, kparams)
         except BaseException as error:
             db._statement_failed(error)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from asgiref.sync import SyncToAsync
 from django.apps import apps
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
@@ -29,7 +29,7 @@ from ..core.errors import GateClosed, LeaseRefused
 from ..core.ledger import Owner, current_unit
 from ..core.session import declared
 from ..errors import PoolError, from_refusal
-from ..pool import background, watchdog
+from ..pool import background
 from ..pool import command as commands
 from ..pool.entry import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN, PoolEntry
 from ..pool.managed import ManagedPool
@@ -223,12 +223,6 @@ class LeaseMixin(TimeLimitsMixin, SessionMixin):
         if cursor.entry is not entry:
             self._rebind(cursor, entry)
         cursor.generation = entry.generation
-        if watchdog.watching:
-            try:
-                self._begin_command(entry)
-            except OperationalError:
-                self._end_statement()
-                raise
         session = entry.session
         context = declared.get()
         if context is not session.context or self._engine_declares:
@@ -256,7 +250,7 @@ class LeaseMixin(TimeLimitsMixin, SessionMixin):
 
     def _sync_session_of(self, entry: PoolEntry, sql: Any, context: Any) -> None:
         try:
-            self._sync_session(entry.session, entry.conn, sql, context)
+            self._in_time(entry, lambda: self._sync_session(entry.session, entry.conn, sql, context), "SELECT")
         except BaseException as error:
             self._statement_failed(error)
             raise
@@ -366,8 +360,6 @@ class LeaseMixin(TimeLimitsMixin, SessionMixin):
         """Hold the lease for COPY or ``stream()``."""
         entry = self._entry
         assert entry is not None
-        if entry.command is not None:
-            commands.end(entry)  # it may take as long as its consumer likes
         generation = entry.generation
         self._hold_stream(entry)
         try:

@@ -42,7 +42,7 @@ class TimeLimitsMixin(Base):
     _pool: ManagedPool | None
     _entry: PoolEntry | None
 
-    def _begin_command(self, entry: PoolEntry, *, with_task: bool = True) -> None:
+    def _begin_command(self, entry: PoolEntry | None, *, with_task: bool = True) -> None:
         """
         Before a statement, where ``watchdog.watching``.
 
@@ -55,7 +55,7 @@ class TimeLimitsMixin(Base):
         scope = current_scope.get() if with_task else None
         # Of the threads that share a wrapper (a test's and its live server's) one waits for the other's statement:
         # neither is late, and cancelling one could hit the other.
-        if (entry.limit is None and scope is None) or self._thread_sharing_count:
+        if entry is None or (entry.limit is None and scope is None) or self._thread_sharing_count:
             return
         watchdog.begin(entry, entry.limit, scope)
         # After it was announced: else it could slip through between this question and the cancellation.
@@ -66,7 +66,7 @@ class TimeLimitsMixin(Base):
             )
 
     def _in_time(self, entry: PoolEntry, call: Callable[[], Any], what: str) -> None:
-        """COMMIT, ROLLBACK, and what server-side cursors do: within the limit, errors by name."""
+        """One round trip that is no cursor's ``execute``: within the limit, errors by name."""
         if watchdog.watching:
             self._begin_command(entry, with_task=what == "FETCH")
         began = entry.command

@@ -18,6 +18,7 @@ from django.db import OperationalError, connections, transaction
 from django_dbpool.errors import LeaseTimedOut
 from django_dbpool.pool import command as commands
 from django_dbpool.pool import watchdog
+from django_dbpool.transaction import session
 from testproject.postgres import EmbeddedServer
 from testproject.processes import wait_until
 from tests.faults.conftest import MakeDatabase
@@ -174,9 +175,9 @@ def test_time_between_statements_does_not_count(make_database: MakeDatabase) -> 
         cursor.execute("SELECT 2")
         with cursor.copy("COPY (SELECT generate_series(1, 3)) TO STDOUT") as copy:
             for _ in copy:
-                naps.wait(0.2)
+                naps.wait(0.4)
         for _ in cursor.stream("SELECT generate_series(1, 3)"):
-            naps.wait(0.2)
+            naps.wait(0.4)
         assert cursor.connection is not None
         naps.wait(0.5)
         cursor.execute("SELECT 3")
@@ -347,6 +348,24 @@ def test_frozen_while_an_idle_connection_is_checked(server: EmbeddedServer, froz
 
 
 @pytest.mark.ci
+@pytest.mark.parametrize("work", [alone, iterated, in_savepoint])
+def test_frozen_while_session_variables_are_set(
+    server: EmbeddedServer, frozen: Callable[..., Database], work: Callable[[str], None]
+) -> None:
+    """The round trip that tells the server of them has the same limit."""
+    database = frozen()
+    database.backend()
+    server.freeze()
+    with too_late() as found, session(database.alias, **{"app.tenant": 7}):
+        work(database.alias)
+    assert found[1] <= LATEST
+    assert not found[0].maybe_committed
+    connections[database.alias].close()
+    server.thaw()
+    database.assert_whole()
+
+
+@pytest.mark.ci
 def test_black_hole(make_database: MakeDatabase, proxy: Proxy) -> None:
     """Nothing comes back, nothing is refused, no socket ends."""
     database = make_database(
@@ -407,8 +426,10 @@ def test_a_late_cancel_hits_nobody(make_database: MakeDatabase) -> None:
         task.result()
     assert sum(counts.values()) - counts["easy"] == 240
     assert min(counts.values()) > 0, counts
-    strict.assert_whole()
     easy.assert_whole()
+    # Not assert_whole(): on a busy machine any statement may take as long as the limit, which costs its connection.
+    size = strict.settle().size
+    assert wait_until(lambda: len(strict.backends()) == size, PATIENCE)
 
 
 def test_each_side_looks_twice(limited: Database) -> None:
