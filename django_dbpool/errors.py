@@ -9,16 +9,18 @@ from typing import Any, ClassVar
 
 from django.db import InterfaceError, OperationalError
 
-from .core.errors import Exhausted, Expiry, LeaseRefused, QueueFull, Refusal
+from .core.errors import CircuitIsOpen, Exhausted, Expiry, LeaseRefused, Refusal, ServerIsFull
 from .core.ledger import Holder
 
 __all__ = [
+    "CircuitOpen",
     "DatabaseUnavailable",
     "LeaseTimedOut",
     "PoolError",
     "PoolExhausted",
     "RawAccessRefused",
     "RawAccessWarning",
+    "ServerConnectionsExhausted",
 ]
 
 
@@ -47,6 +49,8 @@ class PoolError(OperationalError):
         self.waiting = refusal.waiting
         self.holders: tuple[Holder, ...] = refusal.holders
         self.cycle = refusal.cycle
+        if refusal.retry_after is not None:
+            self.retry_after = refusal.retry_after
         self.refusal = refusal
         super().__init__(self.describe())
 
@@ -94,6 +98,30 @@ class DatabaseUnavailable(PoolError):
             f"Database {self.alias!r} is unavailable: connecting failed after {self.waited:.1f} s, "
             f"{self.in_use} older connections in use. {self.advice}"
         )
+
+
+class CircuitOpen(PoolError):
+    """Nobody tried: connecting had failed too often. The last error is ``__cause__``."""
+
+    advice = "It closes by itself as soon as the server answers; the cause is the last error of connecting."
+
+    def describe(self) -> str:
+        return (
+            f"The circuit of database {self.alias!r} is open, no connection was tried; try again in "
+            f"{self.retry_after:.0f} s. {self.advice}"
+        )
+
+
+class ServerConnectionsExhausted(PoolError):
+    """The server has no connection left for us (SQLSTATE 53300). The driver's error is ``__cause__``."""
+
+    advice = (
+        "Something else uses the server's max_connections, or the limit of the role or the database: look at "
+        "pg_stat_activity, lower POOL['max_size'] times the number of processes, or put a pooler before the server."
+    )
+
+    def describe(self) -> str:
+        return f"The server of database {self.alias!r} has no connection left, after {self.waited:.1f} s. {self.advice}"
 
 
 class LeaseTimedOut(PoolError):
@@ -157,11 +185,13 @@ class RawAccessWarning(RuntimeWarning):
 
 def from_refusal(refused: LeaseRefused) -> PoolError:
     """The public error for a refusal of the core, with the same cause."""
-    if isinstance(refused, QueueFull):
-        error: PoolError = PoolExhausted(refused.refusal)
-    elif isinstance(refused, Exhausted):
-        error = PoolExhausted(refused.refusal)
-    else:
-        error = DatabaseUnavailable(refused.refusal)
+    kind: type[PoolError] = DatabaseUnavailable
+    if isinstance(refused, Exhausted):
+        kind = PoolExhausted
+    elif isinstance(refused, ServerIsFull):
+        kind = ServerConnectionsExhausted
+    elif isinstance(refused, CircuitIsOpen):
+        kind = CircuitOpen
+    error = kind(refused.refusal)
     error.__cause__ = refused.__cause__
     return error

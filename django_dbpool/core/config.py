@@ -7,7 +7,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from .readers import ConfigError, Fault, boolean, choice, count, nested, optional, read_mapping, seconds, variables
+from .breaker import BreakerPolicy
+from .readers import (
+    ConfigError,
+    Fault,
+    boolean,
+    choice,
+    count,
+    nested,
+    optional,
+    ratio,
+    read_mapping,
+    seconds,
+    variables,
+)
 from .retry import RetryPolicy
 
 Mode = Literal["transaction", "session"]
@@ -60,6 +73,7 @@ class PoolConfig:
     session: Mapping[str, str] = field(default_factory=dict)
     reset: Reset = "dirty"
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
     pin_max: float = 60.0
     leak_after: float = 60.0
 
@@ -162,7 +176,22 @@ def _retry(raw: Any) -> RetryPolicy:
         "total": _duration,
         "base_delay": _duration,
     }
-    return RetryPolicy(**nested(raw, readers, 'Write {"attempts": 8, "total": 4}, or False to repeat nothing.'))
+    return RetryPolicy(**nested(raw, readers, 'Write {"attempts": 16, "total": 4}, or False to repeat nothing.'))
+
+
+def _breaker(raw: Any) -> BreakerPolicy:
+    if isinstance(raw, bool):
+        return BreakerPolicy(enabled=raw)
+    readers = {
+        "enabled": boolean,
+        "failure_ratio": ratio,
+        "minimum_throughput": count(2),
+        "sampling_duration": _duration,
+        "break_duration": _duration,
+        "probe_interval": optional(_duration),
+    }
+    hint = 'Write {"failure_ratio": 0.5, "break_duration": 60}, or False to never open.'
+    return BreakerPolicy(**nested(raw, readers, hint))
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
@@ -198,6 +227,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
         "reset mode", dirty="close only what its borrower has changed", always="reset every connection after its lease"
     ),
     "retry": _retry,
+    "breaker": _breaker,
     "pin_max": _duration,
     "leak_after": _duration,
 }

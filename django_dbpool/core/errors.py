@@ -23,6 +23,8 @@ class Refusal:
     holders: tuple[Holder, ...] = field(default=())
     cycle: tuple[str, ...] = field(default=())
     """Who waits for whom, when the ledger sees that the wait could never end."""
+    retry_after: float | None = None
+    """Seconds after which another attempt makes sense, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,14 @@ class QueueFull(Exhausted):
 
 class Unreachable(LeaseRefused):
     """The server refused or did not answer; ``__cause__`` is the driver's error."""
+
+
+class ServerIsFull(LeaseRefused):
+    """The server has no connection left for us; ``__cause__`` is the driver's error."""
+
+
+class CircuitIsOpen(LeaseRefused):
+    """The server did not answer before, and this caller did not try; ``__cause__`` is the last error."""
 
 
 class GateClosed(Exception):

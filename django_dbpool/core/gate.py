@@ -26,6 +26,10 @@ class QueueIsFull(Exception):
     """``max_waiting`` tickets are queued already."""
 
 
+class QueueWasCleared(Exception):
+    """Everybody who waited was sent away."""
+
+
 class DeadlinePassed(Exception):
     """Nothing was granted before the deadline."""
 
@@ -36,12 +40,13 @@ class Ticket(Generic[E]):
     even when an exception struck between the grant and the caller's next line.
     """
 
-    __slots__ = ("entry", "granted", "holder", "priority", "wake")
+    __slots__ = ("entry", "granted", "holder", "priority", "sent_away", "wake")
 
     def __init__(self, holder: object = None, priority: bool = False) -> None:
         self.holder = holder
         self.priority = priority
         self.granted = False
+        self.sent_away = False
         self.entry: E | None = None
         self.wake = threading.Lock()
         self.wake.acquire()
@@ -59,6 +64,9 @@ class Gate(Generic[E]):
 
     def __init__(self, *, max_size: int, max_waiting: int = 0, clock: Callable[[], float] = monotonic) -> None:
         self.max_size = max_size
+        self.ceiling = max_size
+        """How many connections the server lets us have, as far as is known; never above max_size."""
+        self.suspended = False
         self.max_waiting = max_waiting
         self.free: deque[E] = deque()
         self.size = 0
@@ -66,7 +74,10 @@ class Gate(Generic[E]):
         self.permits = 0
         """How many rights to open a connection were ever given; tells whether there were new ones since."""
         self.attention = 0
-        """Number of queued tickets, one more when closed or too large. Not zero: the hot path must go the slow way."""
+        """
+        Number of queued tickets, one more when closed, suspended or too large. Not zero: the hot path must go the slow
+        way.
+        """
         self.closed = False
         self._clock = clock
         # Guards size, attention, closed and both queues. Nothing slow and nothing foreign runs under it: no I/O, no
@@ -98,7 +109,7 @@ class Gate(Generic[E]):
             A free entry, or None: the caller holds a permit and must open a connection, or ``forfeit`` it.
 
         Raises:
-            QueueIsFull, DeadlinePassed, GateClosed
+            QueueIsFull, QueueWasCleared, DeadlinePassed, GateClosed
         """
         with self._lock:
             if self.closed:
@@ -125,7 +136,7 @@ class Gate(Generic[E]):
             if while_waiting is not None:
                 while_waiting()
         if not ticket.granted:
-            raise GateClosed
+            raise QueueWasCleared if ticket.sent_away else GateClosed
         return ticket.entry
 
     def abandon(self, ticket: Ticket[E]) -> E | None:
@@ -167,7 +178,7 @@ class Gate(Generic[E]):
     def grow(self, limit: int) -> bool:
         """Take a permit without queueing if fewer than ``limit`` connections exist and nobody waits."""
         with self._lock:
-            if self.closed or self.attention or self.size >= min(limit, self.max_size):
+            if self.closed or self.attention or self.size >= min(limit, self.ceiling):
                 return False
             self.size += 1
             self.permits += 1
@@ -185,8 +196,38 @@ class Gate(Generic[E]):
     def resize(self, max_size: int) -> None:
         """Change the limit. Above a lower one nothing is granted until the owner has closed the surplus."""
         with self._lock:
-            self.max_size = max_size
+            self.max_size = self.ceiling = max_size
             self._serve()
+
+    def lower_ceiling(self, size: int) -> None:
+        """The server refuses to have more than this many of us."""
+        with self._lock:
+            self.ceiling = max(1, min(self.ceiling, size))
+
+    def raise_ceiling(self) -> bool:
+        """Try one more; whether there was anything to try."""
+        with self._lock:
+            if self.ceiling >= self.max_size:
+                return False
+            self.ceiling += 1
+            self._serve()
+            return True
+
+    def suspend(self, suspended: bool) -> None:
+        """Send everybody the slow way, where whoever suspended it decides."""
+        with self._lock:
+            self.suspended = suspended
+            self._note()
+
+    def refuse_queued(self) -> None:
+        """Send everybody away who waits now."""
+        with self._lock:
+            for queue in (self._priority_queue, self._queue):
+                while queue:
+                    ticket = queue.popleft()
+                    ticket.sent_away = True
+                    ticket.wake.release()
+            self._note()
 
     def close(self) -> None:
         """Refuse everybody from now on and wake those that wait. What is free stays for the owner to close."""
@@ -209,7 +250,7 @@ class Gate(Generic[E]):
                 ticket.entry = self.free.pop()
             except IndexError:  # the hot path took it: it does not hold the lock
                 return self._grant(ticket)
-        elif self.size < self.max_size:
+        elif self.size < self.ceiling:
             self.size += 1
             self.permits += 1
         else:
@@ -228,4 +269,4 @@ class Gate(Generic[E]):
 
     def _note(self) -> None:
         """Lock held. Counted anew each time, so that an interrupt between two lines does no lasting harm."""
-        self.attention = self.waiting + (self.closed or self.size > self.max_size)
+        self.attention = self.waiting + (self.closed or self.suspended or self.size > self.max_size)

@@ -103,6 +103,12 @@ def seconds(*, above_zero: bool = False) -> Callable[[Any], float]:
     return read
 
 
+def ratio(raw: Any) -> float:
+    if isinstance(raw, bool) or not isinstance(raw, (int, float)) or not 0 < raw <= 1:
+        raise reject("is not a ratio.", "Write a number above 0, at most 1.")
+    return float(raw)
+
+
 def nested(raw: Any, readers: Mapping[str, Callable[[Any], Any]], hint: str) -> dict[str, Any]:
     """A dictionary inside the dictionary; all its faults in one."""
     if not isinstance(raw, Mapping) or not raw:

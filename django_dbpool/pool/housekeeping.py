@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from ..core.breaker import State
 from ..core.ledger import Owner
 from . import background
 from .entry import IDLE, PoolEntry
@@ -26,6 +27,9 @@ Seconds for which a connection must be neither free nor in anybody's hands befor
 granted one may wait long for the processor before it says so; what it holds is never given to anybody else, at worst
 closed.
 """
+
+CEILING_DELAY = 1.0
+"""Seconds after which one more connection is tried, when the server had refused one because it was full."""
 
 REOPEN_DELAY = 5.0
 """Seconds between attempts to fill up to min_size while the server is away."""
@@ -54,6 +58,10 @@ class Housekeeping:
             self._started = True
             background.start()
 
+    def wake(self) -> None:
+        """Something is due earlier than the background thread knew."""
+        background.start()
+
     def tick(self) -> float:
         """
         One round of upkeep.
@@ -65,6 +73,8 @@ class Housekeeping:
         config = self.pool.config
         due = min(self.retire(), config.leak_after, config.pin_max)
         self._warn()
+        if self.pool.gate.raise_ceiling():
+            due = min(due, CEILING_DELAY)
         if self._fill():
             return due
         return min(due, REOPEN_DELAY)
@@ -94,6 +104,8 @@ class Housekeeping:
         self.pool.discard(entry)
 
     def _fill(self) -> bool:
+        if self.pool.connector.breaker.state is not State.CLOSED:
+            return False
         with self._opening:
             try:
                 while self.pool.open_idle():

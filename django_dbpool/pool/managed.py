@@ -20,12 +20,24 @@ from typing import Any
 import psycopg
 from psycopg import Connection
 
+from ..core import sqlstate
+from ..core.breaker import Rejected
 from ..core.config import PoolConfig
-from ..core.errors import Exhausted, GateClosed, LeaseRefused, QueueFull, Refusal, Unreachable
-from ..core.gate import DeadlinePassed, Gate, QueueIsFull, Ticket
+from ..core.errors import (
+    CircuitIsOpen,
+    Exhausted,
+    GateClosed,
+    LeaseRefused,
+    QueueFull,
+    Refusal,
+    ServerIsFull,
+    Unreachable,
+)
+from ..core.gate import DeadlinePassed, Gate, QueueIsFull, QueueWasCleared, Ticket
 from ..core.ledger import Holder, Owner, current_unit
 from . import reporting, watchdog
 from .by_hand import LendingByHand
+from .connecting import Connector, ServerFull, code_of
 from .entry import IDLE, PoolEntry
 from .housekeeping import Housekeeping
 
@@ -77,10 +89,9 @@ class ManagedPool(LendingByHand):
         """Every open physical connection; add and discard are atomic."""
         self._in_transit: set[object] = set()
         """Tickets of unfinished ``lease`` calls, and a token for each connection that is being opened or closed."""
-        self.last_connect_error: BaseException | None = None
         self.housekeeping = Housekeeping(self)
+        self.connector = Connector(self, on_refused)
         self._prepare = prepare
-        self._on_refused = on_refused
         self._lent = {}
         if config.command_timeout is not None:
             watchdog.enable()
@@ -106,7 +117,7 @@ class ManagedPool(LendingByHand):
             check: make a round trip before lending, as CONN_HEALTH_CHECKS asks.
 
         Raises:
-            Exhausted, QueueFull, Unreachable: with the pool's numbers at that moment.
+            Exhausted, QueueFull, Unreachable, ServerIsFull, CircuitIsOpen: with the pool's numbers at that moment.
             GateClosed: the pool was closed meanwhile.
         """
         start = self.clock()
@@ -115,12 +126,11 @@ class ManagedPool(LendingByHand):
         try:
             self._in_transit.add(ticket)
             try:
+                self.connector.refuse_if_open()
                 return self._admitted(ticket, owner, deadline, check)
-            except (QueueIsFull, DeadlinePassed, psycopg.Error) as error:
+            except (QueueIsFull, QueueWasCleared, DeadlinePassed, Rejected, psycopg.Error) as error:
                 # The ticket is still queued: of the callers in a cycle each must see that the others wait.
-                raise self._refusal(error, owner, self.clock() - start) from (
-                    error if isinstance(error, psycopg.Error) else self._cause_of_wait()
-                )
+                raise self._refusal(error, owner, self.clock() - start) from self._cause(error)
         except BaseException:
             self._take_back(ticket)
             raise
@@ -137,11 +147,23 @@ class ManagedPool(LendingByHand):
                 self._close_entry(entry)
                 entry = ticket.entry = None
         if entry is None:
-            entry = ticket.entry = self._open_entry(deadline)
+            try:
+                entry = ticket.entry = self._open_entry(deadline)
+            except ServerFull:
+                return self._admitted_below(ticket, owner, deadline, check)
             entry.owner = owner
         entry.unit = current_unit.get()
         entry.since = self.clock()
         return entry
+
+    def _admitted_below(self, ticket: Ticket[PoolEntry], owner: Owner, deadline: float, check: bool) -> PoolEntry:
+        """The server refuses to have more of us: serve from those that there are, and look again from time to time."""
+        size = len(self.entries)
+        logger.warning("database %r: the server is full, the pool goes on with %d connections", self.alias, size)
+        self.gate.lower_ceiling(size)
+        self.gate.abandon(ticket)  # the permit; its place in the queue is a new one
+        self.housekeeping.wake()
+        return self._admitted(ticket, owner, deadline, check)
 
     def release(self, entry: PoolEntry, owner: Owner | None) -> None:
         """
@@ -244,14 +266,9 @@ class ManagedPool(LendingByHand):
 
     def _open_entry(self, deadline: float) -> PoolEntry:
         """Open a connection in the caller's thread; the caller holds a permit."""
-        remaining = max(0.001, deadline - self.clock())
-        try:
-            conn = self._connect(timeout=min(self.config.connect_timeout, remaining))
-        except psycopg.Error as error:
-            if self._on_refused is not None and self._on_refused(error):
-                return self._open_entry(deadline)
-            self.last_connect_error = error
-            raise
+        return self._make_entry(self.connector.open(deadline))
+
+    def _make_entry(self, conn: Connection[Any]) -> PoolEntry:
         entry: PoolEntry | None = None
         try:
             if not conn.autocommit:
@@ -269,7 +286,6 @@ class ManagedPool(LendingByHand):
             conn._pool = None
             conn.close()
             raise
-        self.last_connect_error = None
         return entry
 
     def _close_entry(self, entry: PoolEntry) -> None:
@@ -278,13 +294,29 @@ class ManagedPool(LendingByHand):
 
     def open_idle(self) -> bool:
         """Open one more connection into the free stack if fewer than min_size exist. For the background thread."""
+        deadline = self.clock() + self.config.connect_timeout
+        # One attempt, which no caller waits for: there will be another round.
+        return self._add_idle(self.min_size, lambda: self._make_entry(self.connector.attempt(deadline)))
+
+    def adopt(self, conn: Connection[Any]) -> None:
+        """Keep a connection that a probe has opened, or close it if there is no place for it."""
+        try:
+            kept = self._add_idle(self.gate.max_size, lambda: self._make_entry(conn))
+        except psycopg.Error as error:
+            logger.info("database %r: the connection of a probe was lost again: %s", self.alias, error)
+        else:
+            if not kept:
+                conn._pool = None
+                conn.close()
+
+    def _add_idle(self, limit: int, make: Callable[[], PoolEntry]) -> bool:
         transit = object()
         try:
             self._in_transit.add(transit)
-            if not self.gate.grow(self.min_size):
+            if not self.gate.grow(limit):
                 return False
             try:
-                entry = self._open_entry(self.clock() + self.config.connect_timeout)
+                entry = make()
             except BaseException:
                 self.gate.forfeit()
                 raise
@@ -314,24 +346,40 @@ class ManagedPool(LendingByHand):
         """Every lease, oldest first; with each holder's current stack if asked."""
         return reporting.holders(self, stacks=stacks)
 
-    def _cause_of_wait(self) -> BaseException | None:
-        return None if any(entry.owner for entry in tuple(self.entries)) else self.last_connect_error
+    def _cause(self, error: BaseException) -> BaseException | None:
+        """The driver's error behind a refusal, if it was not a full pool."""
+        if isinstance(error, psycopg.Error):
+            return error
+        if isinstance(error, Rejected):
+            return error.error
+        if isinstance(error, QueueWasCleared):
+            return self.connector.breaker.snapshot().error
+        return None if any(entry.owner for entry in tuple(self.entries)) else self.connector.last_error
 
     def _refusal(self, error: BaseException, owner: Owner, waited: float) -> LeaseRefused:
-        down = isinstance(error, psycopg.Error) or self._cause_of_wait() is not None
-        holders = () if down else self.holders(stacks=True)
-        refusal = Refusal(
-            alias=self.alias,
-            waited=waited,
-            in_use=sum(1 for entry in tuple(self.entries) if entry.owner is not None),
-            max_size=self.gate.max_size,
-            waiting=sum(1 for waiter in self.gate.waiters() if waiter is not owner),
-            holders=holders,
-            cycle=() if down else reporting.cycle(owner, self.alias),
+        cause = self._cause(error)
+        kind: type[LeaseRefused] = Exhausted
+        retry_after = None
+        if isinstance(error, (Rejected, QueueWasCleared)):
+            kind = CircuitIsOpen
+            retry_after = self.connector.breaker.snapshot().retry_after
+        elif cause is not None:
+            kind = ServerIsFull if sqlstate.is_server_full(code_of(cause)) else Unreachable
+        elif isinstance(error, QueueIsFull):
+            kind = QueueFull
+        full = issubclass(kind, Exhausted)
+        return kind(
+            Refusal(
+                alias=self.alias,
+                waited=waited,
+                in_use=sum(1 for entry in tuple(self.entries) if entry.owner is not None),
+                max_size=self.gate.max_size,
+                waiting=sum(1 for waiter in self.gate.waiters() if waiter is not owner),
+                holders=self.holders(stacks=True) if full else (),
+                cycle=reporting.cycle(owner, self.alias) if full else (),
+                retry_after=retry_after,
+            )
         )
-        if down:
-            return Unreachable(refusal)
-        return QueueFull(refusal) if isinstance(error, QueueIsFull) else Exhausted(refusal)
 
     # -- psycopg_pool's public interface ------------------------------------------------------------------------
 

@@ -28,7 +28,8 @@ def make_database(make_alias: MakeAlias, session_server: Server) -> Iterator[Mak
         options = {"application_name": application, **settings.pop("OPTIONS", {})}
         observer = (server or session_server).connect(application_name="observer")
         observers.append(observer)
-        pool = {"min_size": 0, "max_size": 4, "timeout": 20, **pool}
+        # What happens without a second attempt; tests of attempts and circuits say so.
+        pool = {"min_size": 0, "max_size": 4, "timeout": 20, "retry": False, "breaker": False, **pool}
         alias = make_alias(server, POOL=pool, OPTIONS=options, **settings)
         return Database(alias, application, observer)
 

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from django.db import OperationalError, connections, transaction
 
-from django_dbpool.errors import DatabaseUnavailable, PoolExhausted
+from django_dbpool.errors import DatabaseUnavailable, PoolExhausted, ServerConnectionsExhausted
 from testproject.postgres import EmbeddedServer, Server, free_port
 from testproject.processes import wait_until
 from tests.faults.conftest import MakeDatabase
@@ -120,8 +120,10 @@ def test_full_server_is_named_by_its_error(make_database: MakeDatabase, running:
             others.append(running.connect(user="locked", password="another"))
     try:
         database = make_database(running, USER="locked", PASSWORD="another")
-        assert isinstance(refusal_of(database).__cause__, psycopg.OperationalError)
-        assert "connection slots" in str(refusal_of(database).__cause__)
+        with pytest.raises(ServerConnectionsExhausted) as caught:
+            database.backend()
+        assert isinstance(caught.value.__cause__, psycopg.OperationalError)
+        assert "connection slots" in str(caught.value.__cause__)
     finally:
         for connection in others:
             connection.close()
@@ -131,7 +133,7 @@ def test_full_server_is_named_by_its_error(make_database: MakeDatabase, running:
 def _serves(database: Database) -> bool:
     try:
         return bool(database.backend())
-    except DatabaseUnavailable:
+    except ServerConnectionsExhausted:
         return False
 
 

@@ -1,0 +1,188 @@
+"""
+Making physical connections: what is tried again, what is given up at once, and when nobody tries any more.
+
+A failed attempt is repeated with a random, growing delay while the caller's deadline and the retry policy allow.
+Callers whose attempts are used up count as failures of the circuit breaker; once it is open everybody is refused
+without an attempt, and one thread probes until the server answers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import Connection
+
+from ..core import sqlstate
+from ..core.breaker import CircuitBreaker, Rejected, State, Transition
+from ..core.retry import Retrier
+
+if TYPE_CHECKING:
+    from .managed import ManagedPool
+
+logger = logging.getLogger("django_dbpool.pool")
+
+
+PROBE_TIMEOUT = 2.0
+"""Seconds for one probe; libpq takes no less: https://www.postgresql.org/docs/current/libpq-connect.html"""
+
+
+class ServerFull(Exception):
+    """The server refused one more connection, and the pool has some: it can serve from those."""
+
+
+def code_of(error: BaseException | None) -> str | None:
+    """SQLSTATE of a failed connect; None when no server has spoken."""
+    if not isinstance(error, psycopg.Error):
+        return None
+    return error.sqlstate or sqlstate.of_refused_connection(str(error))
+
+
+class Connector:
+    """
+    The only place of a pool that connects.
+
+    Args:
+        on_refused: called with the error of a failed attempt; True asks for another one at once.
+    """
+
+    def __init__(self, pool: ManagedPool, on_refused: Callable[[BaseException], bool] | None) -> None:
+        self.pool = pool
+        self.breaker = CircuitBreaker(pool.config.breaker, on_change=(self._circuit_changed,), clock=pool.clock)
+        self.last_error: BaseException | None = None
+        self._on_refused = on_refused
+        self._known = threading.Event()
+        """Set, and replaced, when it is known how things stand: who waits for the next attempt need wait no longer."""
+
+    def open(self, deadline: float) -> Connection[Any]:
+        """
+        A new connection for a caller who has a permit of the gate.
+
+        Raises:
+            Rejected: the circuit is open.
+            ServerFull: the server has no connection left for us, but the pool has some.
+            psycopg.Error: of the last attempt.
+        """
+        with self.breaker.allow() as permit:
+            try:
+                conn = self._attempts(deadline)
+            except psycopg.Error as error:
+                code = code_of(error)
+                # The server that refuses a password or is full is there.
+                if not (sqlstate.is_credentials(code) or sqlstate.is_server_full(code)):
+                    permit.failure(error)
+                raise
+            permit.success()
+        return conn
+
+    def refuse_if_open(self) -> None:
+        """
+        Before a caller queues.
+
+        Raises:
+            Rejected: the circuit is open, and nothing is free that has outlived the trouble.
+        """
+        breaker = self.breaker
+        if breaker.state is State.CLOSED or (self.pool.gate.free and breaker.state is not State.ISOLATED):
+            return
+        now = breaker.snapshot()
+        if now.retry_after > 0:
+            raise Rejected(now.state, now.retry_after, now.error)
+
+    def _attempts(self, deadline: float) -> Connection[Any]:
+        pool = self.pool
+        answered = self._known
+
+        def sleep(delay: float) -> None:
+            answered.wait(delay)
+
+        retrier = Retrier(pool.config.retry, deadline=deadline, clock=pool.clock, sleep=sleep)
+        while True:
+            try:
+                conn = self.attempt(deadline)
+            except psycopg.Error as error:
+                self.last_error = error
+                if not (self._may_try_again(error) and retrier.wait() and self.breaker.state is State.CLOSED):
+                    raise
+                answered = self._known
+            else:
+                self._server_answers()
+                return conn
+
+    def _may_try_again(self, error: psycopg.Error) -> bool:
+        code = code_of(error)
+        if sqlstate.is_server_full(code) and self.pool.entries:
+            raise ServerFull from error
+        if code is not None and not sqlstate.is_transient(code):
+            return False
+        return not self.pool.gate.closed
+
+    def attempt(self, deadline: float) -> Connection[Any]:
+        """One attempt, or two if the first told how to make the second."""
+        pool = self.pool
+        remaining = max(0.001, deadline - pool.clock())
+        try:
+            return pool._connect(timeout=min(pool.config.connect_timeout, remaining))
+        except psycopg.Error as error:
+            if self._on_refused is not None and self._on_refused(error):
+                return self.attempt(deadline)
+            raise
+
+    def _server_answers(self) -> None:
+        self.last_error = None
+        self._wake()
+
+    def _wake(self) -> None:
+        before, self._known = self._known, threading.Event()
+        before.set()
+
+    # -- the circuit --------------------------------------------------------------------------------------------
+
+    def _circuit_changed(self, transition: Transition) -> None:
+        level = logging.INFO if transition.after is State.HALF_OPEN else logging.WARNING
+        logger.log(level, "database %r: circuit %s: %s", self.pool.alias, transition.after.value, transition.reason)
+        self.pool.gate.suspend(transition.after is State.ISOLATED)
+        if transition.after in (State.OPEN, State.ISOLATED):
+            self.pool.gate.refuse_queued()
+            self._wake()
+        if transition.after is State.OPEN and self.pool.config.breaker.probe_interval is not None:
+            name = f"dbpool-probe-{self.pool.alias}"
+            threading.Thread(target=self._probe, args=(os.getpid(),), name=name, daemon=True).start()
+        elif transition.after is State.CLOSED:
+            self._server_answers()
+
+    def _probe(self, pid: int) -> None:
+        """Until the server answers, or the circuit or the pool is closed by somebody else."""
+        interval = self.pool.config.breaker.probe_interval
+        assert interval is not None
+        pause = threading.Event()
+        while True:
+            # Jitter, so that the processes of a fleet don't knock together.
+            pause.wait(interval * random.uniform(0.8, 1.2))  # noqa: S311
+            if os.getpid() != pid or self.pool.gate.closed or self.breaker.state is not State.OPEN:
+                return
+            if self._probe_once():
+                self.breaker.probe_succeeded()
+                return
+
+    def _probe_once(self) -> bool:
+        pool = self.pool
+        try:
+            conn = self.attempt(pool.clock() + PROBE_TIMEOUT)
+        except psycopg.Error as error:
+            code = code_of(error)
+            if sqlstate.is_credentials(code) or sqlstate.is_server_full(code):
+                return True
+            self.breaker.probe_failed(error)
+            return False
+        except Exception:
+            # Code of an engine that derives from ours, or of a provider of credentials.
+            logger.exception("database %r: the probe failed", pool.alias)
+            return False
+        pool.adopt(conn)
+        return True
