@@ -382,8 +382,10 @@ def test_commit_is_not_cancelled(database: Database, table: str) -> None:
 
 
 def test_loop_is_not_blocked(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaving the block waits for no answer of the server."""
-    monkeypatch.setattr(commands.Cancellation, "_ask_server", lambda self: not threading.Event().wait(0.4))
+    """Leaving the block waits neither for the server nor for a statement that is about to be sent."""
+    sent = threading.Event()
+    active = commands.Command.active
+    monkeypatch.setattr(commands.Command, "active", lambda self: sent.is_set() and active(self))
     seconds: list[float] = []
 
     async def request() -> None:
@@ -395,17 +397,15 @@ def test_loop_is_not_blocked(database: Database, monkeypatch: pytest.MonkeyPatch
             before = monotonic()
             await block.__aexit__(type(error), error, None)
             seconds.append(monotonic() - before)
+            sent.set()
             raise
 
     async def work() -> None:
         await cancelled(request(), lambda: running(database) == 1)
-        await asyncio.to_thread(wait_until, lambda: bool(errors), PATIENCE)
+        await asyncio.to_thread(gone_within, database, 1.0)
 
     asyncio.run(work())
-    assert seconds[0] < 0.4
-    database.observer.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s", [database.application]
-    )
+    assert seconds[0] < 0.5
 
 
 def test_stream_closes_what_it_reads_from() -> None:

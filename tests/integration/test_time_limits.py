@@ -19,6 +19,7 @@ from django_dbpool.backends.startup import StartupMixin
 from django_dbpool.core.config import PoolConfig
 from django_dbpool.core.readers import ConfigError
 from django_dbpool.errors import LeaseTimedOut
+from django_dbpool.pool import registry
 from testproject.postgres import Server
 from testproject.processes import wait_until
 from tests.fixtures.aliases import MakeAlias
@@ -63,8 +64,12 @@ def test_limits_are_the_sessions_defaults(make_pool: MakePool) -> None:
         assert shown(alias) == SHOWN
 
 
-def test_session_variables_and_role_go_the_same_way(make_pool: MakePool, session_server: Server) -> None:
+@pytest.mark.parametrize("options", [True, False], ids=["in the start-up packet", "after connecting"])
+def test_session_variables_and_role_go_the_same_way(
+    make_pool: MakePool, session_server: Server, monkeypatch: pytest.MonkeyPatch, options: bool
+) -> None:
     """Values with spaces, quotes, backslashes and commas arrive as they are; the role does not limit what is set."""
+    monkeypatch.setattr(StartupMixin, "_startup_options", options)
     session = {
         "app.tenant": 'it\'s\ta \\ "name", or so',
         "search_path": ["a b", "public"],
@@ -219,6 +224,7 @@ def test_test_databases_are_set_up_without(
         assert creation.create_test_db(verbosity=0, autoclobber=True) == "test_dbpool_limits"
         assert found == [("migrate", NONE, None, "x"), ("createcachetable", NONE, None, "x")]
         assert connections[alias].settings_dict["POOL"] == pool
+        assert [pool for pool in registry.pools() if pool.alias == alias] == [], "nor does one stay connected"
         assert shown(alias) == SHOWN
         assert connections[alias].pool.config.command_timeout == 5
     finally:

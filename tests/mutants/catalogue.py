@@ -151,4 +151,16 @@ MUTANTS = (
         ),
         ("tests/unit/test_gate.py::test_an_entry_given_back_while_the_caller_queues_up_is_not_overlooked",),
     ),
+    Mutant(
+        "the end of a cancelled statement does not wait for its cancellation",
+        "10: a cancel never hits the next statement",
+        (("pool/command.py", "    if not cancellation.done.wait(PATIENCE):\n", "    if False:\n"),),
+        ("tests/faults/test_command_timeout.py",),
+    ),
+    Mutant(
+        "a statement that is over is cancelled",
+        "10: a cancel never hits the next borrower",
+        (("pool/command.py", "    if command.over():\n        cancellation.done.set()\n        return None\n", ""),),
+        ("tests/faults/test_command_timeout.py",),
+    ),
 )
