@@ -23,6 +23,10 @@ INSTALLED_APPS = [
 ]
 
 
+# Small pools, so that few threads can exhaust them.
+DBPOOL = {"ROLE": "command"}
+
+
 def database(name: str) -> dict[str, Any]:
     return {
         "ENGINE": "django_dbpool.backends.postgresql",

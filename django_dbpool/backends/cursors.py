@@ -177,7 +177,7 @@ class StreamingCursor(DjangosCursor):
         state = self.entry.session
         if self.session is not state.context or self.db._engine_declares:
             sync = partial(self.db._sync_session, state, self.entry.conn, query, self.session)
-            self.db._in_time(self.entry, sync, "FETCH")
+            self.db._in_time(self.entry, sync, "SET")
 
     def __getattr__(self, attr: str) -> Any:
         if attr in CursorWrapper.WRAP_ERROR_ATTRS or attr == "scroll":

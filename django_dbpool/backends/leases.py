@@ -15,6 +15,7 @@ import weakref
 from _thread import get_ident
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -250,7 +251,7 @@ class LeaseMixin(TimeLimitsMixin, SessionMixin):
 
     def _sync_session_of(self, entry: PoolEntry, sql: Any, context: Any) -> None:
         try:
-            self._in_time(entry, lambda: self._sync_session(entry.session, entry.conn, sql, context), "SELECT")
+            self._in_time(entry, partial(self._sync_session, entry.session, entry.conn, sql, context), "SET")
         except BaseException as error:
             self._statement_failed(error)
             raise

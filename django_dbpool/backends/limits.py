@@ -68,7 +68,7 @@ class TimeLimitsMixin(Base):
     def _in_time(self, entry: PoolEntry, call: Callable[[], Any], what: str) -> None:
         """One round trip that is no cursor's ``execute``: within the limit, errors by name."""
         if watchdog.watching:
-            self._begin_command(entry, with_task=what == "FETCH")
+            self._begin_command(entry, with_task=what in ("FETCH", "SET"))
         began = entry.command
         try:
             call()

@@ -25,7 +25,7 @@ from django.utils.functional import cached_property
 from psycopg import Connection, ServerCursor
 from psycopg.pq import Format
 
-from ..conf import CONN_MAX_AGE_HINT, adopt_django_option, given_check, pool_config, pooling_enabled
+from ..conf import adopt_django_option, given_check, max_age_fault, pool_config, pooling_enabled
 from ..errors import PoolError
 from ..pool.managed import ManagedPool
 from ..pool.registry import close_pools, get_pool, register_holder
@@ -102,8 +102,8 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
         return self._resolve_pool()
 
     def _refuse_max_age(self, value: object) -> None:
-        if value != 0:
-            raise ImproperlyConfigured(f"Pooling doesn't support persistent connections. {CONN_MAX_AGE_HINT}")
+        if fault := max_age_fault(self.alias, value):
+            raise ImproperlyConfigured(f"{fault.text('')} {fault.hint}")
 
     def _resolve_pool(self) -> ManagedPool | None:
         settings_dict = self.settings_dict

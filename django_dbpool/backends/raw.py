@@ -135,8 +135,6 @@ class Lease:
         """The leased connection, which stays with this unit of work from now on."""
         entry = self.begin(what)
         db = self.db
-        if db._initializing:
-            return entry
         if entry.pinned in (None, RAW_ACCESS_REASON):
             apply_policy(db.alias, what)
             if entry.pinned is None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from . import readers
 from .breaker import BreakerPolicy
 from .readers import (
     ConfigError,
@@ -117,7 +118,6 @@ class PoolConfig:
                         "Lower min_size or raise max_size.",
                     )
                 )
-            faults += _faults_behind_pooler(values)
         if faults:
             raise ConfigError(where, tuple(faults))
         return cls(**values)
@@ -143,46 +143,30 @@ def _faults_of_shape(options: object) -> list[Fault]:
     return []
 
 
-def _faults_behind_pooler(values: Mapping[str, Any]) -> list[Fault]:
-    """What is set on a server connection that a pooler lends to others too would hold for them as well."""
-    if values.get("pooler") != "transaction":
-        return []
-    return [
-        Fault(
-            key,
-            f"{key} can't be kept behind a pooler that shares server connections between transactions.",
-            f"Set it on the server, ALTER ROLE ... SET {name} = ..., and remove it here. command_timeout works.",
-        )
-        for key, name in (
-            ("statement_timeout", "statement_timeout"),
-            ("lock_timeout", "lock_timeout"),
-            ("idle_in_transaction_timeout", "idle_in_transaction_session_timeout"),
-            ("transaction_timeout", "transaction_timeout"),
-        )
-        if values.get(key) is not None
-    ]
+_MOST_CONNECTIONS = 2**18 - 1  # PostgreSQL's own limit of max_connections
+_MOST_KEEPALIVE = 2**15 - 1  # Linux refuses more, and then every attempt to connect fails
 
-
+_server_limit = seconds(above_zero=True, least=readers.MILLISECOND, most=readers.SERVER_LONGEST)
 _duration = seconds(above_zero=True)
 
 
 def _retry(raw: Any) -> RetryPolicy:
     if isinstance(raw, bool):
         return RetryPolicy(enabled=raw)
-    readers = {
+    keys = {
         "enabled": boolean,
         "attempts": count(1),
         "max_delay": _duration,
         "total": _duration,
         "base_delay": _duration,
     }
-    return RetryPolicy(**nested(raw, readers, 'Write {"attempts": 16, "total": 4}, or False to repeat nothing.'))
+    return RetryPolicy(**nested(raw, keys, 'Write {"attempts": 16, "total": 4}, or False to repeat nothing.'))
 
 
 def _breaker(raw: Any) -> BreakerPolicy:
     if isinstance(raw, bool):
         return BreakerPolicy(enabled=raw)
-    readers = {
+    keys = {
         "enabled": boolean,
         "failure_ratio": ratio,
         "minimum_throughput": count(2),
@@ -191,7 +175,7 @@ def _breaker(raw: Any) -> BreakerPolicy:
         "probe_interval": optional(_duration),
     }
     hint = 'Write {"failure_ratio": 0.5, "break_duration": 60}, or False to never open.'
-    return BreakerPolicy(**nested(raw, readers, hint))
+    return BreakerPolicy(**nested(raw, keys, hint))
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
@@ -199,15 +183,15 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "mode": choice(
         "mode", transaction="lend for one transaction", session="hold to the end of the request, as Django's pool"
     ),
-    "min_size": count(0),
-    "max_size": count(1),
+    "min_size": count(0, _MOST_CONNECTIONS),
+    "max_size": count(1, _MOST_CONNECTIONS),
     "timeout": _duration,
     "max_waiting": count(0),
     "max_lifetime": _duration,
     "max_idle": _duration,
     "connect_timeout": _duration,
-    "keepalives_idle": count(0),
-    "tcp_user_timeout": seconds(),
+    "keepalives_idle": count(0, _MOST_KEEPALIVE),
+    "tcp_user_timeout": seconds(least=readers.MILLISECOND, most=readers.SERVER_LONGEST),
     "check_idle": seconds(),
     "pooler": optional(
         choice(
@@ -216,10 +200,10 @@ _READERS: dict[str, Callable[[Any], Any]] = {
             session="the pooler keeps one server connection for each of ours",
         )
     ),
-    "statement_timeout": optional(_duration),
-    "lock_timeout": optional(_duration),
-    "idle_in_transaction_timeout": optional(_duration),
-    "transaction_timeout": optional(_duration),
+    "statement_timeout": optional(_server_limit),
+    "lock_timeout": optional(_server_limit),
+    "idle_in_transaction_timeout": optional(_server_limit),
+    "transaction_timeout": optional(_server_limit),
     "command_timeout": optional(_duration),
     "prepare": optional(Prepare.read),
     "session": variables,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from .readers import ConfigError, Fault, choice, optional, read_mapping, reject
+from .readers import ConfigError, Fault, choice, count, optional, read_mapping, reject, seconds
 
 RawAccess = Literal["allow", "warn", "error"]
+Role = Literal["web", "worker", "command"]
+
+FAULT_IN_DBPOOL = "dbpool.E003"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +20,16 @@ class ProjectConfig:
 
     raw_access: RawAccess = "allow"
     session_from_request: str | Callable[[Any], Mapping[str, Any]] | None = None
+    processes: int | None = None
+    """How many processes use the databases; only checks read it."""
+    threads: int | None = None
+    """Threads per process that use the databases at one time; only checks read it."""
+    worker_timeout: float | None = None
+    """Seconds after which the application server kills a worker that doesn't answer; only checks read it."""
+    budget: int | None = None
+    """Connections that this project may take of one server, all processes together; only checks read it."""
+    role: Role | None = None
+    """What processes with these settings do, where one code base has several settings."""
 
     @classmethod
     def from_mapping(cls, options: object, *, where: str = "DBPOOL") -> ProjectConfig:
@@ -25,12 +38,25 @@ class ProjectConfig:
             ConfigError: with every fault found.
         """
         if not isinstance(options, Mapping):
-            fault = Fault("", f"must be a dictionary, not {type(options).__name__}.", 'Write {"RAW_ACCESS": "warn"}.')
+            kind = type(options).__name__
+            fault = Fault("", f"must be a dictionary, not {kind}.", 'Write {"RAW_ACCESS": "warn"}.', FAULT_IN_DBPOOL)
             raise ConfigError(where, (fault,))
-        values, faults = read_mapping(options, _READERS)
+        values, faults = read_mapping(options, _READERS, check=FAULT_IN_DBPOOL)
         if faults:
             raise ConfigError(where, tuple(faults))
         return cls(**{key.lower(): value for key, value in values.items()})
+
+    def process_count(self, environ: Mapping[str, str]) -> tuple[int, str]:
+        """
+        How many processes to reckon with, and which setting says so: ``PROCESSES``, else ``WEB_CONCURRENCY``, from
+        which gunicorn, uvicorn and the platforms that set it take their number of workers. Else one, and "".
+        """
+        if self.processes is not None:
+            return self.processes, f'DBPOOL["PROCESSES"] = {self.processes}'
+        hint = environ.get("WEB_CONCURRENCY", "").strip()
+        if self.role in (None, "web") and hint.isascii() and hint.isdecimal() and 0 < len(hint) < 6 and int(hint):
+            return int(hint), f"WEB_CONCURRENCY = {hint}"
+        return 1, ""
 
 
 def _function(raw: Any) -> Any:
@@ -47,4 +73,18 @@ _READERS: dict[str, Callable[[Any], Any]] = {
         error="refused",
     ),
     "SESSION_FROM_REQUEST": optional(_function),
+    "PROCESSES": optional(count(1)),
+    "THREADS": optional(count(1)),
+    "WORKER_TIMEOUT": optional(seconds(above_zero=True)),
+    "BUDGET": optional(count(1)),
+    "ROLE": optional(
+        choice(
+            "role of a process",
+            web="answers requests",
+            worker="runs tasks",
+            command="runs management commands and scripts",
+        )
+    ),
 }
+
+assert set(_READERS) == {item.name.upper() for item in fields(ProjectConfig)}, "a key without a reader"

@@ -90,22 +90,19 @@ def _end_statement(watcher: Watcher, original: Hook) -> Hook:
 
 def _release(watcher: Watcher, original: Hook) -> Hook:
     def release(pool: ManagedPool, entry: PoolEntry, owner: Owner | None) -> None:
-        if owner is None or entry.owner is not owner or entry in watcher.inspected:
+        # A connection that was granted and never used has no owner. The release of a ResettingPool ends in that of a
+        # ManagedPool, which finds the lease inspected.
+        if owner is None or entry.owner is not owner:
             original(pool, entry, owner)
             return
-        watcher.inspected.add(entry)  # the release of a ResettingPool ends in that of a ManagedPool
         try:
             leaked = watcher.inspect(pool.alias, entry)
         except BaseException:
-            watcher.inspected.discard(entry)
             pool.discard(entry)
             raise
-        try:
-            if leaked:
-                pool.discard(entry)
-            else:
-                original(pool, entry, owner)
-        finally:
-            watcher.inspected.discard(entry)
+        if leaked:
+            pool.discard(entry)
+        else:
+            original(pool, entry, owner)
 
     return release

@@ -152,7 +152,6 @@ class Watcher:
         self.leaks: list[SessionStateLeaked] = []
         self.records: dict[PoolEntry, _Record] = {}
         self.names: set[str] = set()
-        self.inspected: set[PoolEntry] = set()
 
     # -- what is seen -------------------------------------------------------------------------------------------
 

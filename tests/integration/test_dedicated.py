@@ -139,7 +139,11 @@ def test_alias_settings_apply(make_pool: MakePool, observer: Observer) -> None:
     try:
         alias = make_pool(
             TIME_ZONE="Asia/Tokyo",
-            OPTIONS={"assume_role": "dbpool_listener", "options": "-c work_mem=1MB"},
+            OPTIONS={
+                "assume_role": "dbpool_listener",
+                "options": "-c work_mem=1MB",
+                "isolation_level": psycopg.IsolationLevel.SERIALIZABLE,
+            },
             POOL={"statement_timeout": 5, "lock_timeout": 5, "idle_in_transaction_timeout": 5},
         )
         with dedicated(alias, application_name="listener", options="-c geqo=off", row_factory=dict_row) as connection:
@@ -150,6 +154,7 @@ def test_alias_settings_apply(make_pool: MakePool, observer: Observer) -> None:
                 "current_setting('idle_in_transaction_session_timeout') AS limits"
             ).fetchone()
             assert connection.autocommit
+            assert connection.isolation_level is psycopg.IsolationLevel.SERIALIZABLE
     finally:
         observer.execute("DROP ROLE dbpool_listener")
     assert found == {

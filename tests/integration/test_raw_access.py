@@ -14,6 +14,7 @@ from django.db import DatabaseError, InterfaceError, connections, transaction
 from django.db.backends.signals import connection_created
 from django.test.utils import override_settings
 from psycopg import ClientCursor, pq, sql
+from psycopg.adapt import PyFormat
 from psycopg.types import TypeInfo
 from psycopg.types.hstore import register_hstore
 
@@ -111,6 +112,7 @@ USES: dict[str, Use] = {
     "registering a type": lambda raw: HSTORE.register(raw),
     "registering a type without arrays": lambda raw: TypeInfo("plain", 99997, 0).register(raw),
     "registering an adapter": lambda raw: register_hstore(HSTORE, raw),
+    "registering a dumper": lambda raw: raw.adapters.register_dumper(str, raw.adapters.get_dumper(str, PyFormat.TEXT)),
     "registering a loader": lambda raw: raw.adapters.register_loader(25, raw.adapters.get_loader(25, TEXT)),
     "a cursor made by hand": lambda raw: psycopg.Cursor(raw).execute("SELECT 1").fetchall(),
     "a client cursor made by hand": lambda raw: ClientCursor(raw).execute("SELECT %s", [1]).fetchall(),

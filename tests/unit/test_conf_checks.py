@@ -18,7 +18,7 @@ from django.core.management import ManagementUtility, call_command
 from django.core.management.base import SystemCheckError
 
 from django_dbpool import conf
-from django_dbpool.checks import check_pools
+from django_dbpool.checks.pools import check_pools
 from django_dbpool.core.config import PoolConfig
 
 ENGINE = "django_dbpool.backends.postgresql"
@@ -91,7 +91,7 @@ def test_e002_for_persistent_connections_with_a_pool(configure: Configure, age: 
     for entry in ({}, {"POOL": True}, {"POOL": {"max_size": 3}}):
         assert configure(CONN_MAX_AGE=age, **entry) == [
             Error(
-                f"DATABASES['x']: CONN_MAX_AGE = {age!r} with a pool.",
+                f"DATABASES['x']: CONN_MAX_AGE = {age!r}. Pooling doesn't support persistent connections.",
                 hint=conf.CONN_MAX_AGE_HINT,
                 id="dbpool.E002",
             )
@@ -106,8 +106,14 @@ def test_e002_names_the_way_out() -> None:
 
 
 def test_other_engines_are_nobody_elses_business(configure: Configure) -> None:
-    for engine in ("django.db.backends.postgresql", "django.db.backends.sqlite3", ""):
+    for engine in ("django.db.backends.postgresql", "django.db.backends.sqlite3", "no.such.engine", "", None):
         assert configure(ENGINE=engine, CONN_MAX_AGE=60, POOL={"nonsense": 1}) == []
+
+
+def test_an_engine_that_derives_from_ours_is_checked(configure: Configure) -> None:
+    assert ids(configure(ENGINE="tests.derived_engine", POOL={"nonsense": 1})) == ["dbpool.E001"]
+    assert configure(ENGINE="tests.derived_engine", OPTIONS={"of_its_own": 1}) == []
+    assert ids(configure(ENGINE="tests.derived_engine", OPTIONS={"connection_limit": 1})) == ["dbpool.E005"]
 
 
 def test_manage_py_check_fails_and_shows_message_hint_and_id(configure: Configure) -> None:
@@ -116,7 +122,7 @@ def test_manage_py_check_fails_and_shows_message_hint_and_id(configure: Configur
         call_command("check")
     text = str(caught.value)
     assert "(dbpool.E001) DATABASES['x'][\"POOL\"]: max_size = 'ten' is not a whole number in range." in text
-    assert "HINT: Write an integer of at least 1." in text
+    assert "HINT: Write an integer of at least 1 and at most 262143." in text
     assert "dbpool.E002" not in text, "one thing after the other"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -12,11 +13,14 @@ import pytest
 from django.conf import settings
 
 from django_dbpool import errors, transaction
+from django_dbpool.conf.urls import POOL_PARAMETERS
 from django_dbpool.core.config import PoolConfig
 from django_dbpool.core.ledger import Holder
+from django_dbpool.core.project import ProjectConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = (ROOT / "docs/settings.md").read_text()
+CHECKS = (ROOT / "docs/checks.md").read_text()
 ERRORS = (ROOT / "docs/errors.md").read_text()
 README = (ROOT / "README.md").read_text()
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
@@ -31,19 +35,49 @@ def rows(text: str) -> list[list[str]]:
     ]
 
 
+def section(text: str, heading: str) -> str:
+    """What stands between a heading and the next of its level."""
+    return text.partition(f"\n{heading}")[2].partition("\n## ")[0]
+
+
 def test_settings_table_is_the_dataclass() -> None:
     """docs/settings.md lists every key of POOL with its default, in the order of the code."""
-    documented = {row[0].strip("`"): ast.literal_eval(row[1].strip("`")) for row in rows(SETTINGS) if len(row) == 3}
-    assert documented == {field.name: field.default for field in fields(PoolConfig)}
+    table = rows(SETTINGS.partition("## DBPOOL")[0])
+    documented = {row[0].strip("`"): ast.literal_eval(row[1].strip("`")) for row in table}
+    assert documented == dataclasses.asdict(PoolConfig())
     assert list(documented) == [field.name for field in fields(PoolConfig)]
+    assert all(len(row) == 3 for row in table)
+
+
+def test_project_table_is_the_dataclass() -> None:
+    """The same for DBPOOL, whose keys are written in capitals."""
+    table = rows(section(SETTINGS, "## DBPOOL"))
+    documented = {row[0].strip("`"): ast.literal_eval(row[1].strip("`")) for row in table}
+    assert documented == {key.upper(): value for key, value in dataclasses.asdict(ProjectConfig()).items()}
+    assert list(documented) == [field.name.upper() for field in fields(ProjectConfig)]
+
+
+def test_url_table_is_the_code() -> None:
+    documented = " ".join(row[0] for row in rows(section(SETTINGS, "## Settings from a URL")))
+    assert all(f"`{name}=" in documented for name in POOL_PARAMETERS)
 
 
 def test_check_ids_are_the_ones_in_the_code() -> None:
-    """Every check id of the code is documented, and no other."""
-    code = (ROOT / "django_dbpool/checks.py").read_text()
-    ids = set(re.findall(r'id="(dbpool\.[EW]\d{3})"', code))
-    assert set(re.findall(r"dbpool\.[EW]\d{3}", SETTINGS)) == ids
-    assert set(re.findall(r"dbpool\.[EW]\d{3}", README)) == ids
+    """Every check id of the code has one row in docs/checks.md, with all cells filled; no other is mentioned."""
+    code = "".join(path.read_text() for path in (ROOT / "django_dbpool").rglob("*.py"))
+    ids = re.findall(r"dbpool\.[EW]\d{3}", code)
+    table = rows(CHECKS)
+    documented = [row[0].strip("`") for row in table]
+    assert sorted(documented) == sorted(set(ids))
+    assert all(len(row) == 4 and all(row) for row in table)
+    for page in PAGES:
+        assert set(re.findall(r"dbpool\.[EW]\d{3}", page.read_text())) <= set(ids), page.name
+
+
+def test_errors_and_warnings_are_in_their_tables() -> None:
+    errors_, warnings = CHECKS.split("## Warnings")
+    assert {row[0][:9] for row in rows(errors_)} == {"`dbpool.E"}
+    assert {row[0][:9] for row in rows(warnings)} == {"`dbpool.W"}
 
 
 def test_readme_settings_work() -> None:

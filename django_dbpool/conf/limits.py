@@ -1,0 +1,41 @@
+"""Whom time limits concern: the site, not migrations, dumps and other commands, which take their time."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+TIME_LIMITS = (
+    "statement_timeout",
+    "lock_timeout",
+    "idle_in_transaction_timeout",
+    "transaction_timeout",
+    "command_timeout",
+)
+
+# Of the management commands those that run the site's own code as the site does. ``test`` sets up its database
+# without limits, see backends/creation.py.
+_SERVING = frozenset({"runserver", "runserver_plus", "testserver", "test"})
+
+
+def management_command() -> str | None:
+    """The command that this process was started for, "" if none was named; None outside of ``manage.py``."""
+    program = Path(sys.argv[0]) if sys.argv else Path()
+    by_module = program.parts[-2:] == ("django", "__main__.py")
+    if by_module or program.name in {"manage.py", "django-admin", "django-admin.py"}:
+        return sys.argv[1] if len(sys.argv) > 1 else ""
+    return None
+
+
+def time_limits_apply() -> bool:
+    """Not to migrations, dumps and other commands, which take their time."""
+    command = management_command()
+    return command is None or command in _SERVING
+
+
+def without_time_limits(pool: Any) -> Any:
+    """``POOL`` as it is written, less its time limits; the very same object if it has none."""
+    if not isinstance(pool, dict) or not any(pool.get(key) for key in TIME_LIMITS):
+        return pool
+    return {"enabled": True, **{key: value for key, value in pool.items() if key not in TIME_LIMITS}}

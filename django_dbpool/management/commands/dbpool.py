@@ -1,0 +1,35 @@
+"""``manage.py dbpool <sub-command>``; each is a module of ``django_dbpool.management.subcommands``."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from .. import subcommands
+from ..subcommand import Subcommand
+
+
+def found() -> dict[str, type[Subcommand]]:
+    names = sorted(module.name for module in iter_modules(subcommands.__path__))
+    return {name: import_module(f"{subcommands.__name__}.{name}").Subcommand for name in names}
+
+
+class Command(BaseCommand):
+    help = "Looks after the connection pools of this project."
+    # check runs them itself, and the others must work where settings are at fault.
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parsers = parser.add_subparsers(dest="subcommand", metavar="sub-command", required=True)
+        for name, kind in found().items():
+            one = parsers.add_parser(name, help=kind.help, description=f"{kind.help} {kind.description}".strip())
+            kind.add_arguments(one)
+
+    def handle(self, *args: Any, subcommand: str, **options: Any) -> None:
+        code = found()[subcommand](self).run(**options)
+        if code:
+            sys.exit(code)
