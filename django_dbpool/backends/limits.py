@@ -33,7 +33,7 @@ SERVER_LIMITS = {
     "57P05": "idle_session_timeout",
 }
 
-_READING = re.compile(r"\s*(?:SELECT|VALUES|TABLE|SHOW|FETCH)\b", re.IGNORECASE)
+_READING = re.compile(r"\s*(?:SELECT|VALUES|TABLE|SHOW|SET|FETCH)\b", re.IGNORECASE)
 
 
 class TimeLimitsMixin(Base):
