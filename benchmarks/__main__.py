@@ -15,29 +15,40 @@ from typing import TYPE_CHECKING
 
 from django.db import connection
 
-from benchmarks import cases_single, cases_threads, engines, placement, report
+from benchmarks import cases_footprint, cases_session, cases_single, cases_threads, engines, placement, report
 from benchmarks.case import Case, Plan
 from testproject.postgres import Server
 
 if TYPE_CHECKING:
     from benchmarks.models import Order
 
-CASES: tuple[Case, ...] = (*cases_single.CASES, *cases_threads.CASES)
+CASES: tuple[Case, ...] = (
+    *cases_single.CASES,
+    *cases_session.CASES,
+    *cases_threads.CASES,
+    *cases_footprint.CASES,
+)
 REPORT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 CUSTOMERS = 100
 # 64 persistent connections at once, and every engine's pools of 4 and of 8 kept open to the end.
-CONNECTIONS_NEEDED = 200
+CONNECTIONS_NEEDED = 240
 
 
 def main() -> int:
     arguments = parse_arguments()
     plan = Plan.quick() if arguments.quick else Plan()
     if arguments.rounds:
-        plan = replace(plan, rounds=arguments.rounds, load_rounds=arguments.rounds)
+        plan = replace(
+            plan,
+            rounds=arguments.rounds,
+            load_rounds=arguments.rounds,
+            footprint_rounds=arguments.rounds,
+        )
     chosen = [case for case in CASES if case.name in arguments.only] if arguments.only else list(CASES)
     load_before = os.getloadavg()
     with Server.from_env_or_embedded({"max_connections": str(CONNECTIONS_NEEDED)}) as server:
         engines.configure(server)
+        cases_footprint.use_server(server)
         results = []
         create_table()
         gc.collect()
@@ -73,7 +84,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def create_table() -> None:
-    from benchmarks.models import Order
+    from benchmarks.models import ALL, Order
 
     with connection.cursor() as cursor:
         cursor.execute("SHOW max_connections")
@@ -81,7 +92,9 @@ def create_table() -> None:
     if allowed < CONNECTIONS_NEEDED:
         raise SystemExit(f"The server allows {allowed} connections, the benchmarks need {CONNECTIONS_NEEDED}.")
     with connection.schema_editor() as editor:
-        editor.create_model(Order)
+        for model in ALL:
+            editor.create_model(model)
+    cases_session.fill()
     for customer in range(CUSTOMERS):
         Order.objects.bulk_create(sample_order(customer, number) for number in range(cases_single.ROWS))
 
@@ -104,10 +117,11 @@ def sample_order(customer: int, number: int) -> Order:
 
 
 def drop_table() -> None:
-    from benchmarks.models import Order
+    from benchmarks.models import ALL
 
     with connection.schema_editor() as editor:
-        editor.delete_model(Order)
+        for model in reversed(ALL):
+            editor.delete_model(model)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from benchmarks.engines import Engine
+from benchmarks.engines import OURS, Engine
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,14 @@ class Plan:
     load_seconds: float = 0.3
     throughput_rounds: int = 7
     throughput_seconds: float = 2.0
+    footprint_rounds: int = 7
 
     @classmethod
     def quick(cls) -> Plan:
         """Shows that everything runs; its figures mean nothing."""
-        return cls(3, 0.005, load_rounds=2, load_seconds=0.1, throughput_rounds=1, throughput_seconds=0.5)
+        return cls(
+            3, 0.005, load_rounds=2, load_seconds=0.1, throughput_rounds=1, throughput_seconds=0.5, footprint_rounds=1
+        )
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Comparison:
     baseline: Engine
     at_most: float | None = None
     at_least: float | None = None
+    subject: Engine = OURS
+    """Whose figure the target is about."""
 
     @property
     def target(self) -> str:
@@ -59,6 +64,8 @@ class Result:
     extra: dict[str, dict[Engine, str]] = field(default_factory=dict)
     """Further columns: heading -> cell by engine."""
     one_core: bool = False
+    how: str = ""
+    """Where it was measured, if not by client and server of this process."""
 
 
 @dataclass(frozen=True)

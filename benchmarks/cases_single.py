@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import request_finished, request_started
@@ -70,14 +70,15 @@ def orm_get(alias: str) -> Operation:
     return lambda: orders.get(pk=some_id)
 
 
-def measure(plan: Plan, make_operation: Callable[[str], Operation]) -> dict[Engine, list[float]]:
+def measure(
+    plan: Plan, makers: Mapping[Engine, Callable[[str], Operation]], baseline: Engine = engines.STOCK
+) -> dict[Engine, list[float]]:
     """Microseconds per call, by engine and round."""
-    operations: dict[Engine, Operation] = {}
-    for engine in engines.ENGINES:
-        if engine.installed:
-            operations[engine] = make_operation(engine.alias(POOL_SIZE))
-    with engines.alone(engines.STOCK, POOL_SIZE):
-        calls = calls_within(operations[engines.STOCK], plan.section_seconds)
+    operations = {
+        engine: make_operation(engine.alias(POOL_SIZE)) for engine, make_operation in makers.items() if engine.installed
+    }
+    with engines.alone(baseline, POOL_SIZE):
+        calls = calls_within(operations[baseline], plan.section_seconds)
 
     def section(engine: Engine) -> float:
         with engines.alone(engine, POOL_SIZE):
@@ -88,7 +89,7 @@ def measure(plan: Plan, make_operation: Callable[[str], Operation]) -> dict[Engi
 
 def case(name: str, description: str, make_operation: Callable[[str], Operation], at_most: float | None = None) -> Case:
     def run(plan: Plan) -> Result:
-        values = measure(plan, make_operation)
+        values = measure(plan, dict.fromkeys(engines.ENGINES, make_operation))
         comparison = Comparison(engines.STOCK, at_most=at_most)
         return Result(name, description, "µs", values, (comparison,), engines.ENGINES)
 

@@ -88,13 +88,40 @@ SQLALCHEMY = Engine(
 OURS = Engine("ours", "django_dbpool", OUR_BACKEND, OUR_MODULE, _dbpool("transaction"))
 OURS_SESSION = Engine("session", "django_dbpool, session mode", OUR_BACKEND, OUR_MODULE, _dbpool("session"))
 
+# With server_side_binding, so that nothing but preparing differs.
+_BINDING = {"OPTIONS": {"server_side_binding": True}}
+
+
+def _binding(entry: Callable[[int], dict[str, Any]], **pool: Any) -> Callable[[int], dict[str, Any]]:
+    def bound(size: int) -> dict[str, Any]:
+        found = entry(size)
+        return {**found, **_BINDING, **({"POOL": {**found["POOL"], **pool}} if pool else {})}
+
+    return bound
+
+
+STOCK_BINDING = Engine(
+    "stockbinding", "stock, persistent, server-side binding", STOCK_BACKEND, STOCK_BACKEND, _binding(_persistent)
+)
+OURS_BINDING = Engine(
+    "binding", "django_dbpool, server-side binding", OUR_BACKEND, OUR_MODULE, _binding(_dbpool("transaction"))
+)
+OURS_PREPARED = Engine(
+    "prepared",
+    "django_dbpool, prepared",
+    OUR_BACKEND,
+    OUR_MODULE,
+    _binding(_dbpool("transaction"), prepare={"after": 2, "max": 10}),
+)
+BINDING_ENGINES = (STOCK_BINDING, OURS_BINDING, OURS_PREPARED)
+
 ENGINES = (STOCK, CONTROL, NATIVE, CHECKED, REAL_POOL, SQLALCHEMY, OURS, OURS_SESSION)
 
 
 def configure(server: Server) -> None:
     """Set Django up with every installed engine at every pool size; "default" is for set-up work."""
     databases = {"default": server.django(ENGINE=STOCK_BACKEND)}
-    for engine in ENGINES:
+    for engine in (*ENGINES, *BINDING_ENGINES):
         if engine.installed:
             for size in POOL_SIZES:
                 databases[engine.alias(size)] = server.django(ENGINE=engine.backend, **engine.entry(size))

@@ -1,4 +1,4 @@
-"""A table of usual width for the ORM case."""
+"""A table of usual width for the ORM cases, and six that a query joins."""
 
 from __future__ import annotations
 
@@ -24,3 +24,70 @@ class Order(models.Model):
     class Meta:
         app_label = "benchmarks"
         db_table = "dbpool_benchmark_order"
+
+
+class Region(models.Model):
+    name = models.CharField(max_length=50)
+
+    objects: ClassVar[models.Manager[Region]] = models.Manager()
+
+    class Meta:
+        app_label = "benchmarks"
+        db_table = "dbpool_benchmark_region"
+
+
+class Customer(models.Model):
+    name = models.CharField(max_length=50)
+    region = models.ForeignKey(Region, models.CASCADE)
+
+    objects: ClassVar[models.Manager[Customer]] = models.Manager()
+
+    class Meta:
+        app_label = "benchmarks"
+        db_table = "dbpool_benchmark_customer"
+
+
+class Category(models.Model):
+    name = models.CharField(max_length=50)
+
+    objects: ClassVar[models.Manager[Category]] = models.Manager()
+
+    class Meta:
+        app_label = "benchmarks"
+        db_table = "dbpool_benchmark_category"
+
+
+class Product(models.Model):
+    name = models.CharField(max_length=50)
+    category = models.ForeignKey(Category, models.CASCADE)
+
+    objects: ClassVar[models.Manager[Product]] = models.Manager()
+
+    class Meta:
+        app_label = "benchmarks"
+        db_table = "dbpool_benchmark_product"
+
+
+class Sale(models.Model):
+    customer = models.ForeignKey(Customer, models.CASCADE)
+
+    objects: ClassVar[models.Manager[Sale]] = models.Manager()
+
+    class Meta:
+        app_label = "benchmarks"
+        db_table = "dbpool_benchmark_sale"
+
+
+class Line(models.Model):
+    sale = models.ForeignKey(Sale, models.CASCADE)
+    product = models.ForeignKey(Product, models.CASCADE)
+    quantity = models.PositiveIntegerField()
+
+    objects: ClassVar[models.Manager[Line]] = models.Manager()
+
+    class Meta:
+        app_label = "benchmarks"
+        db_table = "dbpool_benchmark_line"
+
+
+ALL: tuple[type[models.Model], ...] = (Order, Region, Customer, Category, Product, Sale, Line)

@@ -59,7 +59,7 @@ def verdicts(results: list[Result]) -> Iterator[list[str]]:
     for result in results:
         for comparison in result.comparisons:
             if comparison.target:
-                ratio = ratio_of(result, OURS, comparison)
+                ratio = ratio_of(result, comparison.subject, comparison)
                 measured = ["-", "-", "not measured"] if ratio is None else [*cells(ratio), verdict(ratio, comparison)]
                 yield [result.name, comparison.baseline.label, comparison.target, *measured]
 
@@ -83,7 +83,8 @@ def case_table(result: Result) -> Iterator[str]:
     rounds = len(next(iter(result.values.values())))
     yield from table(headings, (row(result, engine) for engine in result.engines))
     yield ""
-    yield f"{rounds} rounds, client and server on {'one core' if result.one_core else 'any core'}."
+    where = "one core" if result.one_core else "any core"
+    yield f"{rounds} rounds, {result.how or f'client and server on {where}'}."
 
 
 def row(result: Result, engine: Engine) -> list[str]:

@@ -13,7 +13,7 @@ class DatabasePoolConfig(AppConfig):
     def ready(self) -> None:
         from django.conf import settings
 
-        from . import checks, conf, units  # noqa: F401  (checks registers itself)
+        from . import checks, conf, units  # noqa: F401  (checks register themselves)
 
         for alias in settings.DATABASES:
             if settings.DATABASES[alias].get("ENGINE", "").startswith("django_dbpool."):

@@ -96,7 +96,7 @@ class DatabaseUnavailable(PoolError):
     def describe(self) -> str:
         return (
             f"Database {self.alias!r} is unavailable: connecting failed after {self.waited:.1f} s, "
-            f"{self.in_use} older connections in use. {self.advice}"
+            f"{self.in_use} older connections in use. {self.refusal.reason or self.advice}"
         )
 
 

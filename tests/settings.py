@@ -20,7 +20,9 @@ INSTALLED_APPS = [
     "django.contrib.auth",
     "django_dbpool",
     "tests.app",
+    "testproject.tenants",
 ]
+DATABASE_ROUTERS = ["testproject.tenants.tenancy.TenantRouter"]
 
 
 # Small pools, so that few threads can exhaust them.

@@ -38,6 +38,7 @@ from ..pool.session_state import known_neutral, reason_to_pin
 from .cursors import warn_if_apps_not_ready
 from .guard import watch
 from .limits import TimeLimitsMixin
+from .prepare import is_stale_plan
 from .session import SessionMixin
 
 if TYPE_CHECKING:
@@ -310,6 +311,8 @@ class LeaseMixin(TimeLimitsMixin, SessionMixin):
             self._raise_by_name(error, sql, entry, cancellation, command)
 
     def _clean_up_after(self, error: BaseException | None, entry: PoolEntry) -> None:
+        if is_stale_plan(error) and self._pool is not None:
+            self._pool.drain()  # the other connections have the same plans
         shared = self._thread_sharing_count > 0  # what runs may be another thread's statement
         if entry.pgconn.transaction_status == ACTIVE and not shared:
             # Not psycopg's doing, which cancels for KeyboardInterrupt alone: a soft time limit or a greenlet's exit

@@ -5,7 +5,6 @@ life. Every one of them begins with the question whether this alias is pooled; i
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import threading
 from _thread import get_ident
@@ -25,11 +24,20 @@ from django.utils.functional import cached_property
 from psycopg import Connection, ServerCursor
 from psycopg.pq import Format
 
-from ..conf import adopt_django_option, given_check, max_age_fault, pool_config, pooling_enabled
+from ..conf import (
+    adopt_django_option,
+    copied,
+    given_check,
+    max_age_fault,
+    pool_config,
+    pooling_enabled,
+    runserver_is_starting,
+)
 from ..errors import PoolError
 from ..pool.managed import ManagedPool
 from ..pool.registry import close_pools, get_pool, register_holder
 from ..pool.resetting import ResettingPool
+from .credentials import CredentialsMixin
 from .cursors import (
     LeasedCursor,
     LeasedDebugCursor,
@@ -45,7 +53,7 @@ from .startup import StartupMixin
 from .transactions import TransactionsMixin
 
 
-class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
+class PooledDatabaseMixin(TransactionsMixin, CredentialsMixin, StartupMixin):
     """
     Put before a PostgreSQL ``DatabaseWrapper`` in the bases of an engine.
 
@@ -86,6 +94,10 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
         duplicate.__dict__.update(self.__dict__)
         duplicate._init_lease()
         return duplicate
+
+    def copy(self, alias: str | None = None) -> PooledDatabaseMixin:
+        """Django's, whose deep copy fails on a password function that belongs to a client with a lock."""
+        return type(self)(copied(self.settings_dict), self.alias if alias is None else alias)
 
     def forget_lease(self) -> None:
         super().forget_lease()
@@ -134,7 +146,7 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
         if "connect_timeout" in options:
             config = dataclasses.replace(config, connect_timeout=float(options["connect_timeout"]))
         # A wrapper of the pool's own: this one goes with its thread.
-        template = type(self)(copy.deepcopy(self.settings_dict), self.alias)
+        template = type(self)(copied(self.settings_dict), self.alias)
         health_check = ManagedPool.check_connection if self.settings_dict["CONN_HEALTH_CHECKS"] else None
         kind = ResettingPool if config.reset == "always" else ManagedPool
         return kind(
@@ -142,7 +154,7 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
             alias=self.alias,
             connect_kwargs=template._physical_connection_params,
             prepare=template._prepare_physical_connection,
-            on_refused=template._retry_without_startup_options,
+            on_refused=template._refused,
             check=given_check(self.settings_dict, health_check),
         )
 
@@ -312,6 +324,8 @@ class PooledDatabaseMixin(TransactionsMixin, StartupMixin):
                 self.autocommit = self.settings_dict.get("AUTOCOMMIT", True)
             if self._entry is None:  # else an interrupt came before it was given back
                 self._pool = None
+                if runserver_is_starting():
+                    self.close_pool()
 
     def _close(self) -> None:
         """Close the raw connection, as Django's does, for tests and instrumentation that call it."""
@@ -384,6 +398,9 @@ def _frozen(value: Any) -> Hashable:
         return tuple(sorted(((str(key), _frozen(item)) for key, item in value.items()), key=lambda pair: pair[0]))
     if isinstance(value, (list, tuple, set, frozenset)):
         return tuple(map(_frozen, value))
+    if callable(value):
+        # Equality is whatever its class makes of it, and its hash may fail. The pool keeps it alive, so ids hold.
+        return ("callable", id(getattr(value, "__self__", value)), id(getattr(value, "__func__", value)))
     return value if isinstance(value, Hashable) else ("object", id(value))
 
 

@@ -31,12 +31,21 @@ class StartupMixin(LeaseMixin):
 
     _startup_options = True
 
+    def _refused(self, error: BaseException) -> bool:
+        """Whether a failed attempt to connect is worth another one at once."""
+        return self._retry_without_startup_options(error) or self._password_changed(error)
+
+    def _password_changed(self, error: BaseException) -> bool:
+        raise NotImplementedError
+
     def _physical_connection_params(self) -> dict[str, Any]:
         """Keyword arguments for psycopg's ``connect``; asked for each connection, so credentials may rotate."""
         params: dict[str, Any] = self.get_connection_params()
         config = pool_config(self.settings_dict, self.alias)
         params["autocommit"] = True
         params.setdefault("connect_timeout", math.ceil(config.connect_timeout))
+        if config.prepare is not None:
+            params["prepare_threshold"] = config.prepare.after
         if config.keepalives_idle:
             params.setdefault("keepalives_idle", config.keepalives_idle)
         if config.tcp_user_timeout:
@@ -92,6 +101,9 @@ class StartupMixin(LeaseMixin):
         Set what the start-up packet asked for and did not bring: a pooler may have ignored it. The server reports few
         settings of itself; the others need a round trip, in which the marker says whether the packet arrived.
         """
+        prepare = pool_config(self.settings_dict, self.alias).prepare
+        if prepare is not None:
+            connection.prepared_max = prepare.max
         reported = connection.info.parameter_status
         missing = {name: value for name, value in self._startup_settings().items() if reported(name) != value}
         if missing:

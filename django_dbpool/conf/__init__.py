@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
@@ -17,7 +16,8 @@ from ..core.config import PoolConfig
 from ..core.project import ProjectConfig
 from ..core.readers import ConfigError, Fault, shown
 from .alias import Alias
-from .limits import TIME_LIMITS, management_command, time_limits_apply, without_time_limits
+from .credentials import copied, faults_of_credentials
+from .process import TIME_LIMITS, management_command, runserver_is_starting, time_limits_apply, without_time_limits
 from .rules import faults_of_alias
 from .urls import from_url_options
 
@@ -25,7 +25,9 @@ __all__ = [
     "CONN_MAX_AGE_HINT",
     "INHERITED_OPTIONS",
     "adopt_django_option",
+    "copied",
     "default_min_size",
+    "faults_of_credentials",
     "from_url_options",
     "given_check",
     "max_age_fault",
@@ -33,6 +35,7 @@ __all__ = [
     "pool_config",
     "pooling_enabled",
     "project_config",
+    "runserver_is_starting",
     "session_from_request",
     "session_function_fault",
     "without_time_limits",
@@ -194,7 +197,6 @@ def session_function_fault(config: ProjectConfig) -> Fault | None:
     return function if isinstance(function, Fault) else None
 
 
-@functools.lru_cache(maxsize=1)
 def _imported(config: ProjectConfig) -> SessionFunction | Fault | None:
     path = config.session_from_request
     if not isinstance(path, str):
@@ -219,7 +221,6 @@ def _forget(*, setting: str, **_: Any) -> None:
     global _project
     if setting == "DBPOOL":
         _project = None
-        _imported.cache_clear()
 
 
 setting_changed.connect(_forget, dispatch_uid="django_dbpool.conf")

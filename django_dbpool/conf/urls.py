@@ -109,7 +109,7 @@ def _number(name: str, value: Any, faults: list[Fault]) -> Any:
 def _boolean(name: str, value: Any, faults: list[Fault]) -> Any:
     if isinstance(value, bool):
         return value
-    text = str(value).lower() if isinstance(value, (str, int)) else ""
+    text = shown(value, str).lower() if isinstance(value, (str, int)) else ""
     if text in ("true", "false", "1", "0"):
         return text in ("true", "1")
     faults.append(Fault(name, f"{name} = {shown(value)} is neither true nor false.", f"Write {name}=true."))

@@ -21,12 +21,15 @@ from psycopg import Connection
 from ..core import sqlstate
 from ..core.breaker import CircuitBreaker, Rejected, State, Transition
 from ..core.retry import Retrier
+from .credentials import NoPassword, password_was_refused
 
 if TYPE_CHECKING:
     from .managed import ManagedPool
 
 logger = logging.getLogger("django_dbpool.pool")
 
+
+INVALID_PASSWORD = "28P01"  # noqa: S105  # an SQLSTATE
 
 PROBE_TIMEOUT = 2.0
 """Seconds for one probe; libpq takes no less: https://www.postgresql.org/docs/current/libpq-connect.html"""
@@ -40,7 +43,15 @@ def code_of(error: BaseException | None) -> str | None:
     """SQLSTATE of a failed connect; None when no server has spoken."""
     if not isinstance(error, psycopg.Error):
         return None
-    return error.sqlstate or sqlstate.of_refused_connection(str(error))
+    code = error.sqlstate or sqlstate.of_refused_connection(str(error))
+    if code is None and (isinstance(error, NoPassword) or _ended_at_the_password(error)):
+        return INVALID_PASSWORD
+    return code
+
+
+def _ended_at_the_password(error: psycopg.Error) -> bool:
+    """In whatever language the server says no: to repeat it could lock the account."""
+    return password_was_refused(error) and "server closed the connection" not in str(error)
 
 
 class Connector:

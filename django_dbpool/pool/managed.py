@@ -38,6 +38,7 @@ from ..core.ledger import Holder, Owner, current_unit
 from . import reporting, watchdog
 from .by_hand import LendingByHand
 from .connecting import Connector, ServerFull, code_of
+from .credentials import NoPassword, origin
 from .entry import IDLE, PoolEntry
 from .housekeeping import Housekeeping
 
@@ -130,7 +131,7 @@ class ManagedPool(LendingByHand):
                 return self._admitted(ticket, owner, deadline, check)
             except (QueueIsFull, QueueWasCleared, DeadlinePassed, Rejected, psycopg.Error) as error:
                 # The ticket is still queued: of the callers in a cycle each must see that the others wait.
-                raise self._refusal(error, owner, self.clock() - start) from self._cause(error)
+                raise self._refusal(error, owner, self.clock() - start) from origin(self._cause(error))
         except BaseException:
             self._take_back(ticket)
             raise
@@ -378,6 +379,7 @@ class ManagedPool(LendingByHand):
                 holders=self.holders(stacks=True) if full else (),
                 cycle=reporting.cycle(owner, self.alias) if full else (),
                 retry_after=retry_after,
+                reason=str(cause) if isinstance(cause, NoPassword) else "",
             )
         )
 

@@ -37,7 +37,7 @@ class session:  # noqa: N801  # a context manager, as atomic
             Invoice.objects.count()
     """
 
-    def __init__(self, using: str | None = None, /, **values: Any) -> None:
+    def __init__(self, using: str | None = None, **values: Any) -> None:
         self.alias = using or DEFAULT_DB_ALIAS
         self._removed = {name.lower() for name, value in values.items() if value is None}
         try:

@@ -138,6 +138,9 @@ def test_limits_of_role_and_database(
     assert message.id == "dbpool.W021"
     assert "role 'limited' may have 3 connections; this project may take 4: 1 process x 4" in message.msg
     assert check(make_alias(NAME=name, USER=limited, PASSWORD="x", POOL={"max_size": 3})) == []
+    observer.execute("ALTER ROLE limited SUPERUSER")
+    assert check(make_alias(NAME=name, USER=limited, PASSWORD="x", POOL={"max_size": 4})) == [], "superusers have none"
+    observer.execute("ALTER ROLE limited NOSUPERUSER")
     observer.execute(f'ALTER DATABASE "{name}" CONNECTION LIMIT 30')
     try:
         many = {"NAME": name, "POOL": {"max_size": 31}}
@@ -217,6 +220,7 @@ def test_a_server_that_is_away(make_alias: MakeAlias, check: Check) -> None:
         {"OPTIONS": {"options": "-c no_such_setting=1"}},
         {"PORT": "not a port"},
         {"HOST": ["a"]},
+        {"ENGINE": "tests.derived_engine", "OPTIONS": {"of_its_own": "secret"}},
     ],
     ids=str,
 )

@@ -136,7 +136,7 @@ def test_values_are_data(alias: str) -> None:
 def test_impossible_names_and_values(name: str, given: object) -> None:
     """Refused where they are written, not at the next statement."""
     with pytest.raises(ValueError, match=r"transaction\.session\(\)"):
-        session(**{name: given})
+        session(None, **{name: given})  # type: ignore[arg-type]
 
 
 def test_a_value_that_the_server_refuses(alias: str) -> None:

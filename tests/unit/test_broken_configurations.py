@@ -164,6 +164,13 @@ TABLE: list[Broken] = [
     ),
     pool("dbpool.E010", "parameters are bound by the client", "server_side_binding", prepare={"after": 2}),
     pool(
+        "dbpool.E010",
+        "such statements are never prepared",
+        "server_side_binding",
+        {"OPTIONS": {"server_side_binding": False}},
+        prepare={"after": 2},
+    ),
+    pool(
         "dbpool.E011",
         'prepare is set with pooler = "transaction"',
         "Remove prepare",
@@ -449,7 +456,13 @@ def test_a_web_concurrency_that_says_nothing_counts_as_one_process(hint: str) ->
 
 def test_the_budget_is_of_one_server(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     def databases(*hosts: str) -> dict[str, Any]:
-        return {f"d{i}": {"ENGINE": OURS, "NAME": "x", "HOST": host, "PORT": 5432} for i, host in enumerate(hosts)}
+        entry = {
+            "ENGINE": OURS,
+            "NAME": "x",
+            "PORT": 5432,
+            "OPTIONS": {"sslmode": "verify-full", "sslrootcert": "system"},
+        }
+        return {f"d{i}": {**entry, "HOST": host} for i, host in enumerate(hosts)}
 
     for hosts, over in ((["a", "b"], 0), (["a", "a"], 1), (["a", "b", "a", "b"], 2)):
         monkeypatch.setattr(settings, "DATABASES", databases(*hosts))

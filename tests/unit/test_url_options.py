@@ -12,6 +12,8 @@ import environ  # type: ignore[import-untyped]
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from django_dbpool import conf
 from django_dbpool.conf import from_url_options
@@ -148,6 +150,32 @@ def test_without_the_helper_the_first_use_names_it(parse: Parse) -> None:
     entry = parse(f"{BASE}?connection_limit=20")
     with pytest.raises(ImproperlyConfigured, match=r"connection_limit is no connection option.*from_url_options\(\)"):
         conf.pool_config(entry, "x")
+
+
+anything = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=4),
+    st.sampled_from(["true", "9" * 5000, "1e999", "nan", b"1", {}, [1, 2]]),
+    st.builds(pow, st.just(10), st.just(5000)),
+)
+names = st.sampled_from(
+    ["connection_limit", "pool_timeout", "pgbouncer", "server_side_binding", "pool", "connect_timeout", "sslmode"]
+)
+
+
+@settings(derandomize=True, deadline=None, database=None, max_examples=400)
+@given(st.dictionaries(names, anything, max_size=4) | anything, anything)
+def test_whatever_the_options_are_they_are_read_or_refused_by_name(options: Any, pool: Any) -> None:
+    try:
+        entry = from_url_options({"ENGINE": ENGINE, "NAME": "x", "OPTIONS": options, "POOL": pool})
+    except ImproperlyConfigured as error:
+        assert str(error).startswith("database URL: ")  # noqa: PT017  # refusing is one of two good outcomes
+    else:
+        left = entry["OPTIONS"] if isinstance(entry["OPTIONS"], dict) else {}
+        assert not {"connection_limit", "pool_timeout", "pgbouncer"} & set(left)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.db.backends.postgresql import base, creation, operations
 
+from ..client import PooledClient
 from ..creation import PooledCreationMixin
 from ..mixin import PooledDatabaseMixin
 from ..operations import PooledOperationsMixin
@@ -20,5 +21,6 @@ class DatabaseCreation(PooledCreationMixin, creation.DatabaseCreation):
 class DatabaseWrapper(PooledDatabaseMixin, base.DatabaseWrapper):
     """Django's, lending a connection for a statement or a transaction."""
 
+    client_class = PooledClient
     creation_class = DatabaseCreation
     ops_class = DatabaseOperations

@@ -1,8 +1,9 @@
-"""Whom time limits concern: the site, not migrations, dumps and other commands, which take their time."""
+"""What this process was started for, and which settings follow from that."""
 
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +40,14 @@ def without_time_limits(pool: Any) -> Any:
     if not isinstance(pool, dict) or not any(pool.get(key) for key in TIME_LIMITS):
         return pool
     return {"enabled": True, **{key: value for key, value in pool.items() if key not in TIME_LIMITS}}
+
+
+def runserver_is_starting() -> bool:
+    """
+    Whether this is the thread in which runserver looks at the migrations before it serves anything. It closes its
+    connections then, and means it: a development server that nobody uses should hold none.
+    """
+    if not (management_command() or "").startswith("runserver"):
+        return False
+    thread = threading.current_thread()  # the autoreloader runs the command in a thread of this name
+    return thread is threading.main_thread() or thread.name == "django-main-thread"
