@@ -105,7 +105,6 @@ class PoolConfig:
                         "Lower min_size or raise max_size.",
                     )
                 )
-            faults += _faults_behind_pooler(values)
         if faults:
             raise ConfigError(where, tuple(faults))
         return cls(**values)
@@ -129,26 +128,6 @@ def _faults_of_shape(options: object) -> list[Fault]:
             )
         ]
     return []
-
-
-def _faults_behind_pooler(values: Mapping[str, Any]) -> list[Fault]:
-    """What is set on a server connection that a pooler lends to others too would hold for them as well."""
-    if values.get("pooler") != "transaction":
-        return []
-    return [
-        Fault(
-            key,
-            f"{key} can't be kept behind a pooler that shares server connections between transactions.",
-            f"Set it on the server, ALTER ROLE ... SET {name} = ..., and remove it here. command_timeout works.",
-        )
-        for key, name in (
-            ("statement_timeout", "statement_timeout"),
-            ("lock_timeout", "lock_timeout"),
-            ("idle_in_transaction_timeout", "idle_in_transaction_session_timeout"),
-            ("transaction_timeout", "transaction_timeout"),
-        )
-        if values.get(key) is not None
-    ]
 
 
 _duration = seconds(above_zero=True)
