@@ -18,6 +18,7 @@ from django.db import OperationalError, connections, transaction
 from django_dbpool.errors import LeaseTimedOut
 from django_dbpool.pool import command as commands
 from django_dbpool.pool import watchdog
+from django_dbpool.transaction import session
 from testproject.postgres import EmbeddedServer
 from testproject.processes import wait_until
 from tests.faults.conftest import MakeDatabase
@@ -342,6 +343,24 @@ def test_frozen_while_an_idle_connection_is_checked(server: EmbeddedServer, froz
     with pytest.raises(OperationalError):
         database.backend()
     assert monotonic() - began <= LATEST + 2.0
+    server.thaw()
+    database.assert_whole()
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("work", [alone, iterated, in_savepoint])
+def test_frozen_while_session_variables_are_set(
+    server: EmbeddedServer, frozen: Callable[..., Database], work: Callable[[str], None]
+) -> None:
+    """The round trip that tells the server of them has the same limit."""
+    database = frozen()
+    database.backend()
+    server.freeze()
+    with too_late() as found, session(database.alias, **{"app.tenant": 7}):
+        work(database.alias)
+    assert found[1] <= LATEST
+    assert not found[0].maybe_committed
+    connections[database.alias].close()
     server.thaw()
     database.assert_whole()
 

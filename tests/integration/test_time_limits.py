@@ -16,8 +16,6 @@ from django.db import OperationalError, connections, transaction
 
 from django_dbpool import conf
 from django_dbpool.backends.startup import StartupMixin
-from django_dbpool.core.config import PoolConfig
-from django_dbpool.core.readers import ConfigError
 from django_dbpool.errors import LeaseTimedOut
 from django_dbpool.pool import registry
 from testproject.postgres import Server
@@ -124,14 +122,6 @@ def test_behind_a_pooler(session_server: Server, make_alias: MakeAlias, settings
         alias = make_alias(front, POOL={**LIMITS, "session": {"app.tenant": "x"}, "max_size": 2, "timeout": 5})
         assert shown(alias) == SHOWN
         assert value(alias, "SHOW app.tenant") == "x"
-
-
-def test_not_with_shared_server_connections() -> None:
-    """What is set on a connection that the pooler lends to others would hold for them as well."""
-    with pytest.raises(ConfigError) as raised:
-        PoolConfig.from_mapping({"pooler": "transaction", "command_timeout": 5, **LIMITS})
-    assert [fault.key for fault in raised.value.faults] == list(LIMITS)
-    assert "ALTER ROLE ... SET idle_in_transaction_session_timeout" in str(raised.value)
 
 
 # -- refused by the server -------------------------------------------------------------------------------------
