@@ -16,6 +16,7 @@ from .leases import LeaseMixin
 class StartupMixin(LeaseMixin):
     """Used on the pool's own wrapper, the template of its physical connections."""
 
+    _is_template = False
     _startup_options = True
 
     def _physical_connection_params(self) -> dict[str, Any]:
@@ -51,6 +52,14 @@ class StartupMixin(LeaseMixin):
             self._startup_options = False
             return True
         return False
+
+    def _new_physical_connection(self, params: dict[str, Any]) -> Connection[Any]:
+        """
+        Through Django's ``get_new_connection``, once per physical connection: engines that this one is combined with
+        override it to count connections or to register types.
+        """
+        connection: Connection[Any] = self.get_new_connection(params)
+        return connection
 
     def _prepare_physical_connection(self, connection: Connection[Any]) -> None:
         """Verify what the start-up packet asked for: a pooler may have ignored it."""

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from django.db.backends.postgresql import base, operations
+from django.db.backends.postgresql import base
 
 from ..mixin import PooledDatabaseMixin
-from ..operations import PooledOperationsMixin
-
-
-class DatabaseOperations(PooledOperationsMixin, operations.DatabaseOperations):
-    """Django's, composing SQL without pinning the connection."""
 
 
 class DatabaseWrapper(PooledDatabaseMixin, base.DatabaseWrapper):
     """Django's, lending a connection for a statement or a transaction."""
-
-    ops_class = DatabaseOperations
