@@ -17,9 +17,10 @@ demo: bootstrap ## run the site under load on both engines, then keep it up; ONC
 test: bootstrap ## the tests of a bare machine, with coverage
 	$(BIN)/python -m pytest -m "not ci and not soak and not bench" --cov --cov-report=term $(ARGS)
 
-test-ci: bootstrap ## the tests that take minutes or need more, then Django's own suite on every supported Django
+test-ci: bootstrap ## the tests that take minutes or need more, then Django's own suites
 	$(BIN)/python -m pytest -m ci $(ARGS)
 	$(BIN)/python -m tests.conformance --django 5.2,6.0,6.1 --mode transaction,session
+	$(BIN)/python -m tests.conformance --gis --django 5.2,6.0,6.1 --mode transaction,session
 
 check: bootstrap ## style, types, architecture, contents of the wheel
 	$(BIN)/ruff check

@@ -66,9 +66,13 @@ class Server:
         self.options: dict[str, Any] = {}
 
     @staticmethod
-    def embedded(settings: dict[str, str] | None = None) -> EmbeddedServer:
-        """A cluster of its own; nothing exists before `start()` and nothing is left after `remove()`."""
-        return EmbeddedServer(settings)
+    def embedded(settings: dict[str, str] | None = None, extension: str | None = None) -> EmbeddedServer:
+        """
+        A cluster of its own; nothing exists before `start()` and nothing is left after `remove()`.
+
+        `extension`: use binaries that come with it; ServerError at `start()` where there are none.
+        """
+        return EmbeddedServer(settings, extension)
 
     @staticmethod
     def from_env_or_embedded(settings: dict[str, str] | None = None) -> Server:
@@ -160,8 +164,9 @@ class Server:
 class EmbeddedServer(Server):
     """A cluster of our own below the temporary directory, on TCP port `port` of 127.0.0.1."""
 
-    def __init__(self, settings: dict[str, str] | None = None) -> None:
+    def __init__(self, settings: dict[str, str] | None = None, extension: str | None = None) -> None:
         super().__init__("127.0.0.1", free_port())
+        self.extension = extension
         self.settings = {**DEFAULTS, **(settings or {})}
         self._owner = os.getpid()
         self._root: Path | None = None
@@ -277,7 +282,7 @@ class EmbeddedServer(Server):
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
-        self._bindir = find_binaries(root)
+        self._bindir = find_binaries(root, self.extension)
         self.data_dir = root / "data"
         initdb = [
             "initdb",

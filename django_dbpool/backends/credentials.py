@@ -21,6 +21,8 @@ else:
 class CredentialsMixin(Base):
     """Around Django's ``get_connection_params`` and ``get_new_connection``."""
 
+    _is_template: bool
+
     if TYPE_CHECKING:
 
         @property
@@ -46,7 +48,9 @@ class CredentialsMixin(Base):
             raise self._unavailable(error) from origin(error)
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        """Django's; refused credentials are asked for again, as a pool does it."""
+        """Django's; refused credentials are asked for again. A pool does that by itself, with parameters of its own."""
+        if self._is_template:
+            return super().get_new_connection(conn_params)
         try:
             return super().get_new_connection(conn_params)
         except psycopg.OperationalError as error:

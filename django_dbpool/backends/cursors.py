@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import warnings
 from _thread import get_ident
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, ref
 
 from django.apps import apps
 from django.db import InterfaceError, OperationalError
@@ -23,6 +24,7 @@ from psycopg import Cursor
 
 from ..core.session import declared
 from ..pool import watchdog
+from .patched import djangos_own
 from .raw import raw_connection_of_cursor
 
 if TYPE_CHECKING:
@@ -32,11 +34,43 @@ if TYPE_CHECKING:
 else:
     DjangosCursor = CursorWrapper
 
+_DJANGOS_EXECUTE = djangos_own(CursorWrapper, "execute")
+_DJANGOS_EXECUTEMANY = djangos_own(CursorWrapper, "executemany")
+
+
+def hold_while_watched(kind: type, names: Iterable[str]) -> None:
+    """
+    Have a cursor class that wraps these methods (``CursorDebugWrapper``, debug-toolbar) find the connection leased
+    before the statement and still leased after it: it reads its state, and composes the SQL for the log with it. A
+    second lease for the log could fail after the statement has succeeded.
+    """
+    for name in names:
+        method = getattr(kind, name)
+        if method is not getattr(LeasedCursor, name):
+            setattr(kind, name, _held(method))
+
+
+def _held(method: Callable[..., Any]) -> Callable[..., Any]:
+    if hasattr(method, "_dbpool_held"):
+        return method
+
+    @wraps(method)
+    def held(self: LeasedCursor, *args: Any, **kwargs: Any) -> Any:
+        with self.db._held():
+            return method(self, *args, **kwargs)
+
+    held._dbpool_held = True  # type: ignore[attr-defined]
+    return held
+
 
 class LeasedCursor(DjangosCursor):
     """A client cursor. ``entry`` and ``generation`` name the lease that ``cursor`` was made on."""
 
     db: PooledDatabaseMixin
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        hold_while_watched(cls, ("execute", "executemany", "callproc"))
 
     def __init__(self, cursor: Any, db: PooledDatabaseMixin) -> None:
         self.cursor = cursor
@@ -46,13 +80,13 @@ class LeasedCursor(DjangosCursor):
 
     # Without wrappers Django builds a context and a list for nothing: two microseconds of a hundred.
     def execute(self, sql: Any, params: Any = None) -> Any:
-        if self.db.execute_wrappers:
-            return self._execute_with_wrappers(sql, params, many=False, executor=self._execute)
+        if self.db.execute_wrappers or CursorWrapper.execute is not _DJANGOS_EXECUTE:
+            return super().execute(sql, params)
         return self._execute(sql, params)
 
     def executemany(self, sql: Any, param_list: Any) -> Any:
-        if self.db.execute_wrappers:
-            return self._execute_with_wrappers(sql, param_list, many=True, executor=self._executemany)
+        if self.db.execute_wrappers or CursorWrapper.executemany is not _DJANGOS_EXECUTEMANY:
+            return super().executemany(sql, param_list)
         return self._executemany(sql, param_list)
 
     def _execute(self, sql: Any, params: Any, *ignored: Any, attempt: int = 1) -> Any:
@@ -142,6 +176,9 @@ class LeasedDebugCursor(CursorDebugWrapper, LeasedCursor):
             yield copy
 
 
+_wrappers: WeakKeyDictionary[Any, ref[StreamingCursor]] = WeakKeyDictionary()
+
+
 class StreamingCursor(DjangosCursor):
     """
     A server-side cursor: every fetch goes to the server, so it holds its lease until it is closed, across commits
@@ -160,7 +197,14 @@ class StreamingCursor(DjangosCursor):
         self.undone = db._undone
         self.session = declared.get()
         self.holding = True
-        db._hold_stream(entry)
+        wrapper = _wrappers.get(cursor)
+        former = wrapper() if wrapper is not None else None
+        if former is not None and former.holding and former._current():
+            # debug-toolbar wraps the same cursor a second time and drops the first wrapper.
+            former.holding = False
+        else:
+            db._hold_stream(entry)
+        _wrappers[cursor] = ref(self)
 
     def _current(self) -> bool:
         return self.db._entry is self.entry and self.entry.generation == self.generation

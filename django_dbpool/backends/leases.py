@@ -38,6 +38,7 @@ from ..pool.session_state import known_neutral, reason_to_pin
 from .cursors import warn_if_apps_not_ready
 from .guard import watch
 from .limits import TimeLimitsMixin
+from .patched import djangos_own
 from .prepare import is_stale_plan
 from .session import SessionMixin
 
@@ -52,7 +53,7 @@ def current_request() -> object:
     return SyncToAsync.thread_sensitive_context.get(None)
 
 
-_DJANGOS_DOOR = BaseDatabaseWrapper.ensure_connection
+_DJANGOS_DOOR = djangos_own(BaseDatabaseWrapper, "ensure_connection")
 
 POOL_CLOSED_RETRIES = 3
 """How often a lease looks its pool up again after finding it closed (test databases, changed settings)."""
@@ -377,6 +378,22 @@ class LeaseMixin(TimeLimitsMixin, SessionMixin):
             self._drop_stream(entry)
             # psycopg leaves a COPY TO that wasn't read to its end running, and the connection unusable.
             self._statement_failed(None)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Keep the lease, or take one, around a statement that somebody watches."""
+        entry = self._entry or self._lease()
+        if entry is None:
+            yield
+            return
+        generation = entry.generation
+        self._hold += 1
+        try:
+            yield
+        finally:
+            if self._entry is entry and entry.generation == generation:
+                self._hold -= 1
+                self._end_statement()
 
     def _abandon_stream(self) -> None:
         """A server-side cursor was collected or closed by another thread: plain assignments only, see its caller."""

@@ -48,6 +48,7 @@ from .cursors import (
     StreamingCursor,
     StreamingDebugCursor,
 )
+from .deriving import mix_into
 from .raw import raw_connection
 from .startup import StartupMixin
 from .transactions import TransactionsMixin
@@ -55,12 +56,17 @@ from .transactions import TransactionsMixin
 
 class PooledDatabaseMixin(TransactionsMixin, CredentialsMixin, StartupMixin):
     """
-    Put before a PostgreSQL ``DatabaseWrapper`` in the bases of an engine.
+    Put before a PostgreSQL ``DatabaseWrapper`` in the bases of an engine. Its operations and schema editor get ours
+    mixed in.
 
     Example:
         class DatabaseWrapper(PooledDatabaseMixin, base.DatabaseWrapper):
-            ops_class = DatabaseOperations
+            pass
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        mix_into(cls)
 
     def __init__(self, settings_dict: dict[str, Any], alias: str = DEFAULT_DB_ALIAS) -> None:
         self._stock_connection: Connection[Any] | None = None
@@ -70,7 +76,7 @@ class PooledDatabaseMixin(TransactionsMixin, CredentialsMixin, StartupMixin):
         self._ensuring = False
         self._configured_max_age = settings_dict.get("CONN_MAX_AGE", 0)
         adopt_django_option(settings_dict)
-        super().__init__(settings_dict, alias)
+        super().__init__(settings_dict, alias=alias)  # by name: the PostGIS wrapper looks for it in its kwargs
         kind = type(self)
         self._plain_door = (
             kind.connect is PooledDatabaseMixin.connect
@@ -109,6 +115,8 @@ class PooledDatabaseMixin(TransactionsMixin, CredentialsMixin, StartupMixin):
     def pool(self) -> ManagedPool | None:
         if self._pool is not None:
             return self._pool
+        if self._is_template:
+            return None  # Django's get_new_connection() connects by itself then
         if self._pooled:
             self._refuse_max_age(self.settings_dict.get("CONN_MAX_AGE", 0))
         return self._resolve_pool()
@@ -147,12 +155,14 @@ class PooledDatabaseMixin(TransactionsMixin, CredentialsMixin, StartupMixin):
             config = dataclasses.replace(config, connect_timeout=float(options["connect_timeout"]))
         # A wrapper of the pool's own: this one goes with its thread.
         template = type(self)(copied(self.settings_dict), self.alias)
+        template._is_template = True
         health_check = ManagedPool.check_connection if self.settings_dict["CONN_HEALTH_CHECKS"] else None
         kind = ResettingPool if config.reset == "always" else ManagedPool
         return kind(
             config,
             alias=self.alias,
             connect_kwargs=template._physical_connection_params,
+            connect=template._new_physical_connection,
             prepare=template._prepare_physical_connection,
             on_refused=template._refused,
             check=given_check(self.settings_dict, health_check),

@@ -29,6 +29,7 @@ MARKER = "django_dbpool.startup"
 class StartupMixin(LeaseMixin):
     """Used on the pool's own wrapper, the template of its physical connections."""
 
+    _is_template = False
     _startup_options = True
 
     def _refused(self, error: BaseException) -> bool:
@@ -95,6 +96,14 @@ class StartupMixin(LeaseMixin):
             return True
         self._blame_setting(error)
         return False
+
+    def _new_physical_connection(self, params: dict[str, Any]) -> Connection[Any]:
+        """
+        Through Django's ``get_new_connection``, once per physical connection: engines that this one is combined with
+        override it to count connections or to register types.
+        """
+        connection: Connection[Any] = self.get_new_connection(params)
+        return connection
 
     def _prepare_physical_connection(self, connection: Connection[Any]) -> None:
         """

@@ -7,12 +7,19 @@ memory while nothing is leased, and COMMIT ends the lease before the ``on_commit
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
+from typing import Any
 
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import debug_transaction
 from django.utils.asyncio import async_unsafe
 
 from .leases import LeaseMixin
+from .patched import djangos_own
+
+_Watched: Any = BaseDatabaseWrapper  # django-stubs leaves out what begins with an underscore
+_DJANGOS_COMMIT = djangos_own(BaseDatabaseWrapper, "_commit")
+_DJANGOS_ROLLBACK = djangos_own(BaseDatabaseWrapper, "_rollback")
 
 
 class TransactionsMixin(LeaseMixin):
@@ -20,6 +27,9 @@ class TransactionsMixin(LeaseMixin):
 
     @property
     def _pooled(self) -> bool:
+        raise NotImplementedError  # by PooledDatabaseMixin
+
+    def _reading_connection(self) -> AbstractContextManager[None]:
         raise NotImplementedError  # by PooledDatabaseMixin
 
     def get_autocommit(self) -> bool:
@@ -54,9 +64,13 @@ class TransactionsMixin(LeaseMixin):
             return
         entry = self._entry
         # Logged also when the transaction had no statement: the query log looks as it does on the stock engine.
-        with debug_transaction(self, "COMMIT"), self.wrap_database_errors:
-            if entry is not None:
-                self._in_time(entry, entry.conn.commit, "COMMIT")
+        if entry is None or _Watched._commit is _DJANGOS_COMMIT:
+            with debug_transaction(self, "COMMIT"), self.wrap_database_errors:
+                if entry is not None:
+                    self._in_time(entry, entry.conn.commit, "COMMIT")
+        else:
+            with self._reading_connection():
+                self._in_time(entry, super()._commit, "COMMIT")
         self._end_transaction()
 
     def _rollback(self) -> None:
@@ -64,9 +78,13 @@ class TransactionsMixin(LeaseMixin):
             super()._rollback()
             return
         entry = self._entry
-        with debug_transaction(self, "ROLLBACK"), self.wrap_database_errors:
-            if entry is not None:
-                self._in_time(entry, entry.conn.rollback, "ROLLBACK")
+        if entry is None or _Watched._rollback is _DJANGOS_ROLLBACK:
+            with debug_transaction(self, "ROLLBACK"), self.wrap_database_errors:
+                if entry is not None:
+                    self._in_time(entry, entry.conn.rollback, "ROLLBACK")
+        else:
+            with self._reading_connection():
+                self._in_time(entry, super()._rollback, "ROLLBACK")
         self._end_transaction()
 
     def _savepoint_rollback(self, sid: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 from psycopg import Connection
@@ -33,14 +34,24 @@ CANCEL_TIMEOUT = 2.0
 def make_poll(fileno: int) -> Callable[[int], object]:
     """
     A function that, called with 0, is truthy when the socket has something to read, without waiting. It costs under
-    a microsecond, a round trip a hundred. Where ``poll`` is missing (some gevent set-ups) ``select`` does the same.
+    a microsecond, a round trip a hundred. Where ``poll`` is missing ``select`` does the same.
     """
-    if not hasattr(select, "poll"):
+    make = _poll_of_the_system()
+    if make is None:
         return lambda timeout: select.select([fileno], (), (), timeout)[0]
-    poller = select.poll()
+    poller = make()
     # POLLHUP and POLLERR need no registration; POLLIN covers an orderly close.
     poller.register(fileno, select.POLLIN)
     return poller.poll
+
+
+def _poll_of_the_system() -> Callable[[], select.poll] | None:
+    # gevent's poll lets other greenlets run though it needn't wait, in the middle of a lease, and works in one thread.
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("select"):
+        with suppress(AttributeError):
+            return cast("Callable[[], select.poll]", monkey.get_original("select", "poll"))
+    return getattr(select, "poll", None)
 
 
 class PoolEntry:

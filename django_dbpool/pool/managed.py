@@ -15,7 +15,7 @@ import logging
 import math
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from psycopg import Connection
@@ -45,6 +45,16 @@ from .housekeeping import Housekeeping
 logger = logging.getLogger("django_dbpool.pool")
 
 
+class _ConnectionFactory:
+    """Stands where psycopg_pool expects the class whose ``connect`` it calls."""
+
+    def __init__(self, make: Callable[[dict[str, Any]], Connection[Any]]) -> None:
+        self._make = make
+
+    def connect(self, conninfo: str = "", **kwargs: Any) -> Connection[Any]:
+        return self._make(kwargs)
+
+
 class ManagedPool(LendingByHand):
     """
     The connections of one database in one process.
@@ -53,6 +63,7 @@ class ManagedPool(LendingByHand):
         config: sizes and times.
         alias: the database's alias, used in reports.
         connect_kwargs: called for each physical connection, so that rotated credentials are picked up.
+        connect: makes a connection with them; psycopg's ``connect`` when None.
         prepare: called with each new physical connection in autocommit mode, before anybody uses it.
         on_refused: called with the error of a failed attempt; True asks for another one at once.
         clock: seconds; injected by tests.
@@ -64,6 +75,7 @@ class ManagedPool(LendingByHand):
         *,
         alias: str,
         connect_kwargs: Callable[[], dict[str, Any]],
+        connect: Callable[[dict[str, Any]], Connection[Any]] | None = None,
         prepare: Callable[[Connection[Any]], None] | None = None,
         on_refused: Callable[[BaseException], bool] | None = None,
         check: Callable[[Connection[Any]], None] | None = None,
@@ -92,6 +104,8 @@ class ManagedPool(LendingByHand):
         """Tickets of unfinished ``lease`` calls, and a token for each connection that is being opened or closed."""
         self.housekeeping = Housekeeping(self)
         self.connector = Connector(self, on_refused)
+        if connect is not None:
+            self.connection_class = cast("type[Connection[Any]]", _ConnectionFactory(connect))
         self._prepare = prepare
         self._lent = {}
         if config.command_timeout is not None:

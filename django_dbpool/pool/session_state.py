@@ -74,14 +74,30 @@ def reason_to_pin(query: Any) -> str | None:
     """
     if type(query) is not str:
         return _reason_for_object(query)
-    if query in known_neutral:
+    text = without_last_comment(query)
+    if text in known_neutral:
         return None
-    reason = analyse(query)
-    if reason is None and len(query) <= CACHED_TEXT:
+    reason = analyse(text)
+    if reason is None and len(text) <= CACHED_TEXT:
         if len(known_neutral) >= CACHE_SIZE:
             known_neutral.clear()
-        known_neutral.add(query)
+        known_neutral.add(text)
     return reason
+
+
+def without_last_comment(text: str) -> str:
+    """
+    The text up to a comment that ends it: tracing appends one that differs each time (sqlcommenter's ``traceparent``),
+    so that no text would ever be known.
+
+    In a valid statement a ``*/`` at the end closes the last comment that was opened, unless it is part of a ``--``.
+    """
+    if not text.endswith("*/"):
+        return text
+    start = text.rfind("/*")
+    if start < 0 or text.find("*/", start + 2) != len(text) - 2 or text.find("--", start) >= 0:
+        return text
+    return text[:start].rstrip()
 
 
 def _reason_for_object(query: Any) -> str | None:

@@ -30,6 +30,7 @@ APPS = [
     "postgres_tests",
     "timezones",
 ]
+GIS_APPS = ["gis_tests"]
 EXPECTED = Path(__file__).with_name("expected_differences.toml")
 STOCK_REPEATS = 3
 MAX_RECHECKED = 20
@@ -38,8 +39,9 @@ MAX_RECHECKED = 20
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--apps", nargs="+", default=APPS, metavar="LABEL", help="apps or test ids")
+    what.add_argument("--apps", nargs="+", metavar="LABEL", help="apps or test ids")
     what.add_argument("--all", action="store_true", help="the whole suite")
+    parser.add_argument("--gis", action="store_true", help="on the PostGIS engines; its apps unless told otherwise")
     parser.add_argument(
         "--django", metavar="5.2,6.0", help="build an environment for each (default: the installed Django)"
     )
@@ -57,7 +59,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     for mode in chosen.modes:
         if mode not in ENGINES or mode == STOCK:
             parser.error(f"unknown mode {mode!r}")
-    chosen.labels = () if chosen.all else tuple(chosen.apps)
+    chosen.labels = () if chosen.all else tuple(chosen.apps or (GIS_APPS if chosen.gis else APPS))
     return chosen
 
 
@@ -73,7 +75,7 @@ def prepare(chosen: argparse.Namespace) -> list[Plan]:
     for environment in made:
         say(str(environment))
     return [
-        Plan(environment, engine, chosen.labels, chosen.parallel, limit)
+        Plan(environment, engine, chosen.labels, chosen.parallel, limit, gis=chosen.gis)
         for environment in made
         for engine in (STOCK, *chosen.modes)
     ]
@@ -167,6 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = options(arguments)
     try:
         expected = read_expected(EXPECTED)
+        if chosen.gis and (missing := environments.missing_for_gis()):
+            print(f"SKIPPED Django's gis tests: {missing}")
+            return 0
         plans = prepare(chosen)
     except (BadExpectation, environments.SetupFailed) as error:
         print(error, file=sys.stderr)
@@ -177,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rechecks:
         judged = judge_all(done, expected)
     compared = {
-        (each.ours.plan.environment.series, each.ours.plan.engine): each.comparison
+        (each.ours.plan.environment.series, each.ours.plan.mode): each.comparison
         for each in judged
         if not (each.stock.problem or each.ours.problem)
     }

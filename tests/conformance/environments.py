@@ -12,7 +12,10 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
+from ctypes.util import find_library
 from pathlib import Path
+
+from testproject.postgres_binaries import binary_sources, has_extension
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache"
@@ -64,6 +67,16 @@ class Environment:
     def __str__(self) -> str:
         shown = {"python": "Python", "django": "Django", "psycopg": "psycopg", "psycopg-pool": "psycopg_pool"}
         return ", ".join(f"{title} {self.versions[name]}" for name, title in shown.items())
+
+
+def missing_for_gis() -> str:
+    """Why Django's gis tests can't run here; empty if they can."""
+    if not any(has_extension(bindir, "postgis") for _, bindir, _ in binary_sources()):
+        return "no PostgreSQL with PostGIS (apt-get install postgresql-postgis)"
+    for name in ("gdal", "geos_c", "proj"):
+        if find_library(name) is None:
+            return f"no library {name} (apt-get install gdal-bin)"
+    return ""
 
 
 def run(*command: str | os.PathLike[str]) -> str:

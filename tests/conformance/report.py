@@ -61,7 +61,7 @@ def row(judged: Judged) -> tuple[str, ...]:
     listed = len(result.ours_only) - len(judged.surprises)
     numbers = (result.ran, result.passed, result.skipped, len(result.failed), len(result.ours_only), listed)
     shown = (*map(str, numbers), str(len(result.stock_only)), f"{judged.ours.seconds:.0f}")
-    return (plan.environment.django, plan.engine, *shown)
+    return (plan.environment.django, plan.mode, *shown)
 
 
 def table(rows: Iterable[Sequence[str]]) -> list[str]:
@@ -132,7 +132,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "runs": [
             {
                 "django": judged.ours.plan.environment.django,
-                "engine": judged.ours.plan.engine,
+                "engine": judged.ours.plan.mode,
                 "versions": judged.ours.plan.environment.versions,
                 "labels": judged.ours.plan.labels,
                 "seconds": round(judged.ours.seconds, 1),
@@ -155,5 +155,5 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
 def judge(stock: Run, ours: Run, expected: Sequence[Expected]) -> Judged:
     comparison = compare(stock.outcomes, ours.outcomes)
     plan = ours.plan
-    surprises = unexpected(comparison.ours_only, expected, plan.environment.series, plan.engine)
+    surprises = unexpected(comparison.ours_only, expected, plan.environment.series, plan.mode)
     return Judged(stock, ours, comparison, surprises)

@@ -33,6 +33,11 @@ ENGINES: dict[str, dict[str, Any]] = {
     "django-pool": {"ENGINE": "django.db.backends.postgresql", "OPTIONS": {"pool": True}},
 }
 
+GIS_ENGINES = {
+    "django.db.backends.postgresql": "django.contrib.gis.db.backends.postgis",
+    "django_dbpool.backends.postgresql": "django_dbpool.backends.postgis",
+}
+
 # Models of the suite have columns with it; a build without ICU gets a collation of that name.
 ICU_COLLATION = "sv-x-icu"
 
@@ -54,9 +59,15 @@ class Plan:
     parallel: str = "1"
     limit: float = 1800.0
     test_limit: float = 180.0
+    gis: bool = False
 
     def __str__(self) -> str:
-        return f"Django {self.environment.django} {self.engine}"
+        return f"Django {self.environment.django} {self.mode}"
+
+    @property
+    def mode(self) -> str:
+        """How expected differences and reports name it."""
+        return f"{self.engine} gis" if self.gis else self.engine
 
 
 @dataclasses.dataclass
@@ -115,7 +126,8 @@ class Processes:
 
 def execute(plan: Plan, processes: Processes) -> Run:
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="django-suite-") as scratch, Server.embedded() as server:
+    server = Server.embedded(extension="postgis" if plan.gis else None)
+    with tempfile.TemporaryDirectory(prefix="django-suite-") as scratch, server:
         place = Path(scratch)
         server_version = complete(server)
         path = import_path(plan, server, place)
@@ -182,7 +194,9 @@ def import_path(plan: Plan, server: Server, place: Path) -> Path:
     path.mkdir()
     (path / "django_dbpool").symlink_to(ROOT / "django_dbpool")
     (path / "conformance_recorder.py").symlink_to(Path(__file__).with_name("recorder.py"))
-    engine = ENGINES[plan.engine]
+    engine = dict(ENGINES[plan.engine])
+    if plan.gis:
+        engine["ENGINE"] = GIS_ENGINES[engine["ENGINE"]]
     databases = {
         "default": {**server.django("django"), **engine},
         "other": {**server.django("django_other"), **engine},
@@ -226,6 +240,7 @@ def cache_file(plan: Plan) -> Path:
     code = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("recorder.py", "runs.py")]
     versions = sorted(plan.environment.versions.items())
     what = [versions, plan.labels, plan.parallel, plan.engine, code, os.environ.get("DBPOOL_PG_BIN")]
+    what += ["gis"] * plan.gis
     digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
     return CACHE / "django-suite" / f"{plan.engine}-{plan.environment.django}-{digest}.json"
 

@@ -1,0 +1,6 @@
+"""Greenlets instead of threads; ``monkey.patch_all()`` comes before this, in the scenario or in gunicorn's worker."""
+
+from tests.company.settings import *  # noqa: F403
+from tests.company.settings import database
+
+DATABASES = {"default": database(size=4)}
