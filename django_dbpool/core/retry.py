@@ -27,8 +27,11 @@ class RetryPolicy:
     """How often and for how long. Durations are seconds."""
 
     enabled: bool = True
-    attempts: int = 8
-    """Calls altogether; 1 means that nothing is repeated."""
+    attempts: int = 16
+    """
+    Calls altogether; 1 means that nothing is repeated. Eight would end after 1.8 s on average, with these delays, and a
+    server needs two seconds and more for a restart.
+    """
     max_delay: float = 1.0
     """Cap of a single delay."""
     total: float = 4.0
