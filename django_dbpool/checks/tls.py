@@ -14,6 +14,7 @@ from django.core.checks import CheckMessage, Error, register
 from django.core.checks import Warning as Caution
 
 from ..conf import faults_of_credentials
+from ..core.readers import shown
 from .pools import entries
 
 MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -40,7 +41,7 @@ def _check(where: str, database: Mapping[str, Any]) -> Iterator[CheckMessage]:
     mode = options.get("sslmode")
     if mode is not None and mode not in MODES:
         yield Error(
-            f'{where}["OPTIONS"]["sslmode"] = {mode!r} is no mode of libpq.',
+            f'{where}["OPTIONS"]["sslmode"] = {shown(mode)} is no mode of libpq.',
             hint=f"Write one of {', '.join(MODES)}.",
             id="dbpool.E040",
         )
@@ -87,7 +88,7 @@ def _check_strength(where: str, database: Mapping[str, Any], options: Mapping[st
     root = options.get("sslrootcert") or os.environ.get("PGSSLROOTCERT")
     if mode in ("verify-ca", "verify-full") and not root and not _DEFAULT_ROOT.expanduser().exists():
         yield Caution(
-            f'{where}["OPTIONS"]: sslmode = {mode!r} without sslrootcert.',
+            f'{where}["OPTIONS"]: sslmode = {shown(mode)} without sslrootcert.',
             hint='Set sslrootcert to the file of the CA, or to "system" (libpq 16) for the CAs of this machine.',
             id="dbpool.W041",
         )

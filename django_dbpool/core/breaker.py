@@ -193,7 +193,6 @@ class CircuitBreaker:
         self._blocked_until = 0.0
         """While open: when a caller may become the trial. While a trial runs: when it is given up."""
         self._trial_runs = False
-        """While half-open."""
         self._error: BaseException | None = None
         self._rejected = 0
         self._late = 0
@@ -377,6 +376,8 @@ class CircuitBreaker:
         self._state = state
         self._since = now
         self._generation += 1
+        if state is not State.HALF_OPEN:
+            self._trial_runs = False
         if state is State.CLOSED:
             self._window.clear()
             self._error = None

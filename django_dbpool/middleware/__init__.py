@@ -1,6 +1,6 @@
 """Middleware: name these classes in ``MIDDLEWARE``."""
 
+from .failures import DatabasePoolMiddleware
 from .session import SessionVariablesMiddleware
-from .unavailable import DatabasePoolMiddleware
 
 __all__ = ["DatabasePoolMiddleware", "SessionVariablesMiddleware"]

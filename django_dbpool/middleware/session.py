@@ -11,9 +11,8 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.exceptions import ImproperlyConfigured
 from django.http import FileResponse, HttpRequest
 from django.http.response import HttpResponseBase, StreamingHttpResponse
-from django.utils.module_loading import import_string
 
-from ..conf import project_config
+from ..conf import session_from_request
 from ..core.session import declared
 from ..transaction import session
 
@@ -60,16 +59,13 @@ class SessionVariablesMiddleware:
 
 
 def _function() -> Callable[[HttpRequest], Any]:
-    given = project_config().session_from_request
-    if given is None:
+    function = session_from_request()
+    if function is None:
         raise ImproperlyConfigured(
             "SessionVariablesMiddleware needs DBPOOL['SESSION_FROM_REQUEST'], a function that takes the request and "
             "returns a dictionary of session variables. Set it, or remove the middleware."
         )
-    try:
-        return import_string(given) if isinstance(given, str) else given
-    except ImportError as error:
-        raise ImproperlyConfigured(f"DBPOOL['SESSION_FROM_REQUEST'] = {given!r} can't be imported: {error}") from error
+    return function
 
 
 def _session(values: Mapping[str, Any] | None) -> session:

@@ -15,7 +15,8 @@ from django.test import RequestFactory, override_settings
 from django_dbpool.core import sqlstate
 from django_dbpool.core.errors import Refusal
 from django_dbpool.errors import PoolExhausted
-from django_dbpool.middleware import DatabasePoolMiddleware, answer, failure
+from django_dbpool.middleware import DatabasePoolMiddleware
+from django_dbpool.middleware.failures import answer, failure
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/failures.md").read_text()

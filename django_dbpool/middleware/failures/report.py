@@ -8,7 +8,7 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from ..errors import PoolError
+from ...errors import PoolError
 from .failure import Failure
 
 logger = logging.getLogger("django_dbpool.request")

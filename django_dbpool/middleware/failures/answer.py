@@ -94,7 +94,7 @@ def _page(context: dict[str, Any]) -> str:
         # Or there is no template engine that looks into applications.
         logger.debug("the page for 503 could not be rendered, ours is used", exc_info=True)
     engine = Engine(libraries={"i18n": "django.templatetags.i18n"})
-    source = Path(__file__).parents[1].joinpath("templates", "django_dbpool", "503.html").read_text(encoding="utf-8")
+    source = Path(__file__).parents[2].joinpath("templates", "django_dbpool", "503.html").read_text(encoding="utf-8")
     return engine.from_string(source).render(Context(context))
 
 

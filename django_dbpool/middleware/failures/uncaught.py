@@ -13,7 +13,7 @@ from django.core.signals import got_request_exception
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from ..errors import raised_in_request
+from ...errors import raised_in_request
 from .failure import failure_of
 
 _ATTRIBUTE = "_dbpool_uncaught"

@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 from django.http import FileResponse, HttpRequest, StreamingHttpResponse
 
-from ..cancellation import stream_with_task
+from ...cancellation import stream_with_task
 from .failure import failure_of
 from .report import new_reference, report
 

@@ -10,8 +10,8 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_asy
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
-from ..cancellation import cancel_with_task
-from ..errors import raised_in_request
+from ...cancellation import cancel_with_task
+from ...errors import raised_in_request
 from . import stream, uncaught
 from .answer import respond
 from .failure import failure_of

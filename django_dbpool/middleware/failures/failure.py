@@ -10,8 +10,8 @@ from django.db import DatabaseError, OperationalError
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from ..core import sqlstate
-from ..errors import PoolError
+from ...core import sqlstate
+from ...errors import PoolError
 
 
 @dataclass(frozen=True, slots=True)
