@@ -34,7 +34,7 @@ COMMANDS = [
 ]
 WEB = [command for command in COMMANDS if command[0] in {"gunicorn", "uvicorn"}]
 CELERY = [command for command in COMMANDS if command[0] == "celery"]
-POOLS = {"off": {"enabled": False}, "on": {"max_size": 1, "timeout": 30}}
+POOLS: dict[str, dict[str, Any]] = {"off": {"enabled": False}, "on": {"max_size": 1, "timeout": 30}}
 CLIENTS, REQUESTS = 8, 5
 
 
