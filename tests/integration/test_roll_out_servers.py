@@ -140,4 +140,5 @@ def test_celery(seeded: EmbeddedServer, tmp_path: Path, command: list[str]) -> N
     processes = {result["process"] for result in results}
     assert len({result["backend"] for result in results}) <= 2 * len(processes)
     assert len(processes) <= (1 if "threads" in command else 16)
-    assert {result["in_use"] for result in results} == {0}
+    if "threads" not in command:  # else another thread's task may be at it
+        assert {result["in_use"] for result in results} == {0}
