@@ -27,7 +27,7 @@ COMPANIONS = (
 
 @pytest.mark.parametrize(
     ("commenter", "files", "fewest"),
-    [(True, ("",), 480), (False, SAMPLE, 220)],
+    [(True, ("",), 480), (False, SAMPLE, 180)],
     ids=["with SQL comments, all tests", "without, those that look at statements"],
 )
 def test_integration_tests_under_instrumentation(
