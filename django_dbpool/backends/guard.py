@@ -13,7 +13,7 @@ from ..pool import background
 from ..pool.entry import PoolEntry
 
 if TYPE_CHECKING:
-    from .leases import LeaseMixin
+    from .acquiring import AcquiringMixin
 
 
 class ThreadGuard:
@@ -24,7 +24,7 @@ class ThreadGuard:
 
     def __init__(self) -> None:
         self.token = object()
-        self.wrappers: weakref.WeakSet[LeaseMixin] = weakref.WeakSet()
+        self.wrappers: weakref.WeakSet[AcquiringMixin] = weakref.WeakSet()
         self.pid = os.getpid()
         self.main = threading.current_thread() is threading.main_thread()
 
@@ -48,7 +48,7 @@ class ThreadGuard:
 _this_thread = threading.local()
 
 
-def watch(wrapper: LeaseMixin, known: object) -> object:
+def watch(wrapper: AcquiringMixin, known: object) -> object:
     """
     Have the end of this thread end the wrapper's lease.
 

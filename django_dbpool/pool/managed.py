@@ -20,27 +20,19 @@ from typing import Any, cast
 import psycopg
 from psycopg import Connection
 
-from ..core import sqlstate
 from ..core.breaker import Rejected
 from ..core.config import PoolConfig
 from ..core.errors import (
-    CircuitIsOpen,
-    Exhausted,
     GateClosed,
-    LeaseRefused,
-    QueueFull,
-    Refusal,
-    ServerIsFull,
-    Unreachable,
 )
 from ..core.gate import DeadlinePassed, Gate, QueueIsFull, QueueWasCleared, Ticket
 from ..core.ledger import Holder, Owner, current_unit
 from . import reporting, watchdog
 from .by_hand import LendingByHand
-from .connecting import Connector, ServerFull, code_of
-from .credentials import NoPassword, origin
+from .connecting import Connector, ServerFull
 from .entry import IDLE, PoolEntry
 from .housekeeping import Housekeeping
+from .refusals import refusal
 
 logger = logging.getLogger("django_dbpool.pool")
 
@@ -145,7 +137,8 @@ class ManagedPool(LendingByHand):
                 return self._admitted(ticket, owner, deadline, check)
             except (QueueIsFull, QueueWasCleared, DeadlinePassed, Rejected, psycopg.Error) as error:
                 # The ticket is still queued: of the callers in a cycle each must see that the others wait.
-                raise self._refusal(error, owner, self.clock() - start) from origin(self._cause(error))
+                refused = refusal(self, error, owner, self.clock() - start)
+                raise refused from refused.__cause__
         except BaseException:
             self._take_back(ticket)
             raise
@@ -360,42 +353,6 @@ class ManagedPool(LendingByHand):
     def holders(self, *, stacks: bool = False) -> tuple[Holder, ...]:
         """Every lease, oldest first; with each holder's current stack if asked."""
         return reporting.holders(self, stacks=stacks)
-
-    def _cause(self, error: BaseException) -> BaseException | None:
-        """The driver's error behind a refusal, if it was not a full pool."""
-        if isinstance(error, psycopg.Error):
-            return error
-        if isinstance(error, Rejected):
-            return error.error
-        if isinstance(error, QueueWasCleared):
-            return self.connector.breaker.snapshot().error
-        return None if any(entry.owner for entry in tuple(self.entries)) else self.connector.last_error
-
-    def _refusal(self, error: BaseException, owner: Owner, waited: float) -> LeaseRefused:
-        cause = self._cause(error)
-        kind: type[LeaseRefused] = Exhausted
-        retry_after = None
-        if isinstance(error, (Rejected, QueueWasCleared)):
-            kind = CircuitIsOpen
-            retry_after = self.connector.breaker.snapshot().retry_after
-        elif cause is not None:
-            kind = ServerIsFull if sqlstate.is_server_full(code_of(cause)) else Unreachable
-        elif isinstance(error, QueueIsFull):
-            kind = QueueFull
-        full = issubclass(kind, Exhausted)
-        return kind(
-            Refusal(
-                alias=self.alias,
-                waited=waited,
-                in_use=sum(1 for entry in tuple(self.entries) if entry.owner is not None),
-                max_size=self.gate.max_size,
-                waiting=sum(1 for waiter in self.gate.waiters() if waiter is not owner),
-                holders=self.holders(stacks=True) if full else (),
-                cycle=reporting.cycle(owner, self.alias) if full else (),
-                retry_after=retry_after,
-                reason=str(cause) if isinstance(cause, NoPassword) else "",
-            )
-        )
 
     # -- psycopg_pool's public interface ------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from django.db import connections, transaction
 
+from django_dbpool.backends.acquiring import AcquiringMixin
 from django_dbpool.backends.guard import ThreadGuard
-from django_dbpool.backends.leases import LeaseMixin
 from testproject.processes import wait_until
 from tests.faults.conftest import MakeDatabase
 from tests.faults.helpers import PATIENCE, Database, Task
@@ -178,7 +178,7 @@ def test_waiters_find_dead_holders(dropping: Dropping, monkeypatch: pytest.Monke
     """Should no destructor have run, those who wait look whether the holders' threads still live."""
     database = dropping.database
     monkeypatch.delattr(ThreadGuard, "__del__")
-    monkeypatch.delattr(LeaseMixin, "__del__")
+    monkeypatch.delattr(AcquiringMixin, "__del__")
     for task in [Task(dropping.uncommitted_insert, number) for number in range(8)]:
         task.result()
     assert database.pool.snapshot().in_use == 8

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ACQUIRING = "backends/acquiring.py"
 LEASES = "backends/leases.py"
 CURSORS = "backends/cursors.py"
 TRANSACTIONS = "backends/transactions.py"
@@ -95,7 +96,7 @@ MUTANTS = (
         "6: a pinned connection is never handed on",
         (
             (
-                LEASES,
+                ACQUIRING,
                 "discard = discard or entry.pinned is not None or entry.streams > 0",
                 "discard = discard or entry.streams > 0",
             ),
@@ -111,7 +112,7 @@ MUTANTS = (
     Mutant(
         "connection_created is sent at each lease",
         "9: once per physical connection",
-        ((LEASES, "        entry.initialized_for = receivers\n", "        entry.initialized_for = -1\n"),),
+        ((ACQUIRING, "        entry.initialized_for = receivers\n", "        entry.initialized_for = -1\n"),),
         ("tests/integration/test_django_settings.py::test_connection_created_once_per_physical_connection",),
     ),
     Mutant(
@@ -162,5 +163,41 @@ MUTANTS = (
         "10: a cancel never hits the next borrower",
         (("pool/command.py", "    if command.over():\n        cancellation.done.set()\n        return None\n", ""),),
         ("tests/faults/test_command_timeout.py",),
+    ),
+    Mutant(
+        "a variable set inside a transaction is taken for set",
+        "7: declared variables hold whatever becomes of the transaction",
+        (
+            (
+                "core/session.py",
+                "self.doubtful = self.doubtful | names if in_transaction else frozenset()",
+                "self.doubtful = frozenset()",
+            ),
+        ),
+        ("tests/integration/test_session_variables.py",),
+    ),
+    Mutant(
+        "the next borrower finds the variables of the last one",
+        "7: declared variables are set where the connection's differ",
+        (("core/session.py", "        changes |= {name: None for name in values if name not in wanted}\n", ""),),
+        ("tests/integration/test_session_variables.py", "tests/integration/test_tenants.py"),
+    ),
+    Mutant(
+        "a write is repeated",
+        "retry: reads of the ORM only",
+        ((CURSORS, "                sql is db._read\n                and db._losses", "                db._losses"),),
+        ("tests/integration/test_read_retry.py",),
+    ),
+    Mutant(
+        "what was interrupted is repeated",
+        "retry: nothing that somebody stopped",
+        (
+            (
+                CURSORS,
+                "                and isinstance(error, (OperationalError, InterfaceError))\n",
+                "",
+            ),
+        ),
+        ("tests/integration/test_read_retry.py",),
     ),
 )

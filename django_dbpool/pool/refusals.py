@@ -1,0 +1,67 @@
+"""Why a caller got no connection: what happened, with the pool's numbers at that moment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from ..core import sqlstate
+from ..core.breaker import Rejected
+from ..core.errors import CircuitIsOpen, Exhausted, LeaseRefused, QueueFull, Refusal, ServerIsFull, Unreachable
+from ..core.gate import QueueIsFull, QueueWasCleared
+from ..core.ledger import Owner
+from . import reporting
+from .connecting import code_of
+from .credentials import NoPassword, origin
+
+if TYPE_CHECKING:
+    from .managed import ManagedPool
+
+
+def refusal(pool: ManagedPool, error: BaseException, owner: Owner, waited: float) -> LeaseRefused:
+    """
+    The error to raise; its ``__cause__`` is the driver's or the provider's.
+
+    Args:
+        error: of the gate, of the circuit or of the driver.
+        waited: seconds.
+    """
+    cause = _cause(pool, error)
+    kind: type[LeaseRefused] = Exhausted
+    retry_after = None
+    if isinstance(error, (Rejected, QueueWasCleared)):
+        kind = CircuitIsOpen
+        retry_after = pool.connector.breaker.snapshot().retry_after
+    elif cause is not None:
+        kind = ServerIsFull if sqlstate.is_server_full(code_of(cause)) else Unreachable
+    elif isinstance(error, QueueIsFull):
+        kind = QueueFull
+    full = issubclass(kind, Exhausted)
+    refused = kind(
+        Refusal(
+            alias=pool.alias,
+            waited=waited,
+            in_use=sum(1 for entry in tuple(pool.entries) if entry.owner is not None),
+            max_size=pool.gate.max_size,
+            waiting=sum(1 for waiter in pool.gate.waiters() if waiter is not owner),
+            holders=pool.holders(stacks=True) if full else (),
+            cycle=reporting.cycle(owner, pool.alias) if full else (),
+            retry_after=retry_after,
+            reason=str(cause) if isinstance(cause, NoPassword) else "",
+        )
+    )
+    refused.__cause__ = origin(cause)
+    return refused
+
+
+def _cause(pool: ManagedPool, error: BaseException) -> BaseException | None:
+    """The driver's error behind a refusal, if it was not a full pool."""
+    if isinstance(error, psycopg.Error):
+        return error
+    if isinstance(error, Rejected):
+        return error.error
+    if isinstance(error, QueueWasCleared):
+        return pool.connector.breaker.snapshot().error
+    # Whoever waited in vain, though nobody holds anything, waited for a server that doesn't answer.
+    return None if any(entry.owner for entry in tuple(pool.entries)) else pool.connector.last_error
