@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from ..backends.acquiring import AcquiringMixin
 from ..backends.cursors import LeasedCursor, StreamingCursor
 from ..backends.leases import LeaseMixin
 from ..core.ledger import Owner
@@ -24,7 +25,7 @@ _patched: list[tuple[type, str, Hook]] = []
 
 
 def install(watcher: Watcher) -> None:
-    _patch(watcher, LeaseMixin, "_use", _use)
+    _patch(watcher, AcquiringMixin, "_use", _use)
     _patch(watcher, LeaseMixin, "_begin_statement", _begin_statement)
     _patch(watcher, LeaseMixin, "_end_statement", _end_statement)
     for pool in (ManagedPool, ResettingPool):

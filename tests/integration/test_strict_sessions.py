@@ -15,8 +15,8 @@ from django.db.backends.signals import connection_created
 from django.test import TestCase, TransactionTestCase
 
 from django_dbpool import transaction as dbpool_transaction
+from django_dbpool.backends.acquiring import AcquiringMixin
 from django_dbpool.backends.cursors import LeasedCursor, StreamingCursor
-from django_dbpool.backends.leases import LeaseMixin
 from django_dbpool.pool.managed import ManagedPool
 from django_dbpool.testing import SessionStateLeaked, strict_sessions
 from django_dbpool.testing.sessions import State, Watcher, _Record
@@ -248,7 +248,12 @@ def test_blocks_inside_each_other(single: str) -> None:
 
 def test_leaves_the_engine_as_it_was(single: str) -> None:
     """Off again, the engine's own functions run."""
-    places = [(LeaseMixin, "_use"), (ManagedPool, "release"), (LeasedCursor, "_execute"), (StreamingCursor, "_execute")]
+    places = [
+        (AcquiringMixin, "_use"),
+        (ManagedPool, "release"),
+        (LeasedCursor, "_execute"),
+        (StreamingCursor, "_execute"),
+    ]
     before = [cls.__dict__[name] for cls, name in places]
     with strict_sessions():
         assert [cls.__dict__[name] for cls, name in places] != before
