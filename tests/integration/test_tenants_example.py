@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 from asgiref.testing import ApplicationCommunicator
+from celery import Celery, current_app
 from django.core.handlers.asgi import ASGIHandler
 from django.core.management import call_command
 from django.db import Error, IntegrityError, ProgrammingError, connection, connections, transaction
@@ -159,7 +160,16 @@ def test_unknown_host_has_nothing(site: None) -> None:
 # -- elsewhere ------------------------------------------------------------------------------------------------------
 
 
-def test_task(site: None) -> None:
+@pytest.fixture
+def own_celery() -> Iterator[None]:
+    """Shared tasks belong to the current app, which is whichever some test has made last."""
+    before = current_app._get_current_object()
+    Celery("tenants", broker="memory://", backend="cache+memory://").set_current()
+    yield
+    before.set_current()
+
+
+def test_task(site: None, own_celery: None) -> None:
     with session(**variables_of(1)):
         Invoice.objects.create(number=13)
     assert count_invoices.apply(args=[1]).get() == 4

@@ -70,7 +70,8 @@ def make_world(
         alias = make_alias(
             NAME=connections["default"].settings_dict["NAME"],
             OPTIONS={"application_name": application},
-            POOL={"mode": mode, "max_size": POOL_SIZE, "min_size": 0, "timeout": 30},
+            # The model knows no second attempt: repeated reads have tests of their own.
+            POOL={"mode": mode, "max_size": POOL_SIZE, "min_size": 0, "timeout": 30, "retry": False, "breaker": False},
         )
         return World(alias, mode, application, observer)
 
