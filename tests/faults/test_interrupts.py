@@ -85,6 +85,7 @@ def test_waiters_interrupted_while_slots_are_handed_over(database: Database) -> 
 
 WAITING_PROGRAM = """
 import os, signal, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us in the background
 import django
 from django.db import connection, transaction
 django.setup()
