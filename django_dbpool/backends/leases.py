@@ -18,7 +18,7 @@ from django.db import InterfaceError
 
 from ..core.session import declared
 from ..pool import command as commands
-from ..pool.entry import ACTIVE, IDLE, UNKNOWN, PoolEntry
+from ..pool.entry import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN, PoolEntry
 from ..pool.session_state import known_neutral, reason_to_pin
 from .acquiring import AcquiringMixin, current_request
 from .cursors import warn_if_apps_not_ready
@@ -224,5 +224,17 @@ class LeaseMixin(AcquiringMixin):
         entry = self._entry
         if entry is None or entry.pinned is not None or self._base_hold:
             return
+        if entry.pgconn.transaction_status in (INTRANS, INERROR):
+            return  # begun by a BEGIN in raw SQL
         if entry.streams <= self._abandoned_streams:
             self._end_lease(discard=True)
+
+    def may_end_lease(self) -> bool:
+        """Whether nothing that somebody began is unfinished: a transaction of whatever kind, an iterator."""
+        entry = self._entry
+        return (
+            entry is not None
+            and not (self.in_atomic_block or entry.streams)
+            and self.autocommit is self.settings_dict["AUTOCOMMIT"]
+            and entry.pgconn.transaction_status not in (INTRANS, INERROR)
+        )

@@ -309,7 +309,8 @@ class PooledDatabaseMixin(TransactionsMixin, CredentialsMixin, StartupMixin):
             with self.cursor() as cursor:
                 yield cursor
         finally:
-            if not was_leased and not self.in_atomic_block:
+            # Not in a manual transaction that has had no statement: close() would end it with its autocommit.
+            if not (was_leased or self.in_atomic_block) and self.autocommit is self.settings_dict["AUTOCOMMIT"]:
                 self.close()
 
     # -- ending -------------------------------------------------------------------------------------------------

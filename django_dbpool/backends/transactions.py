@@ -93,7 +93,7 @@ class TransactionsMixin(LeaseMixin):
 
     def run_and_clear_commit_hooks(self) -> None:
         """Hooks lease before ordinary callers, and an error from one says that the transaction is committed."""
-        self._in_commit_hooks = True
+        before, self._in_commit_hooks = self._in_commit_hooks, True  # a hook's atomic() may have hooks of its own
         try:
             super().run_and_clear_commit_hooks()
         except Exception as error:
@@ -101,4 +101,4 @@ class TransactionsMixin(LeaseMixin):
                 error.committed = True  # type: ignore[attr-defined]
             raise
         finally:
-            self._in_commit_hooks = False
+            self._in_commit_hooks = before

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.transaction import Atomic
 
 from ..backends.leases import LeaseMixin
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class EagerAtomic(Atomic):
@@ -20,9 +22,13 @@ class EagerAtomic(Atomic):
         super().__enter__()
 
 
-def atomic(using: str | None = None, savepoint: bool = True, durable: bool = False, *, eager: bool = False) -> Atomic:
+@overload
+def atomic(using: F, savepoint: bool = ..., durable: bool = ..., *, eager: bool = ...) -> F: ...
+@overload
+def atomic(using: str | None = ..., savepoint: bool = ..., durable: bool = ..., *, eager: bool = ...) -> Atomic: ...
+def atomic(using: Any = None, savepoint: bool = True, durable: bool = False, *, eager: bool = False) -> Any:
     """
-    Django's ``atomic()`` as a context manager or decorator factory.
+    Django's ``atomic()``: a context manager, a decorator, or with arguments a factory of either.
 
     Args:
         using: database alias.
@@ -31,6 +37,8 @@ def atomic(using: str | None = None, savepoint: bool = True, durable: bool = Fal
             block's first line rather than at its first statement.
     """
     kind = EagerAtomic if eager else Atomic
+    if callable(using):  # @atomic without parentheses
+        return kind(DEFAULT_DB_ALIAS, savepoint, durable)(using)
     return kind(using, savepoint, durable)
 
 
@@ -39,8 +47,8 @@ def pin(using: str | None = None) -> Iterator[Any]:
     """
     Keep one connection for the block, for session state that the SQL text doesn't show.
 
-    The connection is closed at the end, not lent on: its session state is unknown. Inside ``atomic()``, or when
-    something else pinned it before, it is kept to the end of that.
+    The connection is closed at the end, not lent on: its session state is unknown. Inside a transaction, around an
+    open iterator, or when something else pinned it before, it is kept to the end of the unit of work.
 
     Example:
         with transaction.pin():
@@ -58,5 +66,5 @@ def pin(using: str | None = None) -> Iterator[Any]:
     try:
         yield connection
     finally:
-        if connection._entry is entry and entry.generation == generation and not connection.in_atomic_block:
+        if connection._entry is entry and entry.generation == generation and connection.may_end_lease():
             connection.close()

@@ -181,8 +181,9 @@ def test_robust_hook_is_logged(single: str, observer: Observer, caplog: pytest.L
     assert rows_of(observer, "app_log") == 1
 
 
+@pytest.mark.parametrize("hooks_before", [0, 1])
 def test_hook_goes_before_ordinary_waiters(
-    make_pool: MakePool, make_worker: Callable[[], Worker], observer: Observer
+    make_pool: MakePool, make_worker: Callable[[], Worker], observer: Observer, hooks_before: int
 ) -> None:
     """A hook finishes work that is half done: it gets the next free connection though others queued before it."""
     alias = make_pool(POOL={"timeout": 15})
@@ -193,6 +194,13 @@ def test_hook_goes_before_ordinary_waiters(
         with transaction.atomic(using=alias):
             execute(alias, "SELECT pg_advisory_xact_lock(77)")
             write(alias, "first")
+
+    after_commit = Step()
+    after_commit.go_on()
+
+    def empty_block() -> None:
+        with transaction.atomic(using=alias):
+            pass
 
     def hook() -> None:
         after_commit.wait()
@@ -209,9 +217,9 @@ def test_hook_goes_before_ordinary_waiters(
         assert wait_until(lambda: pool.snapshot().waiting == 1, 10)
         two = second.start(write, alias, "second")
         assert wait_until(lambda: pool.snapshot().waiting == 2, 10)
+        for _ in range(hooks_before):
+            transaction.on_commit(empty_block, using=alias)
         transaction.on_commit(hook, using=alias)
-        after_commit = Step()
-        after_commit.go_on()
         # After COMMIT `first` stands on the connection, `second` waits for it, and the hook comes as the third.
         watcher.start(after_commit.reached)
         releasing = watcher.start(let_go_when_the_hook_waits)

@@ -241,6 +241,21 @@ def test_iterator_abandoned_in_atomic(single: str, worker: Worker, items: None) 
     assert worker(value, single, HOLDABLE) == 0
 
 
+@pytest.mark.filterwarnings("ignore:.* was deleted while still open:ResourceWarning")
+def test_cursor_abandoned_in_a_raw_transaction(single: str, items: None) -> None:
+    """The lease of an abandoned cursor ends after the COMMIT, not in the middle of the transaction."""
+    execute(single, "BEGIN")
+    execute(single, "INSERT INTO app_log (key) VALUES ('a')")
+    cursor = connections[single].chunked_cursor()
+    cursor.execute("SELECT * FROM app_item")
+    del cursor
+    gc.collect()
+    execute(single, "INSERT INTO app_log (key) VALUES ('b')")
+    execute(single, "COMMIT")
+    assert Log.objects.count() == 2
+    assert in_use(single) == 0
+
+
 # -- COPY and stream() -----------------------------------------------------------------------------------------
 
 

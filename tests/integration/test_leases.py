@@ -12,7 +12,7 @@ from django.db import Error, InterfaceError, connections, transaction
 from django_dbpool import transaction as dbpool_transaction
 from testproject.processes import wait_until
 from tests.app.models import Item
-from tests.fixtures.pools import alive, backend, execute, holders, in_use, pinned, size, value
+from tests.fixtures.pools import alive, backend, execute, holders, in_use, pinned, rows_of, size, value
 from tests.fixtures.workers import Step, Worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -250,6 +250,23 @@ def test_pin_inside_atomic_lasts_to_the_end_of_the_unit(single: str) -> None:
     assert backend(single) == mine
     connections[single].close()
     assert backend(single) != mine
+
+
+def test_pin_does_not_end_what_it_did_not_begin(single: str, observer: Observer) -> None:
+    """An iterator and a raw transaction around the block go on; the pin lasts as long as they."""
+    Item.objects.bulk_create(Item(name=str(n), n=n) for n in range(6))
+    seen = []
+    for item in Item.objects.using(single).order_by("n").iterator(chunk_size=2):
+        with dbpool_transaction.pin(using=single):
+            seen.append(item.n)
+    assert seen == list(range(6))
+    connections[single].close()
+    execute(single, "BEGIN")
+    execute(single, "INSERT INTO app_log (key) VALUES ('raw')")
+    with dbpool_transaction.pin(using=single):
+        execute(single, "INSERT INTO app_log (key) VALUES ('raw')")
+    execute(single, "COMMIT")
+    assert rows_of(observer, "app_log") == 2
 
 
 def test_pin_on_the_stock_engine_does_nothing(make_pool: MakePool) -> None:

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from django.db import IntegrityError, connections, transaction
 
+from django_dbpool import transaction as dbpool_transaction
 from testproject.processes import wait_until
 from tests.app.models import Item, Log
 from tests.fixtures.pools import backend, execute, holders, in_use
@@ -224,3 +225,38 @@ def test_neighbour_of_a_manual_transaction_is_in_autocommit(
     transaction.commit(using=alias)
     transaction.set_autocommit(True, using=alias)
     assert keys(observer) == ["first", "neighbour", "second"]
+
+
+def ask_version(alias: str) -> None:
+    """As Django's features do; the answer is cached, so only the first question takes a connection."""
+    connections[alias].__dict__.pop("pg_version", None)
+    assert connections[alias].pg_version >= 140000
+
+
+def ask_temporarily(alias: str) -> None:
+    with connections[alias].temporary_connection() as cursor:
+        cursor.execute("SELECT 1")
+
+
+def pin_for_a_block(alias: str) -> None:
+    with dbpool_transaction.pin(using=alias):
+        execute(alias, "SELECT 1")
+
+
+@pytest.mark.parametrize("aside", [ask_version, ask_temporarily, pin_for_a_block])
+@pytest.mark.parametrize("before", [True, False])
+def test_what_ends_by_itself_does_not_end_a_manual_transaction(
+    make_pool: MakePool, mode: str, observer: Observer, before: bool, aside: Callable[[str], None]
+) -> None:
+    """Helpers that close what they have opened neither roll back nor switch autocommit on."""
+    alias = make_pool(mode=mode)
+    transaction.set_autocommit(False, using=alias)
+    if before:
+        write(alias, "before")
+    aside(alias)
+    assert not transaction.get_autocommit(using=alias)
+    write(alias, "after")
+    assert keys(observer) == []
+    transaction.commit(using=alias)
+    transaction.set_autocommit(True, using=alias)
+    assert keys(observer) == (["before", "after"] if before else ["after"])

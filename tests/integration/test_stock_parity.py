@@ -139,14 +139,19 @@ def clean(alias: str) -> None:
         model.objects.all().delete()
 
 
+@pytest.mark.parametrize("autocommit", [True, False], ids=["autocommit", "AUTOCOMMIT=False"])
 @pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
 @pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
-def test_same_outcome_and_same_query_log(make_pool: MakePool, story: Story, pool: dict[str, Any]) -> None:
+def test_same_outcome_and_same_query_log(
+    make_pool: MakePool, story: Story, pool: dict[str, Any], autocommit: bool
+) -> None:
     """Results, errors and connection.queries, BEGIN and COMMIT among them, are those of the stock engine."""
     outcomes = []
     for options in ({"enabled": False}, pool):
-        alias = make_pool(POOL=options)
+        alias = make_pool(POOL=options, AUTOCOMMIT=autocommit)
         execute(alias, "SELECT 1")  # the stock engine logs nothing of connecting, ours nothing of leasing
+        if not autocommit:
+            connections[alias].rollback()
         with CaptureQueriesContext(connections[alias]) as queries:
             result = story(alias)
         outcomes.append((result, [query["sql"] for query in queries]))

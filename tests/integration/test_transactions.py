@@ -145,6 +145,20 @@ def test_eager_as_decorator(single: str) -> None:
     assert [leased(), leased(), in_use(single)] == [1, 1, 0]
 
 
+def test_bare_decorator(observer: Observer) -> None:
+    """@atomic without parentheses is Django's as well: it works on the default database."""
+
+    @atomic
+    def failing(key: str) -> None:
+        assert connections["default"].in_atomic_block
+        write("default", key)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        failing("lost")
+    assert rows_of(observer, "app_log") == 0
+
+
 def test_eager_fails_before_the_block(make_pool: MakePool, worker: Worker) -> None:
     alias = make_pool(POOL={"timeout": 0.1})
     step = Step()

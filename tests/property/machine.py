@@ -211,10 +211,11 @@ class LeaseMachine(RuleBasedStateMachine):
         assert held == model.holders(), f"leases {held}, must be {model.holders()}"
         assert self._committed() == sorted(model.committed), "rows lost, doubled or kept"
         assert self.warnings.rollbacks == model.rollbacks, "a rollback without a word, or a word without one"
-        pids = [entry.backend_pid for entry in self.pool.entries]
         gate = self.pool.gate
-        assert len(pids) == len(set(pids)) == gate.size <= POOL_SIZE
-        assert len(gate.free) + len(held) == gate.size
+        # Waited for, since the connection of a thread that has ended is closed by another one.
+        assert wait_until(lambda: gate.size == len(self.pool.entries) == len(gate.free) + len(held), PATIENCE)
+        assert gate.size <= POOL_SIZE
+        assert len({entry.backend_pid for entry in self.pool.entries}) == gate.size
         assert gate.waiting == gate.attention == (self.waiting is not None)
 
     # -- the end --------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ class Model(Leases):
 
     def do_unpin(self, thread: Thread, number: int, key: str) -> None:
         pin = thread.pins.pop()
-        if pin.own and thread.lease is pin.lease and not thread.levels:
+        if pin.own and thread.lease is pin.lease and not (thread.blocks or thread.live() or pin.lease.abandoned):
             self.close(thread)
 
     # -- transactions -----------------------------------------------------------------------------------------
