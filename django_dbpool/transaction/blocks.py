@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.transaction import Atomic
 
 from ..backends.leases import LeaseMixin
@@ -35,7 +35,7 @@ def atomic(using: str | None = None, savepoint: bool = True, durable: bool = Fal
 
 
 @contextmanager
-def pin(using: str | None = None) -> Iterator[Any]:
+def pin(using: str | None = None) -> Iterator[BaseDatabaseWrapper]:
     """
     Keep one connection for the block, for session state that the SQL text doesn't show.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 from django.db import DEFAULT_DB_ALIAS
 
@@ -37,8 +37,15 @@ class session:  # noqa: N801  # a context manager, as atomic
             Invoice.objects.count()
     """
 
-    def __init__(self, using: Any = None, **values: Any) -> None:
-        # Any, not str: type checkers would hold the values of **{"app.tenant": 7} against it.
+    # Not ``using: str | None = None`` by name: type checkers would hold the values of **{"app.tenant": 7} against it.
+    @overload
+    def __init__(self, using: str | None, /, **values: Any) -> None: ...
+
+    @overload
+    def __init__(self, **values: Any) -> None: ...
+
+    # The ignored error: it doesn't accept the alias twice, by position and by name. It shouldn't.
+    def __init__(self, using: Any = None, **values: Any) -> None:  # type: ignore[misc]
         self.alias: str = using or DEFAULT_DB_ALIAS
         self._removed = {name.lower() for name, value in values.items() if value is None}
         try:
