@@ -120,6 +120,7 @@ def test_reset_always(make_pool: MakePool, mode: str, worker: Worker, outcome: s
         pid = backend(alias)
         connections[alias].close()
         for number in (1, 2):
+            worker(own_block, number)  # and again with the same values, which the reset has taken away
             tenant_of_it = str(number)
             assert worker(own_block, number) == [
                 ("north", tenant_of_it),
