@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from django.apps import AppConfig
 
 
@@ -14,8 +16,11 @@ class DatabasePoolConfig(AppConfig):
         from django.conf import settings
 
         from . import checks, conf, units  # noqa: F401  (checks register themselves)
+        from .conf.engines import is_ours
 
-        for alias in settings.DATABASES:
-            if settings.DATABASES[alias].get("ENGINE", "").startswith("django_dbpool."):
-                conf.adopt_django_option(settings.DATABASES[alias])
+        for database in settings.DATABASES.values():
+            options = database.get("OPTIONS")
+            # In this order: to ask about an engine may import it.
+            if isinstance(options, Mapping) and "pool" in options and is_ours(database.get("ENGINE")):
+                conf.adopt_django_option(database)
         units.track_requests()

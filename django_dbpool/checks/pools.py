@@ -7,10 +7,10 @@ from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004
-from django.db.utils import load_backend
 
 from ..conf import GIVEN_IN_BOTH, GIVEN_TWICE, KEEP_POOL, max_age_fault, name_of_setting, pooling_enabled
 from ..conf.alias import Alias
+from ..conf.engines import is_ours
 from ..conf.packages import faults_of_packages
 from ..conf.rules import faults_of_alias
 from ..core.config import PoolConfig
@@ -20,21 +20,6 @@ from ..core.readers import ConfigError, Fault
 def message(fault: Fault, where: str = "") -> CheckMessage:
     kind = Error if fault.refused else Warning
     return kind(fault.text(where), hint=fault.hint, id=fault.id)
-
-
-def is_ours(engine: object) -> bool:
-    """Whether an engine is one of ours or derives from one."""
-    if not isinstance(engine, str) or not engine or engine.startswith("django."):
-        return False
-    if engine.startswith("django_dbpool."):
-        return True
-    try:
-        wrapper = load_backend(engine).DatabaseWrapper
-    except Exception:  # noqa: BLE001  # an engine that can't be imported is reported by Django, where it is used
-        return False
-    from ..backends.mixin import PooledDatabaseMixin
-
-    return issubclass(wrapper, PooledDatabaseMixin)
 
 
 def entries() -> Iterator[tuple[str, Mapping[str, Any]]]:

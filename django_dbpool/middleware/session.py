@@ -16,7 +16,7 @@ from ..conf import session_from_request
 from ..core.session import declared
 from ..transaction import session
 
-GetResponse = Callable[[HttpRequest], HttpResponseBase] | Callable[[HttpRequest], Awaitable[HttpResponseBase]]
+GetResponse = Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]
 
 
 class SessionVariablesMiddleware:

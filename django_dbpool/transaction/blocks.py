@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
 from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.transaction import Atomic
 
 from ..backends.leases import LeaseMixin
@@ -43,7 +44,7 @@ def atomic(using: Any = None, savepoint: bool = True, durable: bool = False, *, 
 
 
 @contextmanager
-def pin(using: str | None = None) -> Iterator[Any]:
+def pin(using: str | None = None) -> Iterator[BaseDatabaseWrapper]:
     """
     Keep one connection for the block, for session state that the SQL text doesn't show.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 from django.db import DEFAULT_DB_ALIAS
 
@@ -29,6 +29,7 @@ class session:  # noqa: N801  # a context manager, as atomic
             the safe form for a ``search_path``; None goes back to the alias's own value.
 
     Raises:
+        TypeError: as a decorator of a generator function.
         ValueError: a name or value that no setting can have. What only the server can tell is raised by the next
             statement.
 
@@ -37,8 +38,15 @@ class session:  # noqa: N801  # a context manager, as atomic
             Invoice.objects.count()
     """
 
-    def __init__(self, using: Any = None, **values: Any) -> None:
-        # Any, not str: type checkers would hold the values of **{"app.tenant": 7} against it.
+    # Not ``using: str | None = None`` by name: type checkers would hold the values of **{"app.tenant": 7} against it.
+    @overload
+    def __init__(self, using: str | None, /, **values: Any) -> None: ...
+
+    @overload
+    def __init__(self, **values: Any) -> None: ...
+
+    # The ignored error: it doesn't accept the alias twice, by position and by name. It shouldn't.
+    def __init__(self, using: Any = None, **values: Any) -> None:  # type: ignore[misc]
         self.alias: str = using or DEFAULT_DB_ALIAS
         self._removed = {name.lower() for name, value in values.items() if value is None}
         try:
@@ -64,6 +72,11 @@ class session:  # noqa: N801  # a context manager, as atomic
             copy.__dict__ |= {**self.__dict__, "_outer": []}
             return copy
 
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            # Its body runs piece by piece, in between its consumer's code, which must not find the variables.
+            raise TypeError(
+                "transaction.session() can't decorate a generator function: use it as a block inside of it."
+            )
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import copy_context
 from typing import Any
 
@@ -308,6 +308,18 @@ def test_decorator_of_a_coroutine_function(make_pool: MakePool) -> None:
 
     assert asyncio.run(read()) == "8"
     assert tenant(alias) is None
+
+
+def test_generator_functions_are_refused() -> None:
+    def rows() -> Iterator[int]:
+        yield 1
+
+    async def rows_async() -> AsyncIterator[int]:
+        yield 1
+
+    for function in (rows, rows_async):
+        with pytest.raises(TypeError, match="as a block inside"):
+            session(**{"app.tenant": 7})(function)
 
 
 def test_tasks_have_their_own(make_pool: MakePool) -> None:
