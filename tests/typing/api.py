@@ -28,6 +28,11 @@ from django_dbpool.testing import SessionStateLeaked, strict_sessions
 # -- transactions ---------------------------------------------------------------------------------------------------
 
 
+@transaction.atomic
+def bare(number: int) -> str:
+    return str(number)
+
+
 @transaction.atomic()
 def total(numbers: list[int], *, start: int = 0) -> int:
     return sum(numbers, start)
@@ -41,6 +46,7 @@ def label(number: int) -> str:
 def atomic() -> None:
     assert_type(total([1], start=2), int)
     assert_type(label(7), str)
+    assert_type(bare(1), str)
     with transaction.atomic("default", durable=True) as nothing:
         assert_type(nothing, None)
 
@@ -233,11 +239,8 @@ def of_leak(error: SessionStateLeaked) -> None:
 if TYPE_CHECKING:
 
     def refused() -> None:
-        @transaction.atomic  # type: ignore[arg-type]
-        def bare() -> None: ...
-
-        transaction.atomic(eagre=True)  # type: ignore[call-arg]
-        transaction.atomic("default", True, False, True)  # type: ignore[call-arg]
+        transaction.atomic(eagre=True)  # type: ignore[call-overload]
+        transaction.atomic("default", True, False, True)  # type: ignore[call-overload]
         transaction.pin(7)  # type: ignore[arg-type]
         transaction.dedicated(autocommit="no")  # type: ignore[arg-type]
         transaction.session(7)  # type: ignore[call-overload]
