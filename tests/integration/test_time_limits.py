@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import django
 import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -211,7 +212,8 @@ def test_test_databases_are_set_up_without(
     monkeypatch.setattr("django.core.management.call_command", migrate)
     try:
         creation = connections[alias].creation
-        assert creation.create_test_db(verbosity=0, autoclobber=True) == "test_dbpool_limits"
+        options = {} if django.VERSION >= (6, 1) else {"serialize": False}  # nothing was migrated
+        assert creation.create_test_db(verbosity=0, autoclobber=True, **options) == "test_dbpool_limits"
         assert found == [("migrate", NONE, None, "x"), ("createcachetable", NONE, None, "x")]
         assert connections[alias].settings_dict["POOL"] == pool
         assert [pool for pool in registry.pools() if pool.alias == alias] == [], "nor does one stay connected"
