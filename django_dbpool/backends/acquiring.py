@@ -236,6 +236,7 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
         self._pool = pool
         session = pool.config.mode == "session"
         self._alias_variables = pool.config.session
+        self._declared_names = pool.declared_names
         self._read_attempts = pool.config.retry.attempts if pool.config.retry.enabled else 1
         self._base_hold = self._hold = int(session) + int(self._thread_sharing_count > 0)
         self._guard_token = watch(self, self._guard_token)

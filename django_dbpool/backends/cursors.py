@@ -24,6 +24,7 @@ from psycopg import Cursor
 
 from ..core.session import declared
 from ..pool import watchdog
+from ..pool.entry import IDLE
 from .patched import djangos_own
 from .raw import raw_connection_of_cursor
 
@@ -92,7 +93,16 @@ class LeasedCursor(DjangosCursor):
     def _execute(self, sql: Any, params: Any, *ignored: Any, attempt: int = 1) -> Any:
         db = self.db
         losses = db._losses
-        cursor = db._begin_statement(self, sql)
+        held = db._entry
+        # Not inside of a transaction that was begun by a statement's text.
+        repeatable = sql is db._read and (held is None or held.pgconn.transaction_status == IDLE)
+        try:
+            cursor = db._begin_statement(self, sql)
+        except (OperationalError, InterfaceError):
+            # The connection was lost where session variables were to be set on it.
+            if not (repeatable and db._losses != losses and attempt < db._read_attempts):
+                raise
+            return self._execute(sql, params, attempt=attempt + 1)
         try:
             if watchdog.watching:
                 db._begin_command(db._entry)
@@ -101,7 +111,7 @@ class LeasedCursor(DjangosCursor):
         except BaseException as error:
             db._statement_failed(error, sql)
             if not (
-                sql is db._read
+                repeatable
                 and db._losses != losses
                 and attempt < db._read_attempts
                 and isinstance(error, (OperationalError, InterfaceError))
@@ -317,6 +327,11 @@ class StockCursor(DjangosCursor):
         self.db._sync_stock_session(procname, declared.get())
         return super().callproc(procname, params, kparams)
 
+    def __getattr__(self, attr: str) -> Any:
+        if attr in ("copy", "stream"):
+            self.db._sync_stock_session("", declared.get())
+        return super().__getattr__(attr)
+
 
 class StockServerCursor(StockCursor):
     """The same for a server-side cursor, whose rows are made when they are fetched."""
@@ -338,9 +353,17 @@ class StockServerCursor(StockCursor):
 class StockDebugCursor(CursorDebugWrapper, StockCursor):
     """The same under DEBUG or ``force_debug_cursor``."""
 
+    def copy(self, statement: Any) -> Any:
+        self.db._sync_stock_session(statement, declared.get())  # Django's asks the driver's cursor
+        return super().copy(statement)
+
 
 class StockServerDebugCursor(CursorDebugWrapper, StockServerCursor):
     """The same under DEBUG or ``force_debug_cursor``."""
+
+    def copy(self, statement: Any) -> Any:
+        self.db._sync_stock_session(statement, declared.get())  # Django's asks the driver's cursor
+        return super().copy(statement)
 
 
 def warn_if_apps_not_ready() -> None:

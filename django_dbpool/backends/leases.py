@@ -6,6 +6,7 @@ counts what does.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -78,6 +79,8 @@ class LeaseMixin(AcquiringMixin):
         except BaseException as error:
             self._statement_failed(error)
             raise
+        if entry.session.spoiled:
+            entry.expires_at = -math.inf
 
     def _note_session_state(self, sql: Any) -> None:
         reason = reason_to_pin(sql)
@@ -151,7 +154,8 @@ class LeaseMixin(AcquiringMixin):
             and not (shared or self.in_atomic_block or self._initializing or entry.pinned or entry.streams)
         ):
             # Nothing was promised on this connection that another couldn't keep.
-            self._losses += 1
+            if not entry.stopped:
+                self._losses += 1
             pool = self._pool
             self._end_lease(discard=True)
             if pool is not None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import InterfaceError, OperationalError
 
+from ..pool.entry import IDLE
+
 if TYPE_CHECKING:
     from django.db.models.sql.compiler import SQLCompiler as Base
 else:
@@ -50,6 +52,9 @@ class RepeatableRead(Base):
         """
         db: Any = self.connection
         attempts = 1
+        entry = db._entry
+        if entry is not None and entry.pgconn.transaction_status != IDLE:
+            return execute()  # in a transaction that was begun by a statement's text
         while True:
             losses = db._losses
             try:

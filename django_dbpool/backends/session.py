@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db import Error
 from psycopg import Connection, sql
 
@@ -17,6 +18,7 @@ from ..core.session import SessionState
 from ..pool.entry import IDLE, INTRANS
 
 if TYPE_CHECKING:
+    from ..pool.managed import ManagedPool
     from .typing import DjangosWrapper as Base
 else:
     Base = object
@@ -27,6 +29,7 @@ _NOTHING: Mapping[str, str] = {}
 class SessionMixin(Base):
     """Declared variables of one database wrapper."""
 
+    _pool: ManagedPool | None
     _undone: int
     _initializing: bool
 
@@ -35,6 +38,8 @@ class SessionMixin(Base):
         self._engine_declared: tuple[Mapping[str, Any], Mapping[str, str]] = (_NOTHING, _NOTHING)
         self._alias_variables: Mapping[str, str] = _NOTHING
         """``POOL["session"]``: what each physical connection begins with."""
+        self._declared_names: dict[str, None] = {}
+        """Every variable that was ever set by a block in this pool; the pool's own dictionary."""
         self._stock_session: tuple[object, SessionState] | None = None
 
     def session_variables(self) -> Mapping[str, Any]:
@@ -66,17 +71,35 @@ class SessionMixin(Base):
         wanted = self._wanted_variables(context)
         changes = state.changes(wanted, self._undone, in_transaction)
         if changes:
-            self._set_variables(raw, changes, in_transaction)
+            self._refuse_shared_sessions()
+            self._set_variables(raw, state, changes, in_transaction)
             state.changed(wanted, frozenset(changes), self._undone, in_transaction)
+        elif self._declared_names.keys() - state.original and not in_transaction:
+            self._set_variables(raw, state, {}, in_transaction)
         state.context = context
         if state.doubtful:
             state.context = state
-            if "rollback" in str(query).lower():
+            if any(word in str(query).lower() for word in ("rollback", "abort")):
                 state.undone = -1  # by the text of a statement, which only the next look can see
 
-    def _set_variables(self, raw: Connection[Any], changes: Mapping[str, str | None], in_transaction: bool) -> None:
-        calls = [
-            sql.SQL("set_config({}, {}, false)").format(sql.Literal(name), sql.Literal(value))
+    def _set_variables(
+        self, raw: Connection[Any], state: SessionState, changes: Mapping[str, str | None], in_transaction: bool
+    ) -> None:
+        """
+        One round trip. It also reads what the session had before, to go back to that and not to the server's default:
+        for the names that are set now, and for those that were ever set in this pool, before some transaction needs to.
+        """
+        names = self._declared_names
+        names.update(dict.fromkeys(name for name in changes if name not in self._alias_variables))
+        unknown = [name for name in tuple(names) if name not in state.original]  # others may add to it meanwhile
+        if in_transaction:
+            state.spoiled = state.spoiled or not changes.keys().isdisjoint(unknown)
+            unknown = []
+        calls = [sql.SQL("current_setting({}, true)").format(sql.Literal(name)) for name in unknown]
+        calls += [
+            sql.SQL("set_config({}, {}, false)").format(
+                sql.Literal(name), sql.Literal(state.original.get(name) if value is None else value)
+            )
             for name, value in changes.items()
         ]
         statement = sql.SQL("SELECT ") + sql.SQL(", ").join(calls)
@@ -86,7 +109,7 @@ class SessionMixin(Base):
             with self.wrap_database_errors:
                 if outside:
                     raw.autocommit = True
-                raw.execute(statement, prepare=False)
+                row = raw.execute(statement, prepare=False).fetchone()
         except Error:
             raise  # by the server: nothing was set
         except BaseException:
@@ -95,6 +118,15 @@ class SessionMixin(Base):
         finally:
             if outside and raw.pgconn.transaction_status == IDLE:
                 raw.autocommit = False
+        state.original.update(zip(unknown, row or (), strict=False))
+
+    def _refuse_shared_sessions(self) -> None:
+        pool = self._pool
+        if pool is not None and pool.config.pooler == "transaction":
+            raise ImproperlyConfigured(
+                f"DATABASES[{self.alias!r}]: session variables were declared, but POOL['pooler'] is 'transaction': "
+                "whoever gets the same server connection next would find them. Use a pooler in session mode, or none."
+            )
 
     def _sync_stock_session(self, query: object, context: Mapping[str, Mapping[str, str]] | None) -> None:
         """The same where the pool is switched off: a kill switch must not mix tenants."""

@@ -118,6 +118,7 @@ class Gate(Generic[E]):
                 return ticket.entry
             if self.max_waiting and self.waiting >= self.max_waiting:
                 raise QueueIsFull
+            ticket.wake.acquire(blocking=False)  # a ticket that comes a second time may have been granted unwoken
             (self._priority_queue if ticket.priority else self._queue).append(ticket)
             self._note()
             # An entry may have been given back between the look above and the line before this one.

@@ -23,7 +23,7 @@ class SessionState:
     Those names are *doubtful* until they have been set outside of a transaction.
     """
 
-    __slots__ = ("context", "doubtful", "undone", "values")
+    __slots__ = ("context", "doubtful", "original", "spoiled", "undone", "values")
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self.values = values
@@ -31,6 +31,10 @@ class SessionState:
         self.context: object = self
         """The value of ``declared`` that ``values`` was made for; ``self`` while it has to be looked at each time."""
         self.doubtful: frozenset[str] = frozenset()
+        self.original: dict[str, str | None] = {}
+        """What the session had before we first set it: by its start-up packet or by connection_created receivers."""
+        self.spoiled = False
+        """Something was first set inside a transaction, where a SET LOCAL would be taken for the original."""
         self.undone = 0
         """How many rollbacks the wrapper had seen when the doubtful ones were last known to be set."""
 

@@ -103,9 +103,15 @@ def _declared(variables: Any) -> Iterator[None]:
 def _stream(content: Iterator[Any], variables: Any) -> Iterator[Any]:
     end = object()
     while True:
-        # Only while the part is made: between parts this thread or task belongs to somebody else.
-        with _declared(variables):
+        # Only while the part is made: between parts this thread or task belongs to somebody else. What the body has
+        # declared by then, in a block around its yield, it finds again.
+        outer = declared.get()
+        declared.set(variables)
+        try:
             part = next(content, end)
+        finally:
+            variables = declared.get()
+            declared.set(outer)
         if part is end:
             return
         yield part
@@ -115,8 +121,13 @@ async def _stream_async(content: AsyncIterator[Any], variables: Any) -> AsyncIte
     end = object()
     try:
         while True:
-            with _declared(variables):
+            outer = declared.get()
+            declared.set(variables)
+            try:
                 part = await anext(content, end)
+            finally:
+                variables = declared.get()
+                declared.set(outer)
             if part is end:
                 return
             yield part

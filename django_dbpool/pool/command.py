@@ -90,7 +90,10 @@ def end(entry: PoolEntry) -> Cancellation | None:
         cancellation.cut = True
     if cancellation.cut:
         entry.close()
-    return cancellation if cancellation.sent else None
+    if not cancellation.sent:
+        return None
+    entry.stopped = True
+    return cancellation
 
 
 def announce(command: Command, *, timed_out: bool) -> Cancellation | None:

@@ -35,6 +35,16 @@ PROBE_TIMEOUT = 2.0
 """Seconds for one probe; libpq takes no less: https://www.postgresql.org/docs/current/libpq-connect.html"""
 
 
+# Libpq's own words for a connection that ended, not the server's; they are not translated in psycopg's binary packages.
+_LOST = (
+    "server closed the connection",
+    "SSL error",
+    "SSL SYSCALL error",
+    "SSL connection has been closed",
+    "could not ",
+)
+
+
 class ServerFull(Exception):
     """The server refused one more connection, and the pool has some: it can serve from those."""
 
@@ -51,7 +61,7 @@ def code_of(error: BaseException | None) -> str | None:
 
 def _ended_at_the_password(error: psycopg.Error) -> bool:
     """In whatever language the server says no: to repeat it could lock the account."""
-    return password_was_refused(error) and "server closed the connection" not in str(error)
+    return password_was_refused(error) and not any(words in str(error) for words in _LOST)
 
 
 class Connector:
@@ -195,5 +205,8 @@ class Connector:
             # Code of an engine that derives from ours, or of a provider of credentials.
             logger.exception("database %r: the probe failed", pool.alias)
             return False
-        pool.adopt(conn)
+        try:
+            pool.adopt(conn)
+        except Exception:
+            logger.exception("database %r: the connection of a probe is of no use", pool.alias)
         return True

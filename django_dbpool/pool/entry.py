@@ -80,6 +80,7 @@ class PoolEntry:
         "request",
         "session",
         "since",
+        "stopped",
         "streams",
         "timezone",
         "unit",
@@ -126,6 +127,8 @@ class PoolEntry:
         """Seconds that a statement may take; None: as long as it likes."""
         self.command: Command | None = None
         """The statement that runs, if it has a limit or can be cancelled with its task."""
+        self.stopped = False
+        """A statement was cancelled from outside: what it did must not be done again on another connection."""
         self.streams = 0
         """Server-side cursors, COPY and the like that still read from or write to this connection."""
 

@@ -6,6 +6,7 @@ long leases reported.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,7 @@ class Housekeeping:
         self.claimer = Owner()
         self.claimer.thread = threading.main_thread()
         self._started = False
+        self._try_more_at = 0.0
 
     def ensure_running(self) -> None:
         """Start the process's background thread with the first lease; cheap afterwards."""
@@ -73,11 +75,23 @@ class Housekeeping:
         config = self.pool.config
         due = min(self.retire(), config.leak_after, config.pin_max)
         self._warn()
-        if self.pool.gate.raise_ceiling():
-            due = min(due, CEILING_DELAY)
+        due = min(due, self._look_for_room())
         if self._fill():
             return due
         return min(due, REOPEN_DELAY)
+
+    def server_is_full(self) -> None:
+        self._try_more_at = self.pool.clock() + CEILING_DELAY
+
+    def _look_for_room(self) -> float:
+        """Try one more connection if it is time; seconds until the next."""
+        now, gate = self.pool.clock(), self.pool.gate
+        if gate.ceiling >= gate.max_size:
+            return math.inf
+        if now >= self._try_more_at:
+            self._try_more_at = now + CEILING_DELAY
+            gate.raise_ceiling()
+        return max(0.05, self._try_more_at - now)
 
     def retire(self, *, check: bool = False) -> float:
         """Close free connections that are too old, idle for too long, too many or, on ``check``, dead."""

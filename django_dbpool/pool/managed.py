@@ -90,6 +90,8 @@ class ManagedPool(LendingByHand):
         self.alias = alias
         self.clock = clock
         self.gate: Gate[PoolEntry] = Gate(max_size=config.max_size, max_waiting=config.max_waiting, clock=clock)
+        self.declared_names: dict[str, None] = {}
+        """Session variables that blocks of code have set, other than the alias's own; update is atomic."""
         self.entries: set[PoolEntry] = set()
         """Every open physical connection; add and discard are atomic."""
         self._in_transit: set[object] = set()
@@ -147,31 +149,34 @@ class ManagedPool(LendingByHand):
 
     def _admitted(self, ticket: Ticket[PoolEntry], owner: Owner, deadline: float, check: bool) -> PoolEntry:
         """Wait, and make of what the gate gave a connection that works."""
-        entry = self._admit(ticket, deadline)
-        if entry is not None:
-            entry.owner = owner  # before the check, which may take its time: it is in use
-            if not self.fit(entry, check=check):
-                # The dead connection's place in the count becomes this caller's permit.
-                self._close_entry(entry)
-                entry = ticket.entry = None
-        if entry is None:
-            try:
-                entry = ticket.entry = self._open_entry(deadline)
-            except ServerFull:
-                return self._admitted_below(ticket, owner, deadline, check)
-            entry.owner = owner
+        while True:
+            entry = self._admit(ticket, deadline)
+            if entry is not None:
+                entry.owner = owner  # before the check, which may take its time: it is in use
+                if not self.fit(entry, check=check):
+                    # The dead connection's place in the count becomes this caller's permit.
+                    self._close_entry(entry)
+                    entry = ticket.entry = None
+            if entry is None:
+                try:
+                    entry = ticket.entry = self._open_entry(deadline)
+                except ServerFull:
+                    self._go_on_below(ticket)
+            if entry is not None:
+                break
+        entry.owner = owner
         entry.unit = current_unit.get()
         entry.since = self.clock()
         return entry
 
-    def _admitted_below(self, ticket: Ticket[PoolEntry], owner: Owner, deadline: float, check: bool) -> PoolEntry:
+    def _go_on_below(self, ticket: Ticket[PoolEntry]) -> None:
         """The server refuses to have more of us: serve from those that there are, and look again from time to time."""
         size = len(self.entries)
         logger.warning("database %r: the server is full, the pool goes on with %d connections", self.alias, size)
+        self.housekeeping.server_is_full()
         self.gate.lower_ceiling(size)
         self.gate.abandon(ticket)  # the permit; its place in the queue is a new one
         self.housekeeping.wake()
-        return self._admitted(ticket, owner, deadline, check)
 
     def release(self, entry: PoolEntry, owner: Owner | None) -> None:
         """

@@ -10,6 +10,7 @@ import psycopg
 
 from ..core.gate import Ticket
 from ..core.ledger import Owner
+from . import watchdog
 from .entry import IDLE, PoolEntry
 from .managed import ManagedPool
 
@@ -49,7 +50,7 @@ class ResettingPool(ManagedPool):
         """While this runs the connection is still counted as its borrower's. False if it is of no more use."""
         conn = entry.conn
         try:
-            with self._in_hand(entry):
+            with self._in_hand(entry), watchdog.limited(entry, entry.limit):
                 if not entry.autocommit:
                     entry.set_autocommit(True)
                 prepares = conn.prepare_threshold is not None

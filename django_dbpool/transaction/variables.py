@@ -15,6 +15,12 @@ from ..core.session import declared
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class Declared(dict[str, Mapping[str, str]]):
+    """What a block declares, by alias, and what was declared around it."""
+
+    outer: Mapping[str, Mapping[str, str]] | None
+
+
 class session:  # noqa: N801  # a context manager, as atomic
     """
     Declare session variables for a block or a function, sync or async.
@@ -53,23 +59,31 @@ class session:  # noqa: N801  # a context manager, as atomic
             self._values = variables({name: value for name, value in values.items() if value is not None})
         except ValueError as error:
             raise ValueError(f"transaction.session() {error.args[0]} {error.args[1]}") from None
-        self._outer: list[Mapping[str, Mapping[str, str]] | None] = []
+        self._entered: list[Declared] = []
 
     def __enter__(self) -> None:
         outer = declared.get()
-        self._outer.append(outer)
         mine = {**(outer or {}).get(self.alias, {}), **self._values}
-        declared.set({**(outer or {}), self.alias: {name: mine[name] for name in mine if name not in self._removed}})
+        new = Declared({**(outer or {}), self.alias: {name: mine[name] for name in mine if name not in self._removed}})
+        new.outer = outer
+        self._entered.append(new)
+        declared.set(new)
 
     def __exit__(self, *exc_info: object) -> None:
-        # Not ContextVar.reset(): a generator may be closed in another context than it was begun in.
-        declared.set(self._outer.pop())
+        # Not ContextVar.reset(): a generator may be closed in another context than it was begun in, or by the collector
+        # in the middle of somebody else's block. Only what began inside of this block ends with it.
+        mine = self._entered.pop()
+        inner = declared.get()
+        while inner is not None and inner is not mine:
+            inner = inner.outer if isinstance(inner, Declared) else None
+        if inner is mine:
+            declared.set(mine.outer)
 
     def __call__(self, function: F) -> F:
         def again() -> session:
             # One of its own for each call: calls overlap.
             copy = object.__new__(session)
-            copy.__dict__ |= {**self.__dict__, "_outer": []}
+            copy.__dict__ |= {**self.__dict__, "_entered": []}
             return copy
 
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):

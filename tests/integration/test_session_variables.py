@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DataError, connections
+from django.db.backends.signals import connection_created
 from django.db.transaction import Atomic, atomic
 from django.db.utils import Error, ProgrammingError
 
@@ -42,9 +44,10 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str | None]]:
     seen: list[dict[str, str | None]] = []
     original = SessionMixin._set_variables
 
-    def note(self: Any, raw: Any, changes: Any, in_transaction: bool) -> None:
-        seen.append(dict(changes))
-        original(self, raw, changes, in_transaction)
+    def note(self: Any, raw: Any, state: Any, changes: Any, in_transaction: bool) -> None:
+        if changes:
+            seen.append(dict(changes))
+        original(self, raw, state, changes, in_transaction)
 
     monkeypatch.setattr(SessionMixin, "_set_variables", note)
     return seen
@@ -250,6 +253,90 @@ def test_next_borrower_after_a_block_inside_a_transaction(make_pool: MakePool, w
         assert tenant(alias) is None
         with session(alias, **{"app.tenant": "theirs"}):
             assert tenant(alias) == "theirs"
+
+
+# -- what the session had before -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def receiver() -> Iterator[None]:
+    """Sets something up on each physical connection, as projects with schemas do."""
+
+    def set_up(connection: Any, **_: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET search_path = pg_catalog, public")
+
+    connection_created.connect(set_up)
+    yield
+    connection_created.disconnect(set_up)
+
+
+def test_receivers_settings_are_found_again(make_pool: MakePool, receiver: None) -> None:
+    """A block goes back to what its connection had, not to the server's default."""
+    alias = make_pool()
+    for _ in range(2):
+        with session(alias, search_path="information_schema"):
+            assert value(alias, PATH) == "information_schema"
+        assert value(alias, PATH) == "pg_catalog, public"
+
+
+def test_first_set_inside_a_transaction(make_pool: MakePool, receiver: None) -> None:
+    """There a SET LOCAL could be taken for the original: that connection goes, the next ones are asked before."""
+    alias = make_pool()
+    pids = []
+    for _ in range(4):
+        with atomic(alias):
+            execute(alias, "SET LOCAL search_path = nowhere")
+            with session(alias, search_path="information_schema"):
+                assert value(alias, PATH) == "information_schema"
+            pids.append(backend(alias))
+        assert value(alias, PATH) == "pg_catalog, public"
+    assert len(set(pids)) == 2
+
+
+def test_startup_settings_outside_of_the_packet(make_pool: MakePool, observer: Any) -> None:
+    """Where a pooler has dropped the packet, role and limits are set after connecting."""
+    observer.execute("CREATE ROLE dbpool_assumed")
+    try:
+        alias = make_pool(OPTIONS={"assume_role": "dbpool_assumed"}, POOL={"statement_timeout": 30})
+        template = connections[alias].pool._prepare.__self__
+        template._startup_options = False
+        assert execute(alias, "SELECT current_user, current_setting('statement_timeout')") == [
+            ("dbpool_assumed", "30s")
+        ]
+        with session(alias, role="none", statement_timeout="7s"):
+            assert value(alias, "SHOW statement_timeout") == "7s"
+        assert execute(alias, "SELECT current_user, current_setting('statement_timeout')") == [
+            ("dbpool_assumed", "30s")
+        ]
+        connections[alias].close_pool()
+    finally:
+        observer.execute("DROP ROLE dbpool_assumed")
+
+
+def test_refused_behind_a_pooler_that_shares_sessions(make_pool: MakePool) -> None:
+    alias = make_pool(POOL={"pooler": "transaction"}, DISABLE_SERVER_SIDE_CURSORS=True)
+    assert tenant(alias) is None
+    with session(alias, **{"app.tenant": 7}), pytest.raises(ImproperlyConfigured, match="pooler"):
+        tenant(alias)
+    assert tenant(alias) is None
+
+
+def test_a_generator_left_behind_takes_nothing_back(make_pool: MakePool) -> None:
+    """The collector may close it in the middle of another unit of work."""
+    alias = make_pool()
+
+    def rows() -> Iterator[int]:
+        with session(alias, **{"app.tenant": 7}):
+            yield 1
+
+    with session(alias, **{"app.tenant": 5}):
+        left = rows()
+        next(left)
+    with session(alias, **{"app.tenant": 8}):
+        del left
+        assert tenant(alias) == "8"
+    assert tenant(alias) is None
 
 
 # -- other ways to run a statement ----------------------------------------------------------------------------------

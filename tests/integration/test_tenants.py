@@ -90,13 +90,13 @@ def sets(monkeypatch: pytest.MonkeyPatch) -> Sets:
     sets = Sets()
     original = SessionMixin._set_variables
 
-    def counted(self: Any, raw: psycopg.Connection[Any], changes: Any, in_transaction: bool) -> None:
+    def counted(self: Any, raw: psycopg.Connection[Any], state: Any, changes: Any, in_transaction: bool) -> None:
         with sets.lock:
             known = sets.known.setdefault(raw.info.backend_pid, {})
             sets.count += 1
             sets.needless += not changes or all(known.get(name) == value for name, value in changes.items())
             known.update(changes)
-        original(self, raw, changes, in_transaction)
+        original(self, raw, state, changes, in_transaction)
 
     monkeypatch.setattr(SessionMixin, "_set_variables", counted)
     return sets
