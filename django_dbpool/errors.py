@@ -74,6 +74,10 @@ class PoolError(OperationalError):
     def describe(self) -> str:
         return str(self.alias)
 
+    def said(self) -> str:
+        """The driver's words, where there are any."""
+        return f"The driver says: {self.refusal.driver}. " if self.refusal.driver else ""
+
 
 class PoolExhausted(PoolError):
     """All connections stayed leased until the deadline, or the queue was full."""
@@ -101,26 +105,24 @@ class PoolExhausted(PoolError):
 class DatabaseUnavailable(PoolError):
     """The server refused the connection or did not answer. The driver's error is ``__cause__``."""
 
-    advice = (
-        "Is the server up, and do HOST, PORT, NAME and USER of this alias name it? The driver's error is the cause."
-    )
+    advice = "Is the server up, and do HOST, PORT, NAME and USER of this alias name it?"
 
     def describe(self) -> str:
         return (
             f"Database {self.alias!r} is unavailable: connecting failed after {self.waited:.1f} s, "
-            f"{self.in_use} older connections in use. {self.refusal.reason or self.advice}"
+            f"{self.in_use} older connections in use. {self.said()}{self.refusal.reason or self.advice}"
         )
 
 
 class CircuitOpen(PoolError):
     """Nobody tried: connecting had failed too often. The last error is ``__cause__``."""
 
-    advice = "It closes by itself as soon as the server answers; the cause is the last error of connecting."
+    advice = "It closes by itself as soon as the server answers."
 
     def describe(self) -> str:
         return (
             f"The circuit of database {self.alias!r} is open, no connection was tried; try again in "
-            f"{self.retry_after:.0f} s. {self.advice}"
+            f"{self.retry_after:.0f} s. {self.said()}{self.advice}"
         )
 
 
@@ -133,7 +135,10 @@ class ServerConnectionsExhausted(PoolError):
     )
 
     def describe(self) -> str:
-        return f"The server of database {self.alias!r} has no connection left, after {self.waited:.1f} s. {self.advice}"
+        return (
+            f"The server of database {self.alias!r} has no connection left, after {self.waited:.1f} s. "
+            f"{self.said()}{self.advice}"
+        )
 
 
 class LeaseTimedOut(PoolError):

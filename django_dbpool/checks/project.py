@@ -103,7 +103,7 @@ def total(aliases: Sequence[Alias], project: ProjectConfig) -> tuple[int, str]:
     """Connections that these pools may take in all processes, and how the number comes about."""
     processes, source = project.process_count(os.environ)
     sizes = sum(alias.config.max_size for alias in aliases)
-    each = ", ".join(f"{alias.name} {alias.config.max_size}" for alias in aliases)
+    each = ", ".join(f"{alias.config.max_size} of {alias.name!r}" for alias in aliases)
     many = "1 process" if processes == 1 else f"{processes} processes"
     return processes * sizes, f"{many}{f' ({source})' if source else ''} x {sizes} (max_size: {each})"
 

@@ -25,6 +25,8 @@ class Refusal:
     """Who waits for whom, when the ledger sees that the wait could never end."""
     retry_after: float | None = None
     """Seconds after which another attempt makes sense, where that is known."""
+    driver: str = ""
+    """The first line of what the driver said."""
     reason: str = ""
     """What is wrong, where the general advice would lead astray."""
 

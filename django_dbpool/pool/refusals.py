@@ -48,11 +48,22 @@ def refusal(pool: ManagedPool, error: BaseException, owner: Owner, waited: float
             holders=pool.holders(stacks=True) if full else (),
             cycle=reporting.cycle(owner, pool.alias) if full else (),
             retry_after=retry_after,
+            driver=_words(cause),
             reason=str(cause) if isinstance(cause, NoPassword) else "",
         )
     )
     refused.__cause__ = origin(cause)
     return refused
+
+
+def _words(cause: BaseException | None) -> str:
+    """
+    For the text: Django's warnings, log lines and reports print an error and not its cause. Only of the driver, whose
+    messages have no password in them; a provider's may have anything.
+    """
+    if not isinstance(cause, psycopg.Error) or isinstance(cause, NoPassword):
+        return ""
+    return str(cause).strip().partition("\n")[0]
 
 
 def _cause(pool: ManagedPool, error: BaseException) -> BaseException | None:

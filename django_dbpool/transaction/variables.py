@@ -7,7 +7,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast, overload
 
-from django.db import DEFAULT_DB_ALIAS
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.utils.connection import ConnectionDoesNotExist
 
 from ..core.readers import variables
 from ..core.session import declared
@@ -53,7 +54,7 @@ class session:  # noqa: N801  # a context manager, as atomic
 
     # The ignored error: it doesn't accept the alias twice, by position and by name. It shouldn't.
     def __init__(self, using: Any = None, **values: Any) -> None:  # type: ignore[misc]
-        self.alias: str = using or DEFAULT_DB_ALIAS
+        self.alias: str = DEFAULT_DB_ALIAS if using is None else using
         self._removed = {name.lower() for name, value in values.items() if value is None}
         try:
             self._values = variables({name: value for name, value in values.items() if value is not None})
@@ -62,6 +63,9 @@ class session:  # noqa: N801  # a context manager, as atomic
         self._entered: list[Declared] = []
 
     def __enter__(self) -> None:
+        # Else a misspelt alias would leave its statements without the tenant's variables, and nobody would say so.
+        if self.alias not in connections.settings:
+            raise ConnectionDoesNotExist(f"transaction.session(): the connection {self.alias!r} doesn't exist.")
         outer = declared.get()
         mine = {**(outer or {}).get(self.alias, {}), **self._values}
         new = Declared({**(outer or {}), self.alias: {name: mine[name] for name in mine if name not in self._removed}})

@@ -27,7 +27,7 @@ def variables_of(tenant: int) -> dict[str, Any]:
 
 def session_of(request: HttpRequest) -> dict[str, Any] | None:
     """``DBPOOL["SESSION_FROM_REQUEST"]``. A host that nobody owns gets no variables, and so no rows."""
-    tenant = TENANTS.get(request.get_host())
+    tenant = TENANTS.get(request.get_host().partition(":")[0])
     return None if tenant is None else variables_of(tenant)
 
 

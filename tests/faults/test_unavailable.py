@@ -73,6 +73,7 @@ def test_refused_at_once(make_database: MakeDatabase, mode: str) -> None:
         assert isinstance(error, OperationalError)
         assert isinstance(error.__cause__, psycopg.OperationalError)
         assert "refused" in str(error.__cause__)
+        assert "The driver says: connection failed" in str(error)
         assert (error.alias, error.in_use, error.waiting, error.holders) == (database.alias, 0, 0, ())
         assert database.pool.snapshot().size == 0
     assert statistics.median(seconds) < 0.05, seconds

@@ -72,7 +72,7 @@ def test_more_connections_than_the_server_has(server: Server, make_alias: MakeAl
     assert (message.id, message.level) == ("dbpool.W020", 30)
     assert message.msg == (
         f"DATABASES[{one!r}]: the server has 27 connections for applications (max_connections 30, 3 of them reserved); "
-        f'this project may take 28: 4 processes (DBPOOL["PROCESSES"] = 4) x 7 (max_size: {one} 5, {two} 2).'
+        f'this project may take 28: 4 processes (DBPOOL["PROCESSES"] = 4) x 7 (max_size: 5 of {one!r}, 2 of {two!r}).'
     )
     assert "max_connections" in str(message.hint)
     assert ids(check(one, two, databases=[two], PROCESSES=4)) == ["dbpool.W020"], "all aliases on the server count"

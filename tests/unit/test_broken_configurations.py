@@ -234,7 +234,7 @@ TABLE: list[Broken] = [
     project("dbpool.W009", "max_size (4) is small", "Raise it to 10", {"POOL": {"max_size": 4}}),
     project("dbpool.W009", "max_size (4) is small", "Raise it", {"POOL": {"max_size": 4}}, THREADS=5, ROLE="web"),
     project("dbpool.W010", "BUDGET = 30, but the pools may take 40", "raise BUDGET", PROCESSES=4, BUDGET=30),
-    project("dbpool.W010", "1 process x 10 (max_size: x 10)", "Lower max_size", BUDGET=9),
+    project("dbpool.W010", "1 process x 10 (max_size: 10 of 'x')", "Lower max_size", BUDGET=9),
     pool("dbpool.W011", "lock_timeout (5 s) never takes effect", "below", lock_timeout=5, statement_timeout=5),
     pool("dbpool.W011", "idle_in", "below", idle_in_transaction_timeout=9, transaction_timeout=8),
     pool("dbpool.W011", "statement_timeout (9 s) never", "below", statement_timeout=9, command_timeout=8),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import SUPPRESS
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
@@ -24,9 +25,19 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
+        # Behind the sub-command too, where everybody writes them. SUPPRESS: else their defaults would overwrite what
+        # stands before it.
+        common = CommandParser(add_help=False, argument_default=SUPPRESS)
+        common.add_argument("-v", "--verbosity", type=int, choices=[0, 1, 2, 3], help=SUPPRESS)
+        for name in ("--settings", "--pythonpath"):
+            common.add_argument(name, help=SUPPRESS)
+        for name in ("--traceback", "--no-color", "--force-color"):
+            common.add_argument(name, action="store_true", help=SUPPRESS)
         parsers = parser.add_subparsers(dest="subcommand", metavar="sub-command", required=True)
         for name, kind in found().items():
-            one = parsers.add_parser(name, help=kind.help, description=f"{kind.help} {kind.description}".strip())
+            one = parsers.add_parser(
+                name, help=kind.help, parents=[common], description=f"{kind.help} {kind.description}".strip()
+            )
             kind.add_arguments(one)
 
     def handle(self, *args: Any, subcommand: str, **options: Any) -> None:

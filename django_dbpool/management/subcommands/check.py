@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from ...checks.ask import Answer, NoAnswer, ask
 from ...checks.pools import entries, pools
 from ...checks.project import by_server, read_project, total
 from ...checks.server import judge
+from ...conf import pooling_enabled
 from ...core.readers import ConfigError
 from .. import subcommand
 
@@ -29,7 +31,7 @@ class Subcommand(subcommand.Subcommand):
     description = (
         "Each server is asked on one connection of its own with short time limits, outside of the pool; nothing is "
         "changed. Exit code 0: nothing found at or above --fail-level; 1: something was. Ids are explained in "
-        "docs/checks.md; SILENCED_SYSTEM_CHECKS silences them one by one."
+        "docs/checks.md of the sources; SILENCED_SYSTEM_CHECKS silences them one by one."
     )
 
     @classmethod
@@ -82,7 +84,8 @@ class Subcommand(subcommand.Subcommand):
             if message.hint:
                 self.stdout.write(f"    HINT: {message.hint}")
         if not messages:
-            self.stdout.write("  " + self.style.SUCCESS("ok"))
+            off = name != PROJECT and not pooling_enabled(connections.settings[name])
+            self.stdout.write("  " + self.style.SUCCESS("ok (pool switched off, server not asked)" if off else "ok"))
 
     def _print_summary(
         self,
@@ -131,8 +134,9 @@ def _servers(answers: Mapping[str, Answer | NoAnswer]) -> list[str]:
         answer = next((found for alias in group if isinstance(found := answers.get(alias.name), Answer)), None)
         if answer is not None:
             may_take, _ = total(group, project)
+            who = "this project" if project.process_count(os.environ)[1] else "one process"
             parts.append(
-                f"PostgreSQL {answer.release}, {answer.max_connections} connections, this project may take {may_take}"
+                f"PostgreSQL {answer.release}, {answer.max_connections} connections, {who} may take {may_take}"
             )
     return parts
 
