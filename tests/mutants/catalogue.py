@@ -185,7 +185,7 @@ MUTANTS = (
     Mutant(
         "a write is repeated",
         "retry: reads of the ORM only",
-        ((CURSORS, "                sql is db._read\n                and db._losses", "                db._losses"),),
+        ((CURSORS, "repeatable = sql is db._read and (", "repeatable = ("),),
         ("tests/integration/test_read_retry.py",),
     ),
     Mutant(
