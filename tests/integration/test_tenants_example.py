@@ -141,8 +141,6 @@ async def get_async(path: str, host: str) -> Any:
     return json.loads((await communicator.receive_output())["body"])
 
 
-# Django 5.2 leaves it to the collector to close a request's body.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_async_view(site: None) -> None:
     async def four() -> list[Any]:
         return list(await asyncio.gather(*(get_async("/invoices-async/", host) for host in (RED, BLUE, RED, BLUE))))
