@@ -6,7 +6,6 @@ from _thread import get_ident
 from typing import Any
 
 from django.core.signals import request_finished, request_started
-from django.urls import Resolver404, resolve
 
 from .core.ledger import current_unit, thread_units, unit_labels
 
@@ -18,6 +17,8 @@ def request_label(environ: dict[str, Any]) -> str:
     Args:
         environ: of WSGI, or the scope of ASGI.
     """
+    from django.urls import Resolver404, resolve  # imports half of Django, which a worker of queues never needs
+
     method = environ.get("REQUEST_METHOD") or environ.get("method") or "?"
     path = environ.get("PATH_INFO") or environ.get("path") or "/"
     try:

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 from django.apps import apps
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError
 from django.db.backends.postgresql.base import CursorDebugWrapper
 from django.db.backends.utils import CursorWrapper
 from psycopg import Cursor
 
 from ..core.session import declared
 from ..pool import watchdog
-from ..pool.entry import IDLE
 from .patched import djangos_own
 from .raw import raw_connection_of_cursor
+from .reading import repeated
 
 if TYPE_CHECKING:
     from ..pool.entry import PoolEntry
@@ -90,19 +90,14 @@ class LeasedCursor(DjangosCursor):
             return super().executemany(sql, param_list)
         return self._executemany(sql, param_list)
 
-    def _execute(self, sql: Any, params: Any, *ignored: Any, attempt: int = 1) -> Any:
+    def _execute(self, sql: Any, params: Any, *ignored: Any) -> Any:
+        if sql is self.db._read:
+            return repeated(self.db, partial(self._execute_once, sql, params))
+        return self._execute_once(sql, params)
+
+    def _execute_once(self, sql: Any, params: Any) -> Any:
         db = self.db
-        losses = db._losses
-        held = db._entry
-        # Not inside of a transaction that was begun by a statement's text.
-        repeatable = sql is db._read and (held is None or held.pgconn.transaction_status == IDLE)
-        try:
-            cursor = db._begin_statement(self, sql)
-        except (OperationalError, InterfaceError):
-            # The connection was lost where session variables were to be set on it.
-            if not (repeatable and db._losses != losses and attempt < db._read_attempts):
-                raise
-            return self._execute(sql, params, attempt=attempt + 1)
+        cursor = db._begin_statement(self, sql)
         try:
             if watchdog.watching:
                 db._begin_command(db._entry)
@@ -110,17 +105,9 @@ class LeasedCursor(DjangosCursor):
                 result = cursor.execute(sql) if params is None else cursor.execute(sql, params)
         except BaseException as error:
             db._statement_failed(error, sql)
-            if not (
-                repeatable
-                and db._losses != losses
-                and attempt < db._read_attempts
-                and isinstance(error, (OperationalError, InterfaceError))
-            ):
-                raise
-        else:
-            db._end_statement()
-            return result
-        return self._execute(sql, params, attempt=attempt + 1)
+            raise
+        db._end_statement()
+        return result
 
     def _executemany(self, sql: Any, param_list: Any, *ignored: Any) -> Any:
         db = self.db
@@ -358,12 +345,8 @@ class StockDebugCursor(CursorDebugWrapper, StockCursor):
         return super().copy(statement)
 
 
-class StockServerDebugCursor(CursorDebugWrapper, StockServerCursor):
+class StockServerDebugCursor(StockDebugCursor, StockServerCursor):
     """The same under DEBUG or ``force_debug_cursor``."""
-
-    def copy(self, statement: Any) -> Any:
-        self.db._sync_stock_session(statement, declared.get())  # Django's asks the driver's cursor
-        return super().copy(statement)
 
 
 def warn_if_apps_not_ready() -> None:

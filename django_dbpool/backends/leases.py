@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 from django.apps import apps
@@ -24,9 +24,6 @@ from ..pool.session_state import known_neutral, reason_to_pin
 from .acquiring import AcquiringMixin, current_request
 from .cursors import warn_if_apps_not_ready
 from .prepare import is_stale_plan
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger("django_dbpool.backends")
 
@@ -128,10 +125,7 @@ class LeaseMixin(AcquiringMixin):
         if entry is None:
             return
         command, cancellation = entry.command, commands.end(entry)
-        losses = self._losses
         self._clean_up_after(error, entry)
-        if cancellation is not None:
-            self._losses = losses  # nothing was lost: somebody has ended it, and it must not run again
         if error is not None:
             self._raise_by_name(error, sql, entry, cancellation, command)
 
@@ -154,7 +148,7 @@ class LeaseMixin(AcquiringMixin):
             and not (shared or self.in_atomic_block or self._initializing or entry.pinned or entry.streams)
         ):
             # Nothing was promised on this connection that another couldn't keep.
-            if not entry.stopped:
+            if not entry.stopped:  # else somebody has ended it, and it must not run again
                 self._losses += 1
             pool = self._pool
             self._end_lease(discard=True)

@@ -11,6 +11,7 @@ import psycopg
 from django.db import OperationalError
 
 from ..cancellation import current_scope
+from ..core import sqlstate
 from ..core.errors import Expiry, Refusal
 from ..errors import LeaseTimedOut
 from ..pool import command as commands
@@ -23,15 +24,6 @@ if TYPE_CHECKING:
     from .typing import DjangosWrapper as Base
 else:
     Base = object
-
-QUERY_CANCELED = "57014"
-
-# The server ends the session, not only the statement: https://www.postgresql.org/docs/current/errcodes-appendix.html
-SERVER_LIMITS = {
-    "25P03": "idle_in_transaction_timeout",
-    "25P04": "transaction_timeout",
-    "57P05": "idle_session_timeout",
-}
 
 _READING = re.compile(r"\s*(?:SELECT|VALUES|TABLE|SHOW|SET|FETCH)\b", re.IGNORECASE)
 
@@ -97,9 +89,11 @@ class TimeLimitsMixin(Base):
         driver = error if isinstance(error, psycopg.Error) else error.__cause__
         if not isinstance(driver, psycopg.Error):
             return
-        sqlstate = driver.sqlstate
-        stopped = cancellation is not None and cancellation.timed_out and sqlstate in (None, QUERY_CANCELED)
-        setting = "command_timeout" if stopped else SERVER_LIMITS.get(sqlstate or "")
+        code = driver.sqlstate
+        stopped = (
+            cancellation is not None and cancellation.timed_out and (code is None or code in sqlstate.QUERY_CANCELED)
+        )
+        setting = "command_timeout" if stopped else sqlstate.SERVER_TIMEOUT.get(code or "")
         if setting is None:
             return
         began = entry.since if command is None else command.began
@@ -108,8 +102,8 @@ class TimeLimitsMixin(Base):
                 setting=setting,
                 limit=getattr(self._pool and self._pool.config, setting, None),
                 age=monotonic() - began,
-                maybe_committed=sqlstate is None and self._may_have_committed(what),
-                answered=sqlstate is not None,
+                maybe_committed=code is None and self._may_have_committed(what),
+                answered=code is not None,
             )
         ) from driver
 
@@ -126,8 +120,8 @@ class TimeLimitsMixin(Base):
         refusal = Refusal(
             alias=self.alias,
             waited=expiry.age,
-            in_use=0 if pool is None else sum(1 for entry in tuple(pool.entries) if entry.owner is not None),
+            in_use=0 if pool is None else pool.in_use,
             max_size=0 if pool is None else pool.gate.max_size,
-            waiting=0 if pool is None else sum(1 for _ in pool.gate.waiters()),
+            waiting=0 if pool is None else pool.gate.waiting,
         )
         return LeaseTimedOut(refusal, expiry)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from psycopg import ClientCursor
+from typing import TYPE_CHECKING
 
 from .reading import READS, repeatable
 
@@ -22,11 +20,3 @@ class PooledOperationsMixin(Base):
         # Whatever module the engine takes its compilers from: deriving engines have their own.
         kind = super().compiler(compiler_name)
         return repeatable(kind) if compiler_name in READS else kind
-
-    def compose_sql(self, sql: str, params: Any) -> str:
-        connection = self.connection
-        with connection.cursor() as cursor:
-            entry = getattr(cursor, "entry", None)
-            # Django's own makes its cursor on cursor.connection: the same by way of the facade.
-            raw = cursor.connection if entry is None else entry.conn
-            return ClientCursor(raw).mogrify(sql, params)

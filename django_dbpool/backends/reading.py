@@ -9,7 +9,9 @@ the repetition off for them, never on.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import InterfaceError, OperationalError
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from django.db.models.sql.compiler import SQLCompiler as Base
 else:
     Base = object
+
+T = TypeVar("T")
 
 READS = frozenset({"SQLCompiler", "SQLAggregateCompiler"})
 """Compilers of SELECT. Those of INSERT, UPDATE and DELETE are left as they are."""
@@ -41,28 +45,33 @@ class RepeatableRead(Base):
         try:
             if not chunked_fetch:
                 return execute(result_type, chunked_fetch, *args, **kwargs)
-            return self._open_server_side(lambda: execute(result_type, chunked_fetch, *args, **kwargs))
+            # A server-side cursor belongs to its connection, so not the statement is repeated but the opening of the
+            # cursor. Nothing was fetched from it yet.
+            return repeated(self.connection, partial(execute, result_type, chunked_fetch, *args, **kwargs))
         finally:
             self._executing = False
 
-    def _open_server_side(self, execute: Any) -> Any:
-        """
-        A server-side cursor belongs to its connection, so not the statement is repeated but the opening of the
-        cursor. Nothing was fetched from it yet.
-        """
-        db: Any = self.connection
-        attempts = 1
-        entry = db._entry
-        if entry is not None and entry.pgconn.transaction_status != IDLE:
-            return execute()  # in a transaction that was begun by a statement's text
-        while True:
-            losses = db._losses
-            try:
-                return execute()
-            except (OperationalError, InterfaceError):
-                attempts += 1
-                if db._losses == losses or db._entry is not None or attempts > db._read_attempts:
-                    raise
+
+def repeated(db: Any, read: Callable[[], T]) -> T:
+    """
+    Call again after the connection was lost, on another one.
+
+    Args:
+        db: the wrapper; it counts the connections that it has lost with nothing promised on them.
+    """
+    entry = db._entry
+    if entry is not None and entry.pgconn.transaction_status != IDLE:
+        return read()  # in a transaction that was begun by a statement's text
+    attempts = 1
+    while True:
+        losses = db._losses
+        try:
+            return read()
+        except (OperationalError, InterfaceError):
+            # How many attempts there are is known once a connection was leased.
+            if db._losses == losses or db._entry is not None or attempts >= db._read_attempts:
+                raise
+        attempts += 1
 
 
 _made: dict[type, type] = {}

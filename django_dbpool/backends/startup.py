@@ -12,15 +12,8 @@ from django.core.exceptions import ImproperlyConfigured
 from psycopg import Connection
 
 from ..conf import pool_config
+from ..core.config import SERVER_LIMITS
 from .leases import LeaseMixin
-
-SERVER_NAMES = {
-    "statement_timeout": "statement_timeout",
-    "lock_timeout": "lock_timeout",
-    "idle_in_transaction_session_timeout": "idle_in_transaction_timeout",
-    "transaction_timeout": "transaction_timeout",
-}
-"""The server's names of its time limits, which it takes in milliseconds, and ours."""
 
 MARKER = "django_dbpool.startup"
 """A setting that means nothing to the server; in a session that knows it the start-up packet has arrived."""
@@ -65,7 +58,7 @@ class StartupMixin(LeaseMixin):
         settings = {}
         if self.timezone_name:
             settings["TimeZone"] = self.timezone_name
-        for name, key in SERVER_NAMES.items():
+        for key, name in SERVER_LIMITS.items():
             seconds = getattr(config, key)
             if seconds is not None:
                 settings[name] = str(max(1, round(seconds * 1000)))  # 0 would mean no limit
@@ -135,19 +128,18 @@ class StartupMixin(LeaseMixin):
         connecting fails, and the message is in the server's language; but it quotes the name.
         """
         config = pool_config(self.settings_dict, self.alias)
-        for name in self._startup_settings():
-            if not (name in SERVER_NAMES or name in config.session):
-                continue
+        keys = {name: f"POOL[{key!r}]" for key, name in SERVER_LIMITS.items()}
+        keys |= {name: f"POOL['session'][{name!r}]" for name in config.session}
+        for name in self._startup_settings().keys() & keys:
             if re.search(rf"""["'«»„“”‹›「『]\s?{re.escape(name)}\s?["'«»“”‹›」』]""", str(error)) is None:
                 continue
-            key = f"POOL[{SERVER_NAMES[name]!r}]" if name in SERVER_NAMES else f"POOL['session'][{name!r}]"
             remedy = (
                 "It needs PostgreSQL 17; remove it, or use statement_timeout and idle_in_transaction_timeout instead."
                 if name == "transaction_timeout"
                 else "Correct or remove it."
             )
             raise ImproperlyConfigured(
-                f"DATABASES[{self.alias!r}]: the server refuses {key}: {str(error).strip()}. {remedy}"
+                f"DATABASES[{self.alias!r}]: the server refuses {keys[name]}: {str(error).strip()}. {remedy}"
             ) from error
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import connections
 
-from ..conf.alias import SERVER_LIMITS, Alias
+from ..conf.alias import Alias
+from ..core.config import SERVER_LIMITS
 
 if TYPE_CHECKING:
     from psycopg import Connection

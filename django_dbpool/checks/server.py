@@ -10,7 +10,8 @@ from typing import Any
 
 from django.core.checks import CheckMessage, Tags, register
 
-from ..conf.alias import SERVER_LIMITS, Alias
+from ..conf.alias import Alias
+from ..core.config import SERVER_LIMITS
 from ..core.project import ProjectConfig
 from ..core.readers import ConfigError, Fault
 from .ask import Answer, NoAnswer, ask

@@ -12,12 +12,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from ..core.config import PoolConfig
+from ..core.config import TIME_LIMITS, PoolConfig
 from ..core.project import ProjectConfig
 from ..core.readers import ConfigError, Fault, shown
 from .alias import Alias
 from .credentials import copied, faults_of_credentials
-from .process import TIME_LIMITS, management_command, runserver_is_starting, time_limits_apply, without_time_limits
+from .process import management_command, runserver_is_starting, time_limits_apply, without_time_limits
 from .rules import faults_of_alias
 from .urls import from_url_options
 

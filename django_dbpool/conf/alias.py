@@ -7,16 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.config import PoolConfig
+from ..core.config import SERVER_LIMITS, PoolConfig
 from ..core.readers import Fault
-
-SERVER_LIMITS = {
-    "statement_timeout": "statement_timeout",
-    "lock_timeout": "lock_timeout",
-    "idle_in_transaction_timeout": "idle_in_transaction_session_timeout",
-    "transaction_timeout": "transaction_timeout",
-}
-"""Keys of POOL that set a variable of the server, and its name."""
 
 
 @dataclass(frozen=True, slots=True)

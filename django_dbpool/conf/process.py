@@ -7,13 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-TIME_LIMITS = (
-    "statement_timeout",
-    "lock_timeout",
-    "idle_in_transaction_timeout",
-    "transaction_timeout",
-    "command_timeout",
-)
+from ..core.config import TIME_LIMITS
 
 # Of the management commands those that run the site's own code as the site does. ``test`` sets up its database
 # without limits, see backends/creation.py.

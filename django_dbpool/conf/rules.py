@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ..core.config import SERVER_LIMITS
 from ..core.readers import Fault, shown
-from .alias import SERVER_LIMITS, Alias, startup_variables
+from .alias import Alias, startup_variables
 from .options import is_timeout, unknown_options, unusable_options
 
 OWNED_VARIABLE = "dbpool.E008"

@@ -143,6 +143,16 @@ def _faults_of_shape(options: object) -> list[Fault]:
     return []
 
 
+SERVER_LIMITS = {
+    "statement_timeout": "statement_timeout",
+    "lock_timeout": "lock_timeout",
+    "idle_in_transaction_timeout": "idle_in_transaction_session_timeout",
+    "transaction_timeout": "transaction_timeout",
+}
+"""Keys that set a time limit of the server, and the variable's name there. It takes milliseconds."""
+
+TIME_LIMITS = (*SERVER_LIMITS, "command_timeout")
+
 _MOST_CONNECTIONS = 2**18 - 1  # PostgreSQL's own limit of max_connections
 _MOST_KEEPALIVE = 2**15 - 1  # Linux refuses more, and then every attempt to connect fails
 

@@ -12,9 +12,6 @@ import random as _random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
-
-T = TypeVar("T")
 
 Clock = Callable[[], float]
 Sleep = Callable[[float], None]
@@ -125,31 +122,3 @@ class Retrier:
             self._sleep(delay)
         self.waited += delay
         return True
-
-
-def call(
-    function: Callable[[], T],
-    should_retry: Callable[[Exception], bool],
-    policy: RetryPolicy,
-    *,
-    deadline: float = math.inf,
-    clock: Clock = time.monotonic,
-    sleep: Sleep = time.sleep,
-    random: Uniform = _random.random,
-) -> T:
-    """
-    Call until it succeeds, fails for good or the attempts or the time are used up.
-
-    Args:
-        should_retry: asked for each ``Exception``; a BaseException of another kind is never caught.
-
-    Raises:
-        The last attempt's error.
-    """
-    retrier = Retrier(policy, deadline=deadline, clock=clock, sleep=sleep, random=random)
-    while True:
-        try:
-            return function()
-        except Exception as error:
-            if not (should_retry(error) and retrier.wait()):
-                raise

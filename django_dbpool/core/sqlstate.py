@@ -36,13 +36,12 @@ SHUTDOWN = frozenset(
         "57P03",  # cannot_connect_now: starting up, shutting down, in recovery
     }
 )
-SERVER_TIMEOUT = frozenset(
-    {
-        "25P03",  # idle_in_transaction_session_timeout
-        "25P04",  # transaction_timeout, since PostgreSQL 17
-        "57P05",  # idle_session_timeout
-    }
-)
+SERVER_TIMEOUT = {
+    "25P03": "idle_in_transaction_timeout",
+    "25P04": "transaction_timeout",  # since PostgreSQL 17
+    "57P05": "idle_session_timeout",
+}
+"""The server ends the session, not only the statement. With the key of POOL that sets the limit, if one does."""
 SYSTEM = frozenset(
     {
         "58000",  # system_error
@@ -70,6 +69,7 @@ CREDENTIALS = frozenset(
         # and all of class 28, invalid authorization: role unknown, password wrong, pg_hba.conf refuses
     }
 )
+_ANSWERED_503 = SERVER_TIMEOUT.keys() | QUERY_CANCELED | LOCK_NOT_AVAILABLE | READ_ONLY
 _TRANSIENT = SERIALIZATION | INSUFFICIENT_RESOURCES | SHUTDOWN | SYSTEM
 
 
@@ -115,7 +115,7 @@ def is_expected_termination(code: str | None) -> bool:
 
 def is_unavailable_answer(code: str | None) -> bool:
     """An HTTP request that fails with it is answered 503: it is nobody's mistake, and later it may work."""
-    return is_transient(code) or code in SERVER_TIMEOUT | QUERY_CANCELED | LOCK_NOT_AVAILABLE | READ_ONLY
+    return is_transient(code) or code in _ANSWERED_503
 
 
 def _is_connection(code: str) -> bool:

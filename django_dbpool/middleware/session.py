@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
 from inspect import isawaitable
 from typing import Any, cast
 
@@ -90,48 +89,44 @@ def _keep_while_streaming(response: HttpResponseBase) -> HttpResponseBase:
     return response
 
 
-@contextmanager
-def _declared(variables: Any) -> Iterator[None]:
-    outer = declared.get()
-    declared.set(variables)
-    try:
-        yield
-    finally:
-        declared.set(outer)
+class _Inside:
+    """
+    The variables of a body, set only while a part of it is made: between parts this thread or task belongs to somebody
+    else. What the body has declared by then, in a block around its yield, it finds again.
+    """
+
+    def __init__(self, variables: Any) -> None:
+        self.variables = variables
+
+    def __enter__(self) -> None:
+        self.outer = declared.get()
+        declared.set(self.variables)
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.variables = declared.get()
+        declared.set(self.outer)
 
 
 def _stream(content: Iterator[Any], variables: Any) -> Iterator[Any]:
-    end = object()
+    inside, end = _Inside(variables), object()
     while True:
-        # Only while the part is made: between parts this thread or task belongs to somebody else. What the body has
-        # declared by then, in a block around its yield, it finds again.
-        outer = declared.get()
-        declared.set(variables)
-        try:
+        with inside:
             part = next(content, end)
-        finally:
-            variables = declared.get()
-            declared.set(outer)
         if part is end:
             return
         yield part
 
 
 async def _stream_async(content: AsyncIterator[Any], variables: Any) -> AsyncIterator[Any]:
-    end = object()
+    inside, end = _Inside(variables), object()
     try:
         while True:
-            outer = declared.get()
-            declared.set(variables)
-            try:
+            with inside:
                 part = await anext(content, end)
-            finally:
-                variables = declared.get()
-                declared.set(outer)
             if part is end:
                 return
             yield part
     finally:
         if isinstance(content, AsyncGenerator):
-            with _declared(variables):
+            with inside:
                 await content.aclose()

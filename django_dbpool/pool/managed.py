@@ -22,9 +22,6 @@ from psycopg import Connection
 
 from ..core.breaker import Rejected
 from ..core.config import PoolConfig
-from ..core.errors import (
-    GateClosed,
-)
 from ..core.gate import DeadlinePassed, Gate, QueueIsFull, QueueWasCleared, Ticket
 from ..core.ledger import Holder, Owner, current_unit
 from . import reporting, watchdog
@@ -149,7 +146,8 @@ class ManagedPool(LendingByHand):
 
     def _admitted(self, ticket: Ticket[PoolEntry], owner: Owner, deadline: float, check: bool) -> PoolEntry:
         """Wait, and make of what the gate gave a connection that works."""
-        while True:
+        entry = None
+        while entry is None:
             entry = self._admit(ticket, deadline)
             if entry is not None:
                 entry.owner = owner  # before the check, which may take its time: it is in use
@@ -162,8 +160,6 @@ class ManagedPool(LendingByHand):
                     entry = ticket.entry = self._open_entry(deadline)
                 except ServerFull:
                     self._go_on_below(ticket)
-            if entry is not None:
-                break
         entry.owner = owner
         entry.unit = current_unit.get()
         entry.since = self.clock()
@@ -351,6 +347,11 @@ class ManagedPool(LendingByHand):
 
     # -- reports ------------------------------------------------------------------------------------------------
 
+    @property
+    def in_use(self) -> int:
+        """Connections that are leased now."""
+        return sum(1 for entry in tuple(self.entries) if entry.owner is not None)
+
     def snapshot(self) -> reporting.PoolSnapshot:
         """The pool's numbers now."""
         return reporting.snapshot(self)
@@ -411,6 +412,3 @@ class ManagedPool(LendingByHand):
         self._closed = True
         self.gate.closed = True
         self.gate.attention = 1
-
-
-__all__ = ["GateClosed", "ManagedPool"]

@@ -42,7 +42,7 @@ def refusal(pool: ManagedPool, error: BaseException, owner: Owner, waited: float
         Refusal(
             alias=pool.alias,
             waited=waited,
-            in_use=sum(1 for entry in tuple(pool.entries) if entry.owner is not None),
+            in_use=pool.in_use,
             max_size=pool.gate.max_size,
             waiting=sum(1 for waiter in pool.gate.waiters() if waiter is not owner),
             holders=pool.holders(stacks=True) if full else (),
@@ -75,4 +75,4 @@ def _cause(pool: ManagedPool, error: BaseException) -> BaseException | None:
     if isinstance(error, QueueWasCleared):
         return pool.connector.breaker.snapshot().error
     # Whoever waited in vain, though nobody holds anything, waited for a server that doesn't answer.
-    return None if any(entry.owner for entry in tuple(pool.entries)) else pool.connector.last_error
+    return None if pool.in_use else pool.connector.last_error

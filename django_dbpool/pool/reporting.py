@@ -34,7 +34,7 @@ class PoolSnapshot:
 
 def snapshot(pool: ManagedPool) -> PoolSnapshot:
     # One C call each: a consistent copy under the GIL, though not one instant for all three.
-    entries = tuple(pool.entries)
+    opened = len(pool.entries)
     size = pool.gate.size
     return PoolSnapshot(
         alias=pool.alias,
@@ -43,9 +43,9 @@ def snapshot(pool: ManagedPool) -> PoolSnapshot:
         min_size=pool.min_size,
         max_size=pool.gate.max_size,
         size=size,
-        in_use=sum(1 for entry in entries if entry.owner is not None),
+        in_use=pool.in_use,
         idle=len(pool.gate.free),
-        opening=max(0, size - len(entries)),
+        opening=max(0, size - opened),
         waiting=pool.gate.waiting,
     )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 ACQUIRING = "backends/acquiring.py"
 LEASES = "backends/leases.py"
 CURSORS = "backends/cursors.py"
+READING = "backends/reading.py"
 TRANSACTIONS = "backends/transactions.py"
 
 
@@ -185,19 +186,13 @@ MUTANTS = (
     Mutant(
         "a write is repeated",
         "retry: reads of the ORM only",
-        ((CURSORS, "repeatable = sql is db._read and (", "repeatable = ("),),
+        ((CURSORS, "        if sql is self.db._read:\n", "        if sql:\n"),),
         ("tests/integration/test_read_retry.py",),
     ),
     Mutant(
         "what was interrupted is repeated",
         "retry: nothing that somebody stopped",
-        (
-            (
-                CURSORS,
-                "                and isinstance(error, (OperationalError, InterfaceError))\n",
-                "",
-            ),
-        ),
+        ((READING, "        except (OperationalError, InterfaceError):\n", "        except BaseException:\n"),),
         ("tests/integration/test_read_retry.py",),
     ),
 )

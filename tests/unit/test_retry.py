@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_dbpool.core.retry import Retrier, RetryPolicy, call
+from django_dbpool.core.retry import Retrier, RetryPolicy
 
 
 class World:
@@ -45,6 +46,18 @@ class Unlucky:
         return "done"
 
 
+def call(
+    function: Callable[[], Any], retrier: Retrier, should_retry: Callable[[Exception], bool] = lambda error: True
+) -> Any:
+    """As its callers do it."""
+    while True:
+        try:
+            return function()
+        except Exception as error:
+            if not (should_retry(error) and retrier.wait()):
+                raise
+
+
 def run(
     operation: Unlucky,
     policy: RetryPolicy,
@@ -52,9 +65,10 @@ def run(
     deadline: float = math.inf,
     random: Callable[[], float] = lambda: 1.0,
     should_retry: Callable[[Exception], bool] = lambda error: isinstance(error, ConnectionError),
-) -> str:
+) -> Any:
     world = operation.world
-    return call(operation, should_retry, policy, deadline=deadline, clock=world.clock, sleep=world.sleep, random=random)
+    retrier = Retrier(policy, deadline=deadline, clock=world.clock, sleep=world.sleep, random=random)
+    return call(operation, retrier, should_retry)
 
 
 # -- examples --------------------------------------------------------------------------------------------------------
@@ -127,7 +141,7 @@ def test_interrupts_pass_through(interrupt: type[BaseException], where: str) -> 
         raise interrupt
 
     with pytest.raises(interrupt):
-        call(function, lambda error: True, RetryPolicy(), sleep=sleep, random=lambda: 1.0)
+        call(function, Retrier(RetryPolicy(), sleep=sleep, random=lambda: 1.0))
     assert len(calls) == 1
 
 

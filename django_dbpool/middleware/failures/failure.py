@@ -198,7 +198,7 @@ def _kind_of_code(code: str) -> Kind | None:
         return READ_ONLY
     if sqlstate.is_server_full(code):
         return BUSY
-    if code in sqlstate.QUERY_CANCELED | sqlstate.LOCK_NOT_AVAILABLE | sqlstate.SERVER_TIMEOUT:
+    if sqlstate.is_server_timeout(code) or code in sqlstate.QUERY_CANCELED | sqlstate.LOCK_NOT_AVAILABLE:
         return TIMEOUT
     if sqlstate.is_unreachable(code) and code != "57P03":
         return INTERRUPTED
