@@ -8,7 +8,7 @@ memory while nothing is leased, and COMMIT ends the lease before the ``on_commit
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import debug_transaction
@@ -16,6 +16,9 @@ from django.utils.asyncio import async_unsafe
 
 from .leases import LeaseMixin
 from .patched import djangos_own
+
+if TYPE_CHECKING:
+    from ..pool.entry import PoolEntry
 
 _Watched: Any = BaseDatabaseWrapper  # django-stubs leaves out what begins with an underscore
 _DJANGOS_COMMIT = djangos_own(BaseDatabaseWrapper, "_commit")
@@ -63,14 +66,18 @@ class TransactionsMixin(LeaseMixin):
             super()._commit()
             return
         entry = self._entry
-        # Logged also when the transaction had no statement: the query log looks as it does on the stock engine.
-        if entry is None or _Watched._commit is _DJANGOS_COMMIT:
-            with debug_transaction(self, "COMMIT"), self.wrap_database_errors:
-                if entry is not None:
-                    self._in_time(entry, entry.conn.commit, "COMMIT")
-        else:
-            with self._reading_connection():
-                self._in_time(entry, super()._commit, "COMMIT")
+        try:
+            # Logged also when the transaction had no statement: the query log looks as it does on the stock engine.
+            if entry is None or _Watched._commit is _DJANGOS_COMMIT:
+                with debug_transaction(self, "COMMIT"), self.wrap_database_errors:
+                    if entry is not None:
+                        self._in_time(entry, entry.conn.commit, "COMMIT")
+            else:
+                with self._reading_connection():
+                    self._in_time(entry, super()._commit, "COMMIT")
+        except BaseException:
+            self._give_up_if_lost(entry)
+            raise
         self._end_transaction()
 
     def _rollback(self) -> None:
@@ -78,14 +85,23 @@ class TransactionsMixin(LeaseMixin):
             super()._rollback()
             return
         entry = self._entry
-        if entry is None or _Watched._rollback is _DJANGOS_ROLLBACK:
-            with debug_transaction(self, "ROLLBACK"), self.wrap_database_errors:
-                if entry is not None:
-                    self._in_time(entry, entry.conn.rollback, "ROLLBACK")
-        else:
-            with self._reading_connection():
-                self._in_time(entry, super()._rollback, "ROLLBACK")
+        try:
+            if entry is None or _Watched._rollback is _DJANGOS_ROLLBACK:
+                with debug_transaction(self, "ROLLBACK"), self.wrap_database_errors:
+                    if entry is not None:
+                        self._in_time(entry, entry.conn.rollback, "ROLLBACK")
+            else:
+                with self._reading_connection():
+                    self._in_time(entry, super()._rollback, "ROLLBACK")
+        except BaseException:
+            self._give_up_if_lost(entry)
+            raise
         self._end_transaction()
+
+    def _give_up_if_lost(self, entry: PoolEntry | None) -> None:
+        """However it ended, the transaction is over: the next one takes another connection."""
+        if entry is not None and entry is self._entry and entry.lost():
+            self._lose(entry, over=True)
 
     def _savepoint_rollback(self, sid: str) -> None:
         super()._savepoint_rollback(sid)
