@@ -18,6 +18,7 @@ from django.apps import apps
 from django.db import InterfaceError
 
 from ..core.session import declared
+from ..core.sqlstate import READ_ONLY
 from ..pool import command as commands
 from ..pool.entry import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN, PoolEntry
 from ..pool.session_state import known_neutral, reason_to_pin
@@ -137,6 +138,8 @@ class LeaseMixin(AcquiringMixin):
             return
         driver = None if error is None else driver_error(error)
         lost = was_lost(driver, entry)  # asked first: what follows may close it
+        if driver is not None and driver.sqlstate in READ_ONLY and self._pool is not None:
+            self._pool.standby.write_refused(entry)
         command, cancellation = entry.command, commands.end(entry)
         self._clean_up_after(error, entry)
         if error is not None:

@@ -148,11 +148,13 @@ class Connector:
         pool = self.pool
         remaining = max(0.001, deadline - pool.clock())
         try:
-            return pool._connect(timeout=min(pool.config.connect_timeout, remaining))
+            conn = pool._connect(timeout=min(pool.config.connect_timeout, remaining))
         except psycopg.Error as error:
             if self._on_refused is not None and self._on_refused(error):
                 return self.attempt(deadline)
             raise
+        pool.prepare(conn)
+        return conn
 
     def _server_answers(self) -> None:
         self.last_error = None

@@ -30,6 +30,7 @@ from .connecting import Connector, ServerFull
 from .entry import IDLE, PoolEntry
 from .housekeeping import Housekeeping
 from .refusals import refusal
+from .standby import StandbyWatch
 
 logger = logging.getLogger("django_dbpool.pool")
 
@@ -95,6 +96,7 @@ class ManagedPool(LendingByHand):
         """Tickets of unfinished ``lease`` calls, and a token for each connection that is being opened or closed."""
         self.housekeeping = Housekeeping(self)
         self.connector = Connector(self, on_refused)
+        self.standby = StandbyWatch(self)
         if connect is not None:
             self.connection_class = cast("type[Connection[Any]]", _ConnectionFactory(connect))
         self._prepare = prepare
@@ -277,13 +279,22 @@ class ManagedPool(LendingByHand):
         """Open a connection in the caller's thread; the caller holds a permit."""
         return self._make_entry(self.connector.open(deadline))
 
-    def _make_entry(self, conn: Connection[Any]) -> PoolEntry:
-        entry: PoolEntry | None = None
+    def prepare(self, conn: Connection[Any]) -> None:
+        """Make of a new connection what a borrower expects. A part of connecting: repeated with it if it is lost."""
         try:
             if not conn.autocommit:
                 conn.autocommit = True
             if self._prepare is not None:
                 self._prepare(conn)
+        except BaseException:
+            conn._pool = None
+            conn.close()
+            raise
+        self.standby.connected(conn)
+
+    def _make_entry(self, conn: Connection[Any]) -> PoolEntry:
+        entry: PoolEntry | None = None
+        try:
             now = self.clock()
             expires_at = now + self._jitter(self.config.max_lifetime, -0.05, 0.0)
             config = self.config
