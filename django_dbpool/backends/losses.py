@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.pq import ConnStatus
 
-from ..core.errors import Moment
+from ..core.errors import Loss, Moment
+from ..errors import CommitUnknown, ConnectionLost, LeaseTimedOut, withdraw
+from ..pool.commit_status import outcome
 from ..pool.entry import INERROR, INTRANS, UNKNOWN
 from ..pool.session_state import text_of, without_leading_comments
 
 if TYPE_CHECKING:
     from ..pool.entry import PoolEntry
+    from ..pool.managed import ManagedPool
+
+logger = logging.getLogger("django_dbpool.backends")
 
 _FATAL = frozenset({"FATAL", "PANIC"})
 """Severities of errors that end the session: https://www.postgresql.org/docs/current/runtime-config-logging.html"""
@@ -49,6 +56,38 @@ def was_lost(error: psycopg.Error | None, entry: PoolEntry) -> bool:
         # psycopg reports a closed socket while libpq still calls the connection good.
         return entry.suspicious()
     return entry.conn.broken  # else somebody here has called close()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What became of this transaction?"""
+
+    pool: ManagedPool
+    history: str
+    xid: str | None
+    """None: it had changed nothing."""
+
+
+def was_committed(question: Question, error: BaseException) -> bool:
+    """
+    Whether the transaction whose COMMIT raised this was committed all the same. False: that is not known, or the error
+    says it already.
+
+    Raises:
+        ConnectionLost, LeaseTimedOut: it was not committed.
+    """
+    if not isinstance(error, (CommitUnknown, LeaseTimedOut)) or not error.maybe_committed:
+        return False
+    found = "unwritten" if question.xid is None else outcome(question.pool, question.history, question.xid)
+    if found == "unknown":
+        return False
+    withdraw(error)
+    if found == "committed":
+        logger.warning("database %r: the answer to a COMMIT was lost, it was committed", question.pool.alias)
+        return True
+    if isinstance(error, LeaseTimedOut):
+        raise LeaseTimedOut(error.refusal, replace(error.expiry, maybe_committed=False)) from error.__cause__
+    raise ConnectionLost(error.refusal, Loss("aborted" if found == "aborted" else "unwritten")) from error.__cause__
 
 
 def moment_of(statement: Any, before: int, *, in_transaction: bool, read: bool = False) -> Moment:

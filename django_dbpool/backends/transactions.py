@@ -14,7 +14,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import debug_transaction
 from django.utils.asyncio import async_unsafe
 
+from ..pool.commit_status import transaction_id
+from ..pool.entry import INTRANS
 from .leases import LeaseMixin
+from .losses import Question, was_committed
 from .patched import djangos_own
 
 if TYPE_CHECKING:
@@ -66,7 +69,10 @@ class TransactionsMixin(LeaseMixin):
             super()._commit()
             return
         entry = self._entry
+        question: Question | None = None
         try:
+            if entry is not None and entry.history is not None:
+                question = self._prepare_question(entry)
             # Logged also when the transaction had no statement: the query log looks as it does on the stock engine.
             if entry is None or _Watched._commit is _DJANGOS_COMMIT:
                 with debug_transaction(self, "COMMIT"), self.wrap_database_errors:
@@ -75,9 +81,10 @@ class TransactionsMixin(LeaseMixin):
             else:
                 with self._reading_connection():
                     self._in_time(entry, super()._commit, "COMMIT")
-        except BaseException:
+        except BaseException as error:
             self._give_up_if_lost(entry)
-            raise
+            if question is None or not was_committed(question, error):
+                raise
         self._end_transaction()
 
     def _rollback(self) -> None:
@@ -97,6 +104,15 @@ class TransactionsMixin(LeaseMixin):
             self._give_up_if_lost(entry)
             raise
         self._end_transaction()
+
+    def _prepare_question(self, entry: PoolEntry) -> Question | None:
+        """What has to be known before COMMIT is sent, to ask afterwards what became of it. A round trip."""
+        if entry.pgconn.transaction_status != INTRANS:
+            return None
+        asked: list[str | None] = []
+        self._in_time(entry, lambda: asked.append(transaction_id(entry)), "SELECT")
+        assert self._pool is not None
+        return Question(self._pool, str(entry.history), asked[0])
 
     def _give_up_if_lost(self, entry: PoolEntry | None) -> None:
         """However it ended, the transaction is over: the next one takes another connection."""

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import Connection
@@ -26,6 +27,7 @@ from ..core.gate import DeadlinePassed, Gate, QueueIsFull, QueueWasCleared, Tick
 from ..core.ledger import Holder, Owner, current_unit
 from . import reporting, watchdog
 from .by_hand import LendingByHand
+from .commit_status import history_of
 from .connecting import Connector, ServerFull
 from .entry import IDLE, PoolEntry
 from .housekeeping import Housekeeping
@@ -100,6 +102,7 @@ class ManagedPool(LendingByHand):
         if connect is not None:
             self.connection_class = cast("type[Connection[Any]]", _ConnectionFactory(connect))
         self._prepare = prepare
+        self._histories: WeakKeyDictionary[Connection[Any], str | None] = WeakKeyDictionary()
         self._lent = {}
         if config.command_timeout is not None:
             watchdog.enable()
@@ -286,6 +289,8 @@ class ManagedPool(LendingByHand):
                 conn.autocommit = True
             if self._prepare is not None:
                 self._prepare(conn)
+            if self.config.commit_status:
+                self._histories[conn] = history_of(conn, self.alias)
         except BaseException:
             conn._pool = None
             conn.close()
@@ -299,6 +304,7 @@ class ManagedPool(LendingByHand):
             expires_at = now + self._jitter(self.config.max_lifetime, -0.05, 0.0)
             config = self.config
             entry = PoolEntry(conn, now, expires_at, limit=config.command_timeout, variables=config.session)
+            entry.history = self._histories.pop(conn, None)
             self.entries.add(entry)
         except BaseException:
             if entry is not None:
