@@ -156,7 +156,7 @@ class ManagedPool(LendingByHand):
             entry = self._admit(ticket, deadline)
             if entry is not None:
                 entry.owner = owner  # before the check, which may take its time: it is in use
-                if not self.fit(entry, check=check):
+                if not self.fit(entry, check=check, deadline=deadline):
                     # The dead connection's place in the count becomes this caller's permit.
                     self._close_entry(entry)
                     entry = ticket.entry = None
@@ -229,16 +229,20 @@ class ManagedPool(LendingByHand):
         finally:
             self._in_transit.discard(transit)
 
-    def fit(self, entry: PoolEntry, *, check: bool = False) -> bool:
-        """Whether a free connection may be lent. A round trip is made only if there is a reason."""
+    def fit(self, entry: PoolEntry, *, check: bool = False, deadline: float = math.inf) -> bool:
+        """
+        Whether a free connection may be lent. A round trip is made only if there is a reason, and takes no longer than
+        making another connection may: a server that is frozen would have its caller wait for ever.
+        """
         now = self.clock()
         if now >= entry.expires_at:
             return False
         suspicious = entry.suspicious()
         if not (suspicious or check or now - entry.since >= self.config.check_idle):
             return True
+        limit = max(0.0, min(self.config.connect_timeout, entry.limit or math.inf, deadline - now))
         try:
-            with watchdog.limited(entry, entry.limit):
+            with watchdog.limited(entry, limit):
                 (self._check or self.check_connection)(entry.conn)
         except Exception as error:  # noqa: BLE001  # as in psycopg_pool: whatever the user's check raises means unfit
             logger.info(
