@@ -46,7 +46,7 @@ KINDS = {
     "40001": ("conflict", logging.WARNING, "SerializationFailure"),
     "40P01": ("conflict", logging.WARNING, "DeadlockDetected"),
     "53100": ("unavailable", logging.ERROR, "DiskFull"),
-    "57P01": ("interrupted", logging.WARNING, "AdminShutdown"),
+    "57P01": ("interrupted", logging.WARNING, "ConnectionLost"),
 }
 assert set(KINDS) == set(failing.FAILURES)
 PLACES = [
