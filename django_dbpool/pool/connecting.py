@@ -45,6 +45,17 @@ _LOST = (
 )
 
 
+# What libpq says before a server has said anything, and what no later attempt changes. Not translated either.
+_MISCONFIGURED = (
+    "server does not support SSL",
+    "certificate verify failed",
+    "root certificate file",
+    "certificate file",
+    "private key file",
+    "does not match host name",
+)
+
+
 class ServerFull(Exception):
     """The server refused one more connection, and the pool has some: it can serve from those."""
 
@@ -140,6 +151,8 @@ class Connector:
         if sqlstate.is_server_full(code) and self.pool.entries:
             raise ServerFull from error
         if code is not None and not sqlstate.is_transient(code):
+            return False
+        if code is None and any(words in str(error) for words in _MISCONFIGURED):
             return False
         return not self.pool.gate.closed
 
