@@ -20,7 +20,7 @@ from typing import Any, cast
 import psycopg
 from psycopg import Connection
 
-from ..core.breaker import Rejected
+from ..core.breaker import CircuitBreaker, Rejected
 from ..core.config import PoolConfig
 from ..core.gate import DeadlinePassed, Gate, QueueIsFull, QueueWasCleared, Ticket
 from ..core.ledger import Holder, Owner, current_unit
@@ -346,6 +346,11 @@ class ManagedPool(LendingByHand):
             self.gate.forfeit()
 
     # -- reports ------------------------------------------------------------------------------------------------
+
+    @property
+    def breaker(self) -> CircuitBreaker:
+        """Of this database: its state, and ``isolate()`` and ``reset()`` by hand."""
+        return self.connector.breaker
 
     @property
     def in_use(self) -> int:
