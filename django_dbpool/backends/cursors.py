@@ -22,6 +22,7 @@ from django.db.backends.postgresql.base import CursorDebugWrapper
 from django.db.backends.utils import CursorWrapper
 from psycopg import Cursor
 
+from ..core import blocks
 from ..core.session import declared
 from ..pool import watchdog
 from .patched import djangos_own
@@ -91,7 +92,7 @@ class LeasedCursor(DjangosCursor):
         return self._executemany(sql, param_list)
 
     def _execute(self, sql: Any, params: Any, *ignored: Any) -> Any:
-        if sql is self.db._read:
+        if sql is self.db._read or (blocks.idempotence_used and blocks.is_idempotent()):
             return repeated(self.db, partial(self._execute_once, sql, params))
         return self._execute_once(sql, params)
 
