@@ -304,14 +304,20 @@ class StockCursor(DjangosCursor):
     db: PooledDatabaseMixin
 
     def _execute(self, sql: Any, params: Any, *ignored: Any) -> Any:
+        if blocks.deadlines_used:
+            self.db._refuse_late()
         self.db._sync_stock_session(sql, declared.get())
         return super()._execute(sql, params, *ignored)
 
     def _executemany(self, sql: Any, param_list: Any, *ignored: Any) -> Any:
+        if blocks.deadlines_used:
+            self.db._refuse_late()
         self.db._sync_stock_session(sql, declared.get())
         return super()._executemany(sql, param_list, *ignored)
 
     def callproc(self, procname: Any, params: Any = None, kparams: Any = None) -> Any:
+        if blocks.deadlines_used:
+            self.db._refuse_late()
         self.db._sync_stock_session(procname, declared.get())
         return super().callproc(procname, params, kparams)
 

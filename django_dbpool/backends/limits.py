@@ -81,6 +81,17 @@ class TimeLimitsMixin(Base):
             return blocks.shortened(limit)
         return left if limit is None else min(limit, left)
 
+    def _refuse_late(self) -> None:
+        """
+        Before a statement or COMMIT where the pool is switched off: nobody could stop it later.
+
+        Raises:
+            LeaseTimedOut: ``transaction.deadline()`` has passed.
+        """
+        deadline = blocks.deadline()
+        if deadline is not None and deadline.remaining() <= 0:
+            raise self._too_late(deadline)
+
     def _too_late(self, deadline: blocks.Deadline) -> LeaseTimedOut:
         return self._timed_out(
             Expiry("deadline", deadline.seconds, age=0.0, maybe_committed=False, answered=True, sent=False)

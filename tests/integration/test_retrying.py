@@ -28,8 +28,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 MakePool = Callable[..., str]
 Observer = psycopg.Connection[Any]
-NOW = {"sleep": lambda seconds: None}
-ENGINES = {
+NOW: Any = {"sleep": lambda seconds: None}
+ENGINES: dict[str, Any] = {
     "transaction": {"mode": "transaction"},
     "session": {"mode": "session"},
     "off": {"POOL": {"enabled": False}},
@@ -297,7 +297,12 @@ def test_unknown_commit(make_pool: MakePool, observer: Observer, alias: str) -> 
 def test_writes_to_another_database_are_not_repeated(alias: str, make_pool: MakePool, observer: Observer) -> None:
     """What was committed elsewhere does not go back with this transaction."""
     other = make_pool()
-    work = Work(alias, lambda: Log.objects.using(other).create(key="elsewhere") and fail(alias))
+
+    def write_and_fail() -> None:
+        Log.objects.using(other).create(key="elsewhere")
+        fail(alias)
+
+    work = Work(alias, write_and_fail)
     with pytest.raises(OperationalError) as raised:
         transaction.retrying(alias, **NOW).call(work)
     assert (work.runs, keys(observer)) == (1, ["elsewhere"])
@@ -307,7 +312,12 @@ def test_writes_to_another_database_are_not_repeated(alias: str, make_pool: Make
 
 def test_reads_of_another_database_are(alias: str, make_pool: MakePool) -> None:
     other = make_pool()
-    work = Work(alias, lambda: (list(Log.objects.using(other)), fail(alias)))
+
+    def read_and_fail() -> None:
+        assert list(Log.objects.using(other)) == []
+        fail(alias)
+
+    work = Work(alias, read_and_fail)
     transaction.retrying(alias, **NOW).call(work)
     assert work.runs == 2
 
@@ -488,7 +498,7 @@ class TestInTestCase(TestCase):
         execute("default", RAISE)
         work = Work("default", lambda: fail("default"))
         with self.captureOnCommitCallbacks(execute=True) as callbacks:
-            transaction.retrying(**NOW).call(work)  # type: ignore[arg-type]
+            transaction.retrying(**NOW).call(work)
         assert callbacks == []
         assert [log.key for log in Log.objects.all()] == ["run 2"]
 
@@ -663,7 +673,7 @@ def test_functions_that_run_later_are_refused() -> None:
     with pytest.raises(TypeError, match="atomic=False"):
         transaction.retrying(coroutine)
     with pytest.raises(TypeError, match="coroutine"):
-        transaction.retrying().call(coroutine)
+        transaction.retrying().call(coroutine)  # type: ignore[unused-coroutine]
 
 
 # -- what it says -----------------------------------------------------------------------------------------------
