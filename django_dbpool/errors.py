@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any, ClassVar
 
 from django.db import InterfaceError, OperationalError
+from django.db.transaction import TransactionManagementError
 
 from .core.errors import CircuitIsOpen, Exhausted, Expiry, LeaseRefused, Loss, Moment, Refusal, ServerIsFull
 from .core.ledger import Holder
@@ -23,6 +24,7 @@ __all__ = [
     "PoolExhausted",
     "RawAccessRefused",
     "RawAccessWarning",
+    "RetryingInsideTransaction",
     "ServerConnectionsExhausted",
 ]
 
@@ -100,6 +102,7 @@ class PoolExhausted(PoolError):
         lines += [f"  {number}. {holder}" for number, holder in enumerate(self.holders, 1)]
         if self.cycle:
             lines.append("This wait could never end: " + "; ".join(self.cycle) + ".")
+        lines += [self.refusal.reason] if self.refusal.reason else []
         lines.append(self.advice)
         return "\n".join(lines)
 
@@ -148,7 +151,7 @@ class LeaseTimedOut(PoolError):
     A statement or transaction took longer than a time limit, ours or the server's. The driver's error is ``__cause__``.
 
     Attributes:
-        setting: the key of POOL that set the limit.
+        setting: the key of POOL that set the limit, or "deadline" for ``transaction.deadline()``.
         limit: seconds; None if it was set on the server.
         maybe_committed: the connection was cut during COMMIT or a statement outside of a transaction that may write,
             so whether that took effect is unknown. False: it did not.
@@ -160,6 +163,7 @@ class LeaseTimedOut(PoolError):
         "idle_in_transaction_timeout": "Move slow work out of atomic(), or into on_commit().",
         "transaction_timeout": "Do less in one transaction: in batches, or slow work outside of atomic().",
         "idle_session_timeout": "A lease was held without a statement: a pin or session mode. Use it or end it sooner.",
+        "deadline": "Do less in the block, or give it more time.",
     }
 
     def __init__(self, refusal: Refusal, expiry: Expiry) -> None:
@@ -174,15 +178,9 @@ class LeaseTimedOut(PoolError):
 
     def describe(self) -> str:
         expiry = self.expiry
-        limit = f"POOL[{expiry.setting!r}]" if expiry.limit is not None else f"the server's limit for {expiry.setting}"
-        seconds = "" if expiry.limit is None else f" = {expiry.limit:g} s"
-        what = {
-            "command_timeout": f"A statement on database {self.alias!r} was stopped after {expiry.age:.1f} s",
-            "transaction_timeout": f"A transaction on database {self.alias!r} was ended by the server",
-        }.get(expiry.setting, f"An idle session on database {self.alias!r} was ended by the server")
         lines = [
             (
-                f"{what}: {limit}{seconds} was exceeded; {self.in_use} of {self.max_size} connections in use, "
+                f"{self._happened()}: {self._exceeded()}; {self.in_use} of {self.max_size} connections in use, "
                 f"{self.waiting} callers waiting."
             )
         ]
@@ -192,6 +190,27 @@ class LeaseTimedOut(PoolError):
             lines.append("It may have been committed: look before you repeat it.")
         lines.append(self._advice[expiry.setting])
         return "\n".join(lines)
+
+    def _happened(self) -> str:
+        expiry = self.expiry
+        if not expiry.sent:
+            return f"A statement on database {self.alias!r} was not sent"
+        if expiry.setting in ("command_timeout", "deadline"):
+            return f"A statement on database {self.alias!r} was stopped after {expiry.age:.1f} s"
+        what = "A transaction" if expiry.setting == "transaction_timeout" else "An idle session"
+        return f"{what} on database {self.alias!r} was ended by the server"
+
+    def _exceeded(self) -> str:
+        expiry = self.expiry
+        if expiry.limit is None:
+            return f"the server's limit for {expiry.setting} was exceeded"
+        if expiry.setting == "deadline":
+            return f"transaction.deadline({expiry.limit:g}) has passed"
+        return f"POOL[{expiry.setting!r}] = {expiry.limit:g} s was exceeded"
+
+
+class RetryingInsideTransaction(TransactionManagementError):
+    """``transaction.retrying()`` was begun inside a transaction, of which it could repeat only a part."""
 
 
 class ConnectionLost(PoolError):

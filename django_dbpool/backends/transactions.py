@@ -14,6 +14,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import debug_transaction
 from django.utils.asyncio import async_unsafe
 
+from ..core import blocks
 from ..pool.commit_status import transaction_id
 from ..pool.entry import INTRANS
 from .leases import LeaseMixin
@@ -66,6 +67,8 @@ class TransactionsMixin(LeaseMixin):
 
     def _commit(self) -> None:
         if not self._pooled:
+            if blocks.deadlines_used:
+                self._refuse_late()
             super()._commit()
             return
         entry = self._entry

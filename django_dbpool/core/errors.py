@@ -44,6 +44,8 @@ class Expiry:
     maybe_committed: bool
     answered: bool
     """Whether the server said so itself; else the connection was cut."""
+    sent: bool = True
+    """False: the time was up before it began."""
 
 
 Moment = Literal["unsent", "read", "write", "transaction", "commit", "aborted", "unwritten"]

@@ -20,6 +20,7 @@ import psycopg
 from psycopg import Connection
 
 from ..core import sqlstate
+from ..core.blocks import seconds_left
 from ..core.breaker import CircuitBreaker, Rejected, State, Transition
 from ..core.retry import Retrier
 from .credentials import NoPassword, password_was_refused
@@ -108,8 +109,10 @@ class Connector:
                 conn = self._attempts(deadline)
             except psycopg.Error as error:
                 code = code_of(error)
-                # The server that refuses a password or is full is there.
-                if not (sqlstate.is_credentials(code) or sqlstate.is_server_full(code)):
+                # The server that refuses a password or is full is there. One that did not answer before the caller's
+                # own deadline may have had no time to.
+                hasty = isinstance(error, psycopg.errors.ConnectionTimeout) and seconds_left() <= 0
+                if not (sqlstate.is_credentials(code) or sqlstate.is_server_full(code) or hasty):
                     permit.failure(error)
                 raise
             permit.success()

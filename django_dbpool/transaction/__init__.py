@@ -2,7 +2,10 @@
 
 from ..cancellation import cancel_with_task
 from .blocks import atomic, pin
+from .deadlines import deadline
+from .idempotence import idempotent
 from .outside import dedicated
+from .retrying import retrying
 from .variables import session
 
-__all__ = ["atomic", "cancel_with_task", "dedicated", "pin", "session"]
+__all__ = ["atomic", "cancel_with_task", "deadline", "dedicated", "idempotent", "pin", "retrying", "session"]
