@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from django.db import InterfaceError, OperationalError
 from django.db.transaction import TransactionManagementError
 
-from .core.errors import CircuitIsOpen, Exhausted, Expiry, LeaseRefused, Loss, Moment, Refusal, ServerIsFull
+from .core.errors import CircuitIsOpen, Exhausted, Expiry, LeaseRefused, Loss, Moment, QueueFull, Refusal, ServerIsFull
 from .core.ledger import Holder
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "LeaseTimedOut",
     "PoolError",
     "PoolExhausted",
+    "PoolOverloaded",
     "RawAccessRefused",
     "RawAccessWarning",
     "RetryingInsideTransaction",
@@ -84,7 +85,12 @@ class PoolError(OperationalError):
 
 
 class PoolExhausted(PoolError):
-    """All connections stayed leased until the deadline, or the queue was full."""
+    """
+    All connections stayed leased until the deadline, or as many as the caller's group may have.
+
+    Attributes:
+        holders_age: seconds since ``holders`` was found out: more than 0 if somebody else was refused just before.
+    """
 
     advice = (
         "Release sooner: no slow call inside atomic(), no pinned connection kept around one; `holders` on this error "
@@ -92,19 +98,45 @@ class PoolExhausted(PoolError):
         "max_connections) or POOL['timeout']."
     )
 
+    def __init__(self, refusal: Refusal) -> None:
+        self.holders_age = refusal.holders_age
+        super().__init__(refusal)
+
+    def summary(self) -> str:
+        limit = f"; {self.refusal.limit}" if self.refusal.limit else ""
+        return (
+            f"No connection to database {self.alias!r} after {self.waited:.1f} s: {self.in_use} of "
+            f"{self.max_size} in use, {self.waiting} more waiting{limit}."
+        )
+
     def describe(self) -> str:
-        lines = [
-            (
-                f"No connection to database {self.alias!r} after {self.waited:.1f} s: {self.in_use} of "
-                f"{self.max_size} in use, {self.waiting} more waiting."
-            )
-        ]
+        lines = [self.summary()]
+        if self.holders and self.holders_age > 0:
+            lines.append(f"  The holders {self.holders_age:.1f} s ago:")
         lines += [f"  {number}. {holder}" for number, holder in enumerate(self.holders, 1)]
         if self.cycle:
             lines.append("This wait could never end: " + "; ".join(self.cycle) + ".")
         lines += [self.refusal.reason] if self.refusal.reason else []
         lines.append(self.advice)
         return "\n".join(lines)
+
+
+class PoolOverloaded(PoolExhausted):
+    """
+    Refused at once instead of after the timeout: callers have been waiting too long for too long, or too many wait.
+    """
+
+    advice = (
+        "More work arrives than the connections can do. If that lasts: make the holders' statements faster, limit what "
+        "may wait (POOL['groups'] for batches and single clients), or raise POOL['max_size'] (mind the server's "
+        "max_connections). docs/admission.md explains the limits."
+    )
+
+    def summary(self) -> str:
+        return (
+            f"Database {self.alias!r} is overloaded, refused after {self.waited:.2f} s: {self.refusal.limit}; "
+            f"{self.in_use} of {self.max_size} connections in use, {self.waiting} callers waiting."
+        )
 
 
 class DatabaseUnavailable(PoolError):
@@ -285,7 +317,7 @@ def from_refusal(refused: LeaseRefused) -> PoolError:
     """The public error for a refusal of the core, with the same cause."""
     kind: type[PoolError] = DatabaseUnavailable
     if isinstance(refused, Exhausted):
-        kind = PoolExhausted
+        kind = PoolOverloaded if isinstance(refused, QueueFull) else PoolExhausted
     elif isinstance(refused, ServerIsFull):
         kind = ServerConnectionsExhausted
     elif isinstance(refused, CircuitIsOpen):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from _thread import get_ident
 from typing import Any
 
 from django.core.signals import request_finished, request_started
 
-from .core.ledger import current_unit, thread_units, unit_labels
+from .core.ledger import current_unit, thread_units, unit_labels, unit_names
 
 
 def request_label(environ: dict[str, Any]) -> str:
@@ -28,6 +29,30 @@ def request_label(environ: dict[str, Any]) -> str:
     return f"{method} {path} ({route})" if route else f"{method} {path}"
 
 
+def request_name(environ: dict[str, Any]) -> str | None:
+    """The route, for example ``reports/<int:pk>/``; None where none matches. Found once for each request."""
+    name: str | None = environ.get(_ROUTE, "")
+    if name == "":
+        from django.urls import Resolver404, resolve
+
+        try:
+            name = resolve(environ.get("PATH_INFO") or environ.get("path") or "/").route
+        except Resolver404:
+            name = None
+        environ[_ROUTE] = name
+    return name
+
+
+_ROUTE = "django_dbpool.route"
+
+
+def task_name(_: None) -> str | None:
+    """Of the Celery task that this thread runs. Celery is asked only where somebody else has imported it."""
+    celery = sys.modules.get("celery")
+    name = getattr(getattr(celery, "current_task", None), "name", None)
+    return name if isinstance(name, str) else None
+
+
 def _begin(environ: dict[str, Any] | None = None, scope: dict[str, Any] | None = None, **_: Any) -> None:
     # In the path of every request, hence no object of our own: the mapping is at hand and lives as long as we do.
     current_unit.set(environ or scope)
@@ -46,5 +71,7 @@ def _end(**_: Any) -> None:
 def track_requests() -> None:
     """Label leases with the request they serve. Idempotent."""
     unit_labels[dict] = request_label
+    unit_names[dict] = request_name
+    unit_names[type(None)] = task_name
     request_started.connect(_begin, dispatch_uid="django_dbpool.units.begin")
     request_finished.connect(_end, dispatch_uid="django_dbpool.units.end")

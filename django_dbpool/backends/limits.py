@@ -155,7 +155,7 @@ class TimeLimitsMixin(Base):
         return Refusal(
             alias=self.alias,
             waited=age,
-            in_use=0 if pool is None else pool.in_use,
+            in_use=0 if pool is None else pool.in_use_of_max,
             max_size=0 if pool is None else pool.gate.max_size,
             waiting=0 if pool is None else pool.gate.waiting,
             driver=words,

@@ -20,6 +20,10 @@ class Refusal:
     max_size: int
     waiting: int
     """Other callers still queued."""
+    limit: str = ""
+    """Which limit was met, in words, where it isn't max_size."""
+    holders_age: float = 0.0
+    """Seconds since the holders were looked at: in an overload they are looked at once a second."""
     holders: tuple[Holder, ...] = field(default=())
     cycle: tuple[str, ...] = field(default=())
     """Who waits for whom, when the ledger sees that the wait could never end."""
@@ -80,7 +84,7 @@ class Exhausted(LeaseRefused):
 
 
 class QueueFull(Exhausted):
-    """``max_waiting`` callers are queued already; refused at once."""
+    """Too many wait already, or they wait too long; refused at once."""
 
 
 class Unreachable(LeaseRefused):

@@ -24,6 +24,16 @@ unit_labels: dict[type, Callable[[Any], str]] = {}
 """How to name a unit, by its type."""
 
 
+unit_names: dict[type, Callable[[Any], str | None]] = {}
+"""What units of one kind have in common, by their type: the route of a request, the name of a task."""
+
+
+def name_of(unit: object) -> str | None:
+    """For example ``reports/<int:pk>/``; None where the unit has no name, or there is none."""
+    name = unit_names.get(type(unit))
+    return name(unit) if name is not None else None
+
+
 def label_of(unit: object) -> str | None:
     """For example ``GET /reports/7/ (reports/<int:pk>/)``; None outside of any unit."""
     label = unit_labels.get(type(unit))
@@ -71,11 +81,19 @@ class Holder:
     """Of the transaction: idle, running, idle in transaction, failed transaction, lost."""
     stack: tuple[str, ...] = ()
     """Where the holder's thread was, outermost call first; no variables."""
+    group: str | None = None
+    """Whose limit in POOL["groups"] it counts against."""
+    reserved: bool = False
+    """The connection is one of the reserve."""
 
     def __str__(self) -> str:
         parts = [f"thread {self.thread!r}", f"{self.since_seconds:.1f} s", self.state]
         if self.unit:
             parts.insert(0, self.unit)
+        if self.group is not None:
+            parts.append(f"group {self.group!r}")
+        if self.reserved:
+            parts.append("in the reserve")
         if self.pinned:
             parts.append(f"pinned: {self.pinned}")
         parts.append(f"backend {self.backend_pid}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections import deque
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -32,6 +33,9 @@ closed.
 CEILING_DELAY = 1.0
 """Seconds after which one more connection is tried, when the server had refused one because it was full."""
 
+RESERVE_LINGER = 5.0
+"""Seconds for which a connection of the reserve stays open unused: a dashboard's next statement comes sooner."""
+
 REOPEN_DELAY = 5.0
 """Seconds between attempts to fill up to min_size while the server is away."""
 
@@ -43,6 +47,8 @@ class Housekeeping:
         self.pool = pool
         self._unowned: dict[tuple[PoolEntry, int], float] = {}
         """Connections that were neither free nor in anybody's hands, by lease, and when that was first seen."""
+        self._memberless: dict[object, float] = {}
+        """Tickets that count against their group's limit though nobody has them; likewise."""
         # Held while the background thread opens a connection, so that close() can wait for it: DROP DATABASE right
         # after close_pool() must not find a session that was just being born.
         self._opening = threading.Lock()
@@ -86,7 +92,7 @@ class Housekeeping:
     def _look_for_room(self) -> float:
         """Try one more connection if it is time; seconds until the next."""
         now, gate = self.pool.clock(), self.pool.gate
-        if gate.ceiling >= gate.max_size:
+        if not gate.below_its_size:
             return math.inf
         if now >= self._try_more_at:
             self._try_more_at = now + CEILING_DELAY
@@ -103,16 +109,21 @@ class Housekeeping:
             expired = now >= entry.expires_at
             idle = gate.size > pool.min_size and now - entry.since >= pool.config.max_idle
             if expired or idle or gate.size > gate.max_size or (check and entry.suspicious()):
-                self._retire_one(entry)
+                self._retire_one(entry, gate.free)
             else:
                 due = min(due, entry.expires_at - now)
                 if gate.size > pool.min_size:
                     due = min(due, entry.since + pool.config.max_idle - now)
+        for entry in tuple(gate.reserve_free):
+            if now >= min(entry.expires_at, entry.since + RESERVE_LINGER) or (check and entry.suspicious()):
+                self._retire_one(entry, gate.reserve_free)
+            else:
+                due = min(due, entry.since + RESERVE_LINGER - now)
         return max(0.05, due)
 
-    def _retire_one(self, entry: PoolEntry) -> None:
+    def _retire_one(self, entry: PoolEntry, free: deque[PoolEntry]) -> None:
         try:
-            self.pool.gate.free.remove(entry)
+            free.remove(entry)
         except ValueError:
             return  # lent meanwhile; it is looked at again when it is free
         self.pool.discard(entry)
@@ -143,6 +154,7 @@ class Housekeeping:
         try:
             self._reclaim_of_dead_threads()
             self._reclaim_unowned()
+            self._reclaim_memberships()
             self._recount()
         finally:
             self._reclaiming.release()
@@ -156,7 +168,7 @@ class Housekeeping:
     def _reclaim_unowned(self) -> None:
         pool = self.pool
         now = pool.clock()
-        elsewhere = {*pool.gate.free, *pool.in_transit()[1]}
+        elsewhere = {*pool.gate.free, *pool.gate.reserve_free, *pool.in_transit()[1]}
         seen = {}
         for entry in tuple(pool.entries):
             owner = entry.owner
@@ -173,21 +185,38 @@ class Housekeeping:
                 pool.discard(entry)
         self._unowned = seen
 
+    def _reclaim_memberships(self) -> None:
+        """Of groups: an interrupt between the end of a lease and saying so would leave a group's place taken."""
+        pool = self.pool
+        if pool.gate.groups is None:
+            return
+        now = pool.clock()
+        seen: dict[object, float] = {}
+        accounted = {*pool.tickets(), *(entry.ticket for entry in tuple(pool.entries))}
+        for ticket in pool.gate.members() - accounted:
+            seen[ticket] = first = self._memberless.get(ticket, now)
+            if now - first >= LOST_AFTER:
+                pool.gate.leave(ticket)
+        self._memberless = seen
+
     def _recount(self) -> None:
         """
         An interrupt between closing a connection and saying so leaves the gate's count too high for ever. While
         nothing is on its way and no new permit is given, the count has to be the number of open connections.
         """
         pool, gate = self.pool, self.pool.gate
-        size, permits = gate.size, gate.permits
+        counted = gate.counted()
         if pool.in_transit()[0]:
             return
-        actual = len(pool.entries)
+        entries = tuple(pool.entries)
+        reserved = sum(1 for entry in entries if entry.reserved)
+        actual = len(entries) - reserved, reserved
         # Looked at again: what finished between the first look and the count may be in neither.
-        if size == actual or pool.in_transit()[0]:
+        if counted[:2] == actual or pool.in_transit()[0]:
             return
-        if gate.correct(size, permits, actual):
-            logger.warning("database %r: counted %d connections, there are %d", pool.alias, size, actual)
+        if gate.correct(counted, *actual):
+            before = sum(counted[:2])
+            logger.warning("database %r: counted %d connections, there are %d", pool.alias, before, len(entries))
 
     def reclaim(self, entry: PoolEntry, generation: int) -> None:
         """End the lease of a thread or wrapper that is gone. A clean connection is lent on, any other is closed."""
