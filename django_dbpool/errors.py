@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from django.db import InterfaceError, OperationalError
 
-from .core.errors import CircuitIsOpen, Exhausted, Expiry, LeaseRefused, Refusal, ServerIsFull
+from .core.errors import CircuitIsOpen, Exhausted, Expiry, LeaseRefused, ProcessIsStopping, Refusal, ServerIsFull
 from .core.ledger import Holder
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "RawAccessRefused",
     "RawAccessWarning",
     "ServerConnectionsExhausted",
+    "ShuttingDown",
 ]
 
 raised_in_request: ContextVar[list[BaseException] | None] = ContextVar("dbpool_raised_in_request", default=None)
@@ -141,6 +142,18 @@ class ServerConnectionsExhausted(PoolError):
         )
 
 
+class ShuttingDown(PoolError):
+    """This process is being shut down (``django_dbpool.shutdown()``), and this work is new or out of time."""
+
+    advice = "Send the request again, another process will take it. Work that had begun was given time to finish."
+
+    def describe(self) -> str:
+        return (
+            f"No connection to database {self.alias!r}: this process is shutting down, {self.in_use} connections are "
+            f"still in use. {self.advice}"
+        )
+
+
 class LeaseTimedOut(PoolError):
     """
     A statement or transaction took longer than a time limit, ours or the server's. The driver's error is ``__cause__``.
@@ -209,6 +222,8 @@ def from_refusal(refused: LeaseRefused) -> PoolError:
         kind = ServerConnectionsExhausted
     elif isinstance(refused, CircuitIsOpen):
         kind = CircuitOpen
+    elif isinstance(refused, ProcessIsStopping):
+        kind = ShuttingDown
     error = kind(refused.refusal)
     error.__cause__ = refused.__cause__
     return error

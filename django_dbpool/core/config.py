@@ -77,6 +77,7 @@ class PoolConfig:
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
     pin_max: float = 60.0
     leak_after: float = 60.0
+    warm: bool = False
 
     @classmethod
     def from_mapping(
@@ -224,6 +225,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "breaker": _breaker,
     "pin_max": _duration,
     "leak_after": _duration,
+    "warm": boolean,
 }
 
 assert set(_READERS) == {item.name for item in fields(PoolConfig)}, "a key without a reader"

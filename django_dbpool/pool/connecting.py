@@ -21,7 +21,9 @@ from psycopg import Connection
 from ..core import sqlstate
 from ..core.breaker import CircuitBreaker, Rejected, State, Transition
 from ..core.retry import Retrier
+from . import stopping
 from .credentials import NoPassword, password_was_refused
+from .turns import Turns
 
 if TYPE_CHECKING:
     from .managed import ManagedPool
@@ -76,6 +78,9 @@ class Connector:
         self.pool = pool
         self.breaker = CircuitBreaker(pool.config.breaker, on_change=(self._circuit_changed,), clock=pool.clock)
         self.last_error: BaseException | None = None
+        self.successes = 0
+        """Callers' connections made; not exact, it only tells whether there were any since."""
+        self.turns = Turns(pool.clock)
         self._on_refused = on_refused
         self._known = threading.Event()
         """Set, and replaced, when it is known how things stand: who waits for the next attempt need wait no longer."""
@@ -125,15 +130,27 @@ class Connector:
         retrier = Retrier(pool.config.retry, deadline=deadline, clock=pool.clock, sleep=sleep)
         while True:
             try:
-                conn = self.attempt(deadline)
+                with self.turns.one(deadline, self._is_open):
+                    self._refuse_if_opened()
+                    conn = self.attempt(deadline)
             except psycopg.Error as error:
                 self.last_error = error
+                self.turns.trouble()
                 if not (self._may_try_again(error) and retrier.wait() and self.breaker.state is State.CLOSED):
                     raise
                 answered = self._known
             else:
                 self._server_answers()
                 return conn
+
+    def _is_open(self) -> bool:
+        return self.breaker.state in (State.OPEN, State.ISOLATED)
+
+    def _refuse_if_opened(self) -> None:
+        """After the wait for a turn: others may have found out meanwhile that there is nobody to connect to."""
+        if self._is_open():
+            now = self.breaker.snapshot()
+            raise Rejected(now.state, now.retry_after, now.error)
 
     def _may_try_again(self, error: psycopg.Error) -> bool:
         code = code_of(error)
@@ -155,6 +172,7 @@ class Connector:
             raise
 
     def _server_answers(self) -> None:
+        self.successes += 1
         self.last_error = None
         self._wake()
 
@@ -167,7 +185,7 @@ class Connector:
     def _circuit_changed(self, transition: Transition) -> None:
         level = logging.INFO if transition.after is State.HALF_OPEN else logging.WARNING
         logger.log(level, "database %r: circuit %s: %s", self.pool.alias, transition.after.value, transition.reason)
-        self.pool.gate.suspend(transition.after is State.ISOLATED)
+        self.pool.gate.suspend(transition.after is State.ISOLATED or stopping.announced is not None)
         if transition.after in (State.OPEN, State.ISOLATED):
             self.pool.gate.refuse_queued()
             self._wake()
@@ -176,6 +194,7 @@ class Connector:
             threading.Thread(target=self._probe, args=(os.getpid(),), name=name, daemon=True).start()
         elif transition.after is State.CLOSED:
             self._server_answers()
+            self.pool.housekeeping.wake()  # to fill the pool, also if nobody comes
 
     def _probe(self, pid: int) -> None:
         """Until the server answers, or the circuit or the pool is closed by somebody else."""

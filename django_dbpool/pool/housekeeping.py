@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import threading
 from typing import TYPE_CHECKING
 
 import psycopg
 
+from ..core import sqlstate
 from ..core.breaker import State
 from ..core.ledger import Owner
 from . import background
+from .connecting import code_of
 from .entry import IDLE, PoolEntry
+from .filling import fill
 
 if TYPE_CHECKING:
     from .managed import ManagedPool
@@ -32,8 +36,8 @@ closed.
 CEILING_DELAY = 1.0
 """Seconds after which one more connection is tried, when the server had refused one because it was full."""
 
-REOPEN_DELAY = 5.0
-"""Seconds between attempts to fill up to min_size while the server is away."""
+REOPEN_DELAY = 1.0
+"""Most seconds between attempts to fill up to min_size while the server is away."""
 
 
 class Housekeeping:
@@ -53,6 +57,8 @@ class Housekeeping:
         self.claimer.thread = threading.main_thread()
         self._started = False
         self._try_more_at = 0.0
+        self._refused_at = -1
+        """How often connecting had succeeded when credentials were refused for want of better ones."""
 
     def ensure_running(self) -> None:
         """Start the process's background thread with the first lease; cheap afterwards."""
@@ -78,7 +84,23 @@ class Housekeeping:
         due = min(due, self._look_for_room())
         if self._fill():
             return due
-        return min(due, REOPEN_DELAY)
+        return min(due, REOPEN_DELAY * random.uniform(0.7, 1.0))  # noqa: S311
+
+    def warm(self, deadline: float) -> bool:
+        """
+        Wait until the pool has its ``min_size``, filled in the background.
+
+        Args:
+            deadline: on the pool's clock.
+        """
+        self.ensure_running()
+        pool = self.pool
+        pause = threading.Event()
+        while len(pool.entries) < pool.min_size:
+            if pool.clock() >= deadline or pool.gate.closed:
+                return False
+            pause.wait(0.01)
+        return True
 
     def server_is_full(self) -> None:
         self._try_more_at = self.pool.clock() + CEILING_DELAY
@@ -118,16 +140,31 @@ class Housekeeping:
         self.pool.discard(entry)
 
     def _fill(self) -> bool:
-        if self.pool.connector.breaker.state is not State.CLOSED:
+        """Whether there is nothing to be tried again."""
+        connector = self.pool.connector
+        if connector.breaker.state is not State.CLOSED:
             return False
+        if self._refused_at == connector.successes:
+            return True  # until a caller was let in: to repeat a refused password could lock the account
+        return self.fill() is None
+
+    def fill(self) -> Exception | None:
+        """Open connections up to min_size; why that failed, if it did. One thread at a time does so."""
+        pool = self.pool
         with self._opening:
-            try:
-                while self.pool.open_idle():
-                    pass
-            except psycopg.Error as error:
-                logger.info("database %r: can't fill the pool to min_size: %s", self.pool.alias, error)
-                return False
-        return True
+            if pool.gate.size >= pool.min_size:
+                return None
+            error = fill(pool)
+        if isinstance(error, psycopg.Error):
+            connector = pool.connector
+            connector.turns.trouble()
+            if sqlstate.is_credentials(code_of(error)):
+                self._refused_at = connector.successes
+            logger.info("database %r: can't fill the pool to min_size: %s", pool.alias, error)
+        elif error is not None:
+            # Code of an engine that derives from ours, or of a provider of credentials.
+            logger.error("database %r: filling the pool to min_size failed", pool.alias, exc_info=error)
+        return error
 
     def wait_for_opening(self, timeout: float) -> None:
         if self._opening.acquire(timeout=timeout):

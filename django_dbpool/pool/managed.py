@@ -24,7 +24,8 @@ from ..core.breaker import Rejected
 from ..core.config import PoolConfig
 from ..core.gate import DeadlinePassed, Gate, QueueIsFull, QueueWasCleared, Ticket
 from ..core.ledger import Holder, Owner, current_unit
-from . import reporting, watchdog
+from ..core.stopping import Stopping
+from . import reporting, stopping, watchdog
 from .by_hand import LendingByHand
 from .connecting import Connector, ServerFull
 from .entry import IDLE, PoolEntry
@@ -123,7 +124,8 @@ class ManagedPool(LendingByHand):
             check: make a round trip before lending, as CONN_HEALTH_CHECKS asks.
 
         Raises:
-            Exhausted, QueueFull, Unreachable, ServerIsFull, CircuitIsOpen: with the pool's numbers at that moment.
+            Exhausted, QueueFull, Unreachable, ServerIsFull, CircuitIsOpen, ProcessIsStopping: with the pool's numbers
+                at that moment.
             GateClosed: the pool was closed meanwhile.
         """
         start = self.clock()
@@ -132,9 +134,11 @@ class ManagedPool(LendingByHand):
         try:
             self._in_transit.add(ticket)
             try:
+                if stopping.announced is not None:
+                    stopping.check(finishing=priority)
                 self.connector.refuse_if_open()
                 return self._admitted(ticket, owner, deadline, check)
-            except (QueueIsFull, QueueWasCleared, DeadlinePassed, Rejected, psycopg.Error) as error:
+            except (QueueIsFull, QueueWasCleared, DeadlinePassed, Rejected, Stopping, psycopg.Error) as error:
                 # The ticket is still queued: of the callers in a cycle each must see that the others wait.
                 refused = refusal(self, error, owner, self.clock() - start)
                 raise refused from refused.__cause__
@@ -216,6 +220,8 @@ class ManagedPool(LendingByHand):
                 entry.abort()
             finally:
                 self.gate.forfeit()
+            if self.gate.size < self.min_size and not self.gate.closed:
+                self.housekeeping.wake()  # to make up for it before somebody needs it
         except KeyError:
             pass  # somebody else was first
         except BaseException:
@@ -255,6 +261,10 @@ class ManagedPool(LendingByHand):
                 if isinstance(item, Ticket) and item.entry is not None:
                     entries.add(item.entry)
         return granted, entries
+
+    def tickets(self) -> tuple[Ticket[PoolEntry], ...]:
+        """Of the ``lease`` calls that have not ended."""
+        return tuple(item for item in tuple(self._in_transit) if isinstance(item, Ticket))
 
     def _admit(self, ticket: Ticket[PoolEntry], deadline: float) -> PoolEntry | None:
         self.housekeeping.ensure_running()

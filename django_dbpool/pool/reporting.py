@@ -64,6 +64,13 @@ def holders(pool: ManagedPool, *, stacks: bool = False) -> tuple[Holder, ...]:
     return tuple(sorted(found, key=lambda holder: -holder.since_seconds))
 
 
+def threads(pool: ManagedPool) -> set[int]:
+    """Idents of the threads that hold, wait for or open a connection."""
+    holding = {owner.ident for entry in tuple(pool.entries) if (owner := entry.owner) is not None}
+    asking = {ticket.holder.ident for ticket in pool.tickets() if isinstance(ticket.holder, Owner)}
+    return holding | asking
+
+
 def cycle(owner: Owner, alias: str) -> tuple[str, ...]:
     """Why a wait of ``owner`` for ``alias`` can never end, if that can be seen in this process's pools."""
     from .registry import pools

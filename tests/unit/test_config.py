@@ -49,6 +49,7 @@ DEFAULTS = {
     },
     "pin_max": 60.0,
     "leak_after": 60.0,
+    "warm": False,
 }
 POSITIVE_SECONDS = ("timeout", "max_lifetime", "max_idle", "connect_timeout", "pin_max", "leak_after")
 SECONDS = ("tcp_user_timeout", "check_idle")
@@ -58,6 +59,7 @@ COUNTS = ("min_size", "max_waiting", "keepalives_idle")
 
 GOOD: list[tuple[str, Any, Any]] = [
     ("enabled", False, False),
+    ("warm", True, True),
     ("mode", "session", "session"),
     ("max_size", 1, 1),
     ("max_size", 262_143, 262_143),
@@ -93,7 +95,7 @@ BAD: list[tuple[str, Any]] = [
     *(("retry", value) for value in ({}, None, 3, {"attempts": 0}, {"atempts": 2}, {"total": "4"}, {"max_delay": 0})),
     *(("breaker", value) for value in ({}, None, "no", {"failure_ratio": 0}, {"failure_ratio": 1.5})),
     *(("breaker", value) for value in ({"minimum_throughput": 1}, {"probe_interval": 0}, {"enabled": 1})),
-    *(("enabled", value) for value in (1, 0, None, "yes")),
+    *((key, value) for key in ("enabled", "warm") for value in (1, 0, None, "yes")),
     *(("mode", value) for value in ("Transaction", "", None, True, ["session"], "statement")),
     *((key, value) for key in (*COUNTS, "max_size") for value in NO_COUNT),
     ("max_size", 0),
