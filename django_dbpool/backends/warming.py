@@ -9,6 +9,7 @@ from time import monotonic
 from django.db import connections
 
 from ..pool.managed import ManagedPool
+from .mixin import PooledDatabaseMixin
 
 logger = logging.getLogger("django_dbpool.pool")
 
@@ -38,8 +39,8 @@ def warm_at_start(timeout: float) -> bool:
 
 
 def _pools(aliases: Iterable[str]) -> list[ManagedPool]:
-    found = (getattr(connections[alias], "pool", None) for alias in aliases)
-    return [pool for pool in found if isinstance(pool, ManagedPool)]
+    ours = (wrapper for alias in aliases if isinstance(wrapper := connections[alias], PooledDatabaseMixin))
+    return [pool for wrapper in ours if (pool := wrapper.pool) is not None]
 
 
 def _warm(pools: list[ManagedPool], timeout: float) -> bool:
