@@ -8,6 +8,7 @@ from time import monotonic
 
 from django.db import connections
 
+from ..conf import pool_config, pooling_enabled
 from ..pool.managed import ManagedPool
 from .mixin import PooledDatabaseMixin
 
@@ -16,7 +17,8 @@ logger = logging.getLogger("django_dbpool.pool")
 
 def warm(timeout: float, using: str | None = None) -> bool:
     """See ``django_dbpool.warm``."""
-    return _warm(_pools(connections if using is None else [using]), timeout)
+    wrappers = _pooled(connections) if using is None else _pooled([using])
+    return _warm([pool for wrapper in wrappers if (pool := wrapper.pool) is not None], timeout)
 
 
 def warm_at_start(timeout: float) -> bool:
@@ -24,7 +26,9 @@ def warm_at_start(timeout: float) -> bool:
     The same for the aliases whose ``POOL["warm"]`` is true, for the start of a server. A server that can't be reached
     delays the start and doesn't prevent it: what comes then gets its 503, which is more than no process could answer.
     """
-    pools = [pool for pool in _pools(connections) if pool.config.warm]
+    # By their settings: a pool that is made is filled.
+    marked = [wrapper for wrapper in _pooled(connections) if pool_config(wrapper.settings_dict, wrapper.alias).warm]
+    pools = [pool for wrapper in marked if (pool := wrapper.pool) is not None]
     reached = _warm(pools, timeout)
     for pool in pools:
         if len(pool.entries) < pool.min_size:
@@ -38,9 +42,12 @@ def warm_at_start(timeout: float) -> bool:
     return reached
 
 
-def _pools(aliases: Iterable[str]) -> list[ManagedPool]:
-    ours = (wrapper for alias in aliases if isinstance(wrapper := connections[alias], PooledDatabaseMixin))
-    return [pool for wrapper in ours if (pool := wrapper.pool) is not None]
+def _pooled(aliases: Iterable[str]) -> list[PooledDatabaseMixin]:
+    return [
+        wrapper
+        for alias in aliases
+        if isinstance(wrapper := connections[alias], PooledDatabaseMixin) and pooling_enabled(wrapper.settings_dict)
+    ]
 
 
 def _warm(pools: list[ManagedPool], timeout: float) -> bool:

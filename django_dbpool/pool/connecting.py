@@ -135,7 +135,9 @@ class Connector:
                     conn = self.attempt(deadline)
             except psycopg.Error as error:
                 self.last_error = error
-                self.turns.trouble()
+                pool.housekeeping.connecting_failed(error)
+                if retrier.attempts == 1:
+                    pool.check()  # a server that is away has taken the idle connections with it
                 if not (self._may_try_again(error) and retrier.wait() and self.breaker.state is State.CLOSED):
                     raise
                 answered = self._known
@@ -175,6 +177,7 @@ class Connector:
         self.successes += 1
         self.last_error = None
         self._wake()
+        self.pool.housekeeping.server_answers()
 
     def _wake(self) -> None:
         before, self._known = self._known, threading.Event()
@@ -194,7 +197,6 @@ class Connector:
             threading.Thread(target=self._probe, args=(os.getpid(),), name=name, daemon=True).start()
         elif transition.after is State.CLOSED:
             self._server_answers()
-            self.pool.housekeeping.wake()  # to fill the pool, also if nobody comes
 
     def _probe(self, pid: int) -> None:
         """Until the server answers, or the circuit or the pool is closed by somebody else."""

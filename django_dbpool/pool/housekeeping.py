@@ -57,6 +57,8 @@ class Housekeeping:
         self.claimer.thread = threading.main_thread()
         self._started = False
         self._try_more_at = 0.0
+        self._fill_at = -math.inf
+        """Not before this time."""
         self._refused_at = -1
         """How often connecting had succeeded when credentials were refused for want of better ones."""
 
@@ -82,9 +84,7 @@ class Housekeeping:
         due = min(self.retire(), config.leak_after, config.pin_max)
         self._warn()
         due = min(due, self._look_for_room())
-        if self._fill():
-            return due
-        return min(due, REOPEN_DELAY * random.uniform(0.7, 1.0))  # noqa: S311
+        return min(due, self._fill())
 
     def warm(self, deadline: float) -> bool:
         """
@@ -139,14 +139,32 @@ class Housekeeping:
             return  # lent meanwhile; it is looked at again when it is free
         self.pool.discard(entry)
 
-    def _fill(self) -> bool:
-        """Whether there is nothing to be tried again."""
+    def _fill(self) -> float:
+        """Open connections up to min_size if it is time; seconds until the next attempt."""
         connector = self.pool.connector
-        if connector.breaker.state is not State.CLOSED:
-            return False
-        if self._refused_at == connector.successes:
-            return True  # until a caller was let in: to repeat a refused password could lock the account
-        return self.fill() is None
+        # Whoever closes the circuit has it done; until a caller was let in a refused password is not repeated, which
+        # could lock the account.
+        if connector.breaker.state is not State.CLOSED or self._refused_at == connector.successes:
+            return math.inf
+        now = self.pool.clock()
+        if now >= self._fill_at:
+            if self.fill() is None or self._refused_at == connector.successes:
+                return math.inf
+        return max(0.05, self._fill_at - now)
+
+    def connecting_failed(self, error: psycopg.Error) -> None:
+        """By whomever it was tried; there is no filling for a while, so that no caller's failure is doubled by it."""
+        connector = self.pool.connector
+        connector.turns.trouble()
+        self._fill_at = self.pool.clock() + REOPEN_DELAY * random.uniform(0.7, 1.0)  # noqa: S311
+        if sqlstate.is_credentials(code_of(error)):
+            self._refused_at = connector.successes
+
+    def server_answers(self) -> None:
+        """After failures the pool is filled at once, also if nobody comes any more."""
+        if self._fill_at > -math.inf:
+            self._fill_at = -math.inf
+            self.wake()
 
     def fill(self) -> Exception | None:
         """Open connections up to min_size; why that failed, if it did. One thread at a time does so."""
@@ -156,12 +174,10 @@ class Housekeeping:
                 return None
             error = fill(pool)
         if isinstance(error, psycopg.Error):
-            connector = pool.connector
-            connector.turns.trouble()
-            if sqlstate.is_credentials(code_of(error)):
-                self._refused_at = connector.successes
+            self.connecting_failed(error)
             logger.info("database %r: can't fill the pool to min_size: %s", pool.alias, error)
         elif error is not None:
+            self._fill_at = pool.clock() + REOPEN_DELAY
             # Code of an engine that derives from ours, or of a provider of credentials.
             logger.error("database %r: filling the pool to min_size failed", pool.alias, exc_info=error)
         return error

@@ -144,6 +144,7 @@ class ManagedPool(LendingByHand):
                 raise refused from refused.__cause__
         except BaseException:
             self._take_back(ticket)
+            self._make_up()
             raise
         finally:
             self._in_transit.discard(ticket)
@@ -220,8 +221,7 @@ class ManagedPool(LendingByHand):
                 entry.abort()
             finally:
                 self.gate.forfeit()
-            if self.gate.size < self.min_size and not self.gate.closed:
-                self.housekeeping.wake()  # to make up for it before somebody needs it
+            self._make_up()
         except KeyError:
             pass  # somebody else was first
         except BaseException:
@@ -229,6 +229,11 @@ class ManagedPool(LendingByHand):
             raise
         finally:
             self._in_transit.discard(transit)
+
+    def _make_up(self) -> None:
+        """A connection is gone: have it replaced before somebody needs it."""
+        if self.gate.size < self.min_size and not self.gate.closed:
+            self.housekeeping.wake()
 
     def fit(self, entry: PoolEntry, *, check: bool = False) -> bool:
         """Whether a free connection may be lent. A round trip is made only if there is a reason."""

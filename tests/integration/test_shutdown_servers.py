@@ -98,9 +98,7 @@ class Client:
 
 
 @pytest.mark.parametrize("kind", COMMANDS)
-def test_sigterm_under_load(
-    kind: str, session_server: Server, ledger: psycopg.Connection, tmp_path: Path
-) -> None:
+def test_sigterm_under_load(kind: str, session_server: Server, ledger: psycopg.Connection, tmp_path: Path) -> None:
     """Every write that was answered 200 is there exactly once; no session is left; nothing is complained about."""
     log = tmp_path / "log"
     processes = WORKERS if kind == "gunicorn" else 1
