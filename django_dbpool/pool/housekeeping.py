@@ -147,9 +147,8 @@ class Housekeeping:
         if connector.breaker.state is not State.CLOSED or self._refused_at == connector.successes:
             return math.inf
         now = self.pool.clock()
-        if now >= self._fill_at:
-            if self.fill() is None or self._refused_at == connector.successes:
-                return math.inf
+        if now >= self._fill_at and (self.fill() is None or self._refused_at == connector.successes):
+            return math.inf
         return max(0.05, self._fill_at - now)
 
     def connecting_failed(self, error: psycopg.Error) -> None:
