@@ -10,11 +10,23 @@ from typing import Any, ClassVar
 
 from django.db import InterfaceError, OperationalError
 
-from .core.errors import CircuitIsOpen, Exhausted, Expiry, LeaseRefused, ProcessIsStopping, Refusal, ServerIsFull
+from .core.errors import (
+    CircuitIsOpen,
+    Exhausted,
+    Expiry,
+    LeaseRefused,
+    Loss,
+    Moment,
+    ProcessIsStopping,
+    Refusal,
+    ServerIsFull,
+)
 from .core.ledger import Holder
 
 __all__ = [
     "CircuitOpen",
+    "CommitUnknown",
+    "ConnectionLost",
     "DatabaseUnavailable",
     "LeaseTimedOut",
     "PoolError",
@@ -205,12 +217,72 @@ class LeaseTimedOut(PoolError):
         return "\n".join(lines)
 
 
+class ConnectionLost(PoolError):
+    """
+    A connection ended while it was in use: the server ended it or itself, or the network did. The driver's error is
+    ``__cause__``.
+
+    Attributes:
+        maybe_committed: it was lost during COMMIT, or during a statement outside of a transaction that may write, so
+            whether that took effect is unknown. False: nothing was committed, the work may be repeated.
+    """
+
+    _ENDS: ClassVar[dict[Moment, tuple[str, str]]] = {
+        "unsent": (
+            "before a statement was sent",
+            "That did not run, and what the connection held is gone with it: an open transaction is rolled back.",
+        ),
+        "read": ("during a statement that only reads", "Nothing was changed."),
+        "write": ("during a statement outside of a transaction", "It may have been committed."),
+        "transaction": ("in a transaction", "The server rolls that back: nothing of it was committed."),
+        "commit": ("during COMMIT", "The transaction may have been committed."),
+        "aborted": ("during COMMIT", "The server was asked and says that the transaction was not committed."),
+        "unwritten": ("during COMMIT", "The transaction had changed nothing that could be committed."),
+    }
+    _REPEAT: ClassVar[str] = (
+        "Repeat the whole block or statement; another connection is taken. Why the server ended this one is in its log."
+    )
+    _LOOK: ClassVar[str] = (
+        "Look before you repeat it, or write it so that repeating does no harm (docs/errors.md). Why the server ended "
+        "the connection is in its log."
+    )
+
+    def __init__(self, refusal: Refusal, loss: Loss) -> None:
+        self.loss = loss
+        self.maybe_committed = loss.maybe_committed
+        super().__init__(refusal)
+
+    def __reduce__(self) -> tuple[type[PoolError], tuple[Any, ...], dict[str, Any]]:
+        return (type(self), (self.refusal, self.loss), self.__dict__)
+
+    def describe(self) -> str:
+        when, outcome = self._ENDS[self.loss.moment]
+        return (
+            f"The connection to database {self.alias!r} was lost {when}. {self.said()}"
+            f"{outcome} {self._LOOK if self.maybe_committed else self._REPEAT}"
+        )
+
+
+class CommitUnknown(ConnectionLost):
+    """
+    The connection was lost during COMMIT: ``maybe_committed`` is true. With ``POOL["commit_status"]`` the server was
+    asked, and could not tell.
+    """
+
+
 class RawAccessRefused(InterfaceError):
     """The raw connection was used while ``DBPOOL["RAW_ACCESS"]`` is "error". The text names the caller."""
 
 
 class RawAccessWarning(RuntimeWarning):
     """The same for "warn", once for each line of code."""
+
+
+def withdraw(error: BaseException) -> None:
+    """It was dealt with where it was raised: the middleware need not hear of it."""
+    raised = raised_in_request.get()
+    if raised:
+        raised[:] = [other for other in raised if other is not error]
 
 
 def from_refusal(refused: LeaseRefused) -> PoolError:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import InterfaceError, OperationalError
 
+from ..errors import withdraw
 from ..pool.entry import IDLE
 
 if TYPE_CHECKING:
@@ -67,10 +68,11 @@ def repeated(db: Any, read: Callable[[], T]) -> T:
         losses = db._losses
         try:
             return read()
-        except (OperationalError, InterfaceError):
+        except (OperationalError, InterfaceError) as error:
             # How many attempts there are is known once a connection was leased.
             if db._losses == losses or db._entry is not None or attempts >= db._read_attempts:
                 raise
+            withdraw(error)
         attempts += 1
 
 

@@ -13,6 +13,7 @@ import os
 import random
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -33,8 +34,10 @@ logger = logging.getLogger("django_dbpool.pool")
 
 INVALID_PASSWORD = "28P01"  # noqa: S105  # an SQLSTATE
 
-PROBE_TIMEOUT = 2.0
-"""Seconds for one probe; libpq takes no less: https://www.postgresql.org/docs/current/libpq-connect.html"""
+SHORTEST_ATTEMPT = 2
+"""Seconds; libpq and psycopg take no fewer: https://www.postgresql.org/docs/current/libpq-connect.html"""
+
+PROBE_TIMEOUT = float(SHORTEST_ATTEMPT)
 
 
 # Libpq's own words for a connection that ended, not the server's; they are not translated in psycopg's binary packages.
@@ -44,6 +47,17 @@ _LOST = (
     "SSL SYSCALL error",
     "SSL connection has been closed",
     "could not ",
+)
+
+
+# What libpq says before a server has said anything, and what no later attempt changes. Not translated either.
+_MISCONFIGURED = (
+    "server does not support SSL",
+    "certificate verify failed",
+    "root certificate file",
+    "certificate file",
+    "private key file",
+    "does not match host name",
 )
 
 
@@ -160,6 +174,8 @@ class Connector:
             raise ServerFull from error
         if code is not None and not sqlstate.is_transient(code):
             return False
+        if code is None and any(words in str(error) for words in _MISCONFIGURED):
+            return False
         return not self.pool.gate.closed
 
     def attempt(self, deadline: float) -> Connection[Any]:
@@ -167,11 +183,52 @@ class Connector:
         pool = self.pool
         remaining = max(0.001, deadline - pool.clock())
         try:
-            return pool._connect(timeout=min(pool.config.connect_timeout, remaining))
+            conn = self._connect(min(pool.config.connect_timeout, remaining))
         except psycopg.Error as error:
             if self._on_refused is not None and self._on_refused(error):
                 return self.attempt(deadline)
             raise
+        pool.prepare(conn)
+        return conn
+
+    def _connect(self, timeout: float) -> Connection[Any]:
+        """
+        An attempt takes two seconds if nobody answers, however few it is given. A caller who has less leaves it to a
+        thread; what comes of it later is kept for the next.
+        """
+        if round(timeout) >= SHORTEST_ATTEMPT:
+            return self.pool._connect(timeout=timeout)
+        found: Future[Connection[Any]] = Future()
+        name = f"dbpool-connect-{self.pool.alias}"
+        threading.Thread(target=self._connect_later, args=(found, timeout), name=name, daemon=True).start()
+        try:
+            return found.result(timeout)
+        except BaseException as error:
+            if not (found.cancel() or found.exception()):  # it came in this moment
+                self._keep(found.result())
+            if isinstance(error, TimeoutError):
+                raise psycopg.errors.ConnectionTimeout("connection timeout expired") from None
+            raise
+
+    def _connect_later(self, found: Future[Connection[Any]], timeout: float) -> None:
+        try:
+            conn = self.pool._connect(timeout=timeout)
+        except BaseException as error:  # noqa: BLE001  # raised in the thread that waits
+            if found.set_running_or_notify_cancel():
+                found.set_exception(error)
+        else:
+            if found.set_running_or_notify_cancel():
+                found.set_result(conn)
+            else:
+                self._keep(conn)
+
+    def _keep(self, conn: Connection[Any]) -> None:
+        """A connection that nobody waits for any more."""
+        try:
+            self.pool.prepare(conn)
+            self.pool.adopt(conn)
+        except Exception:
+            logger.exception("database %r: a connection that came too late is of no use", self.pool.alias)
 
     def _server_answers(self) -> None:
         self.successes += 1

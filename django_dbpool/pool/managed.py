@@ -16,21 +16,24 @@ import math
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import Connection
 
-from ..core.breaker import Rejected
+from ..core.breaker import CircuitBreaker, Rejected
 from ..core.config import PoolConfig
 from ..core.gate import DeadlinePassed, Gate, QueueIsFull, QueueWasCleared, Ticket
 from ..core.ledger import Holder, Owner, current_unit
 from ..core.stopping import Stopping
 from . import reporting, stopping, watchdog
 from .by_hand import LendingByHand
+from .commit_status import history_of
 from .connecting import Connector, ServerFull
 from .entry import IDLE, PoolEntry
 from .housekeeping import Housekeeping
 from .refusals import refusal
+from .standby import StandbyWatch
 
 logger = logging.getLogger("django_dbpool.pool")
 
@@ -96,9 +99,11 @@ class ManagedPool(LendingByHand):
         """Tickets of unfinished ``lease`` calls, and a token for each connection that is being opened or closed."""
         self.housekeeping = Housekeeping(self)
         self.connector = Connector(self, on_refused)
+        self.standby = StandbyWatch(self)
         if connect is not None:
             self.connection_class = cast("type[Connection[Any]]", _ConnectionFactory(connect))
         self._prepare = prepare
+        self._histories: WeakKeyDictionary[Connection[Any], str | None] = WeakKeyDictionary()
         self._lent = {}
         if config.command_timeout is not None:
             watchdog.enable()
@@ -156,7 +161,7 @@ class ManagedPool(LendingByHand):
             entry = self._admit(ticket, deadline)
             if entry is not None:
                 entry.owner = owner  # before the check, which may take its time: it is in use
-                if not self.fit(entry, check=check):
+                if not self.fit(entry, check=check, deadline=deadline):
                     # The dead connection's place in the count becomes this caller's permit.
                     self._close_entry(entry)
                     entry = ticket.entry = None
@@ -235,16 +240,20 @@ class ManagedPool(LendingByHand):
         if self.gate.size < self.min_size and not self.gate.closed:
             self.housekeeping.wake()
 
-    def fit(self, entry: PoolEntry, *, check: bool = False) -> bool:
-        """Whether a free connection may be lent. A round trip is made only if there is a reason."""
+    def fit(self, entry: PoolEntry, *, check: bool = False, deadline: float = math.inf) -> bool:
+        """
+        Whether a free connection may be lent. A round trip is made only if there is a reason, and takes no longer than
+        making another connection may: a server that is frozen would have its caller wait for ever.
+        """
         now = self.clock()
         if now >= entry.expires_at:
             return False
         suspicious = entry.suspicious()
         if not (suspicious or check or now - entry.since >= self.config.check_idle):
             return True
+        limit = max(0.0, min(self.config.connect_timeout, entry.limit or math.inf, deadline - now))
         try:
-            with watchdog.limited(entry, entry.limit):
+            with watchdog.limited(entry, limit):
                 (self._check or self.check_connection)(entry.conn)
         except Exception as error:  # noqa: BLE001  # as in psycopg_pool: whatever the user's check raises means unfit
             logger.info(
@@ -292,17 +301,29 @@ class ManagedPool(LendingByHand):
         """Open a connection in the caller's thread; the caller holds a permit."""
         return self._make_entry(self.connector.open(deadline))
 
-    def _make_entry(self, conn: Connection[Any]) -> PoolEntry:
-        entry: PoolEntry | None = None
+    def prepare(self, conn: Connection[Any]) -> None:
+        """Make of a new connection what a borrower expects. A part of connecting: repeated with it if it is lost."""
         try:
             if not conn.autocommit:
                 conn.autocommit = True
             if self._prepare is not None:
                 self._prepare(conn)
+            if self.config.commit_status:
+                self._histories[conn] = history_of(conn, self.alias)
+        except BaseException:
+            conn._pool = None
+            conn.close()
+            raise
+        self.standby.connected(conn)
+
+    def _make_entry(self, conn: Connection[Any]) -> PoolEntry:
+        entry: PoolEntry | None = None
+        try:
             now = self.clock()
             expires_at = now + self._jitter(self.config.max_lifetime, -0.05, 0.0)
             config = self.config
             entry = PoolEntry(conn, now, expires_at, limit=config.command_timeout, variables=config.session)
+            entry.history = self._histories.pop(conn, None)
             self.entries.add(entry)
         except BaseException:
             if entry is not None:
@@ -361,6 +382,11 @@ class ManagedPool(LendingByHand):
             self.gate.forfeit()
 
     # -- reports ------------------------------------------------------------------------------------------------
+
+    @property
+    def breaker(self) -> CircuitBreaker:
+        """Of this database: its state, and ``isolate()`` and ``reset()`` by hand."""
+        return self.connector.breaker
 
     @property
     def in_use(self) -> int:

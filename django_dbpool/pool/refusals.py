@@ -60,7 +60,7 @@ def refusal(pool: ManagedPool, error: BaseException, owner: Owner, waited: float
             holders=pool.holders(stacks=True) if full else (),
             cycle=reporting.cycle(owner, pool.alias) if full else (),
             retry_after=retry_after,
-            driver=_words(cause),
+            driver=words_of(cause),
             reason=str(cause) if isinstance(cause, NoPassword) else "",
         )
     )
@@ -68,7 +68,7 @@ def refusal(pool: ManagedPool, error: BaseException, owner: Owner, waited: float
     return refused
 
 
-def _words(cause: BaseException | None) -> str:
+def words_of(cause: BaseException | None) -> str:
     """
     For the text: Django's warnings, log lines and reports print an error and not its cause. Only of the driver, whose
     messages have no password in them; a provider's may have anything.

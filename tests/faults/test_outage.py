@@ -237,11 +237,11 @@ def test_queue_is_told_when_the_circuit_opens(make_database: MakeDatabase) -> No
     with database.holding(1):
         queued = [Task(database.backend) for _ in range(5)]
         assert wait_until(lambda: database.pool.gate.waiting == 5, PATIENCE)
-        database.pool.connector.breaker.isolate()
+        database.pool.breaker.isolate()
         assert {type(task.error()) for task in queued} == {CircuitOpen}
         assert isinstance(refused(database), CircuitOpen)
     assert isinstance(refused(database), CircuitOpen)  # though a good connection is free: somebody said so
-    database.pool.connector.breaker.reset()
+    database.pool.breaker.reset()
     assert database.backend()
     database.assert_whole()
 

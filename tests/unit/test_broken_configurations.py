@@ -283,7 +283,7 @@ def check(monkeypatch: pytest.MonkeyPatch) -> Check:
 
     def run(database: dict[str, Any], **others: Any) -> list[CheckMessage]:
         entry = {"ENGINE": OURS, "NAME": "x", **copy.deepcopy(database)}
-        conf.adopt_django_option(entry)  # as apps.ready() does
+        conf.adopt_django_option(entry, "default")  # as apps.ready() does
         monkeypatch.setattr(settings, "DATABASES", {"x": entry})
         with override_settings(**({"DBPOOL": {"BUDGET": 1000}} | others)):
             return run_checks(tags=["dbpool"])
@@ -294,7 +294,7 @@ def check(monkeypatch: pytest.MonkeyPatch) -> Check:
 def at_run_time(database: dict[str, Any]) -> str | None:
     """What the engine refuses with when it makes the pool, or None if it makes it."""
     entry = {"NAME": "x", "OPTIONS": {}, **copy.deepcopy(database)}
-    conf.adopt_django_option(entry)
+    conf.adopt_django_option(entry, "default")
     try:
         if fault := conf.max_age_fault("x", entry.get("CONN_MAX_AGE", 0)):
             return f"{fault.text('')} {fault.hint}"
@@ -544,7 +544,7 @@ often = hypothesis_settings(
 def test_whatever_an_alias_says_is_accepted_or_refused_by_name(database: dict[str, Any]) -> None:
     """The check and the first use agree, and neither raises anything but ImproperlyConfigured."""
     entry = {"ENGINE": OURS, "NAME": "x", **copy.deepcopy(database)}
-    conf.adopt_django_option(entry)
+    conf.adopt_django_option(entry, "default")
     with pytest.MonkeyPatch.context() as patch, override_settings(DBPOOL={"BUDGET": 5, "THREADS": 3}):
         patch.setattr(settings, "DATABASES", {"x": entry})
         messages = run_checks(tags=["dbpool"])
