@@ -11,7 +11,18 @@ from typing import Any, ClassVar
 from django.db import InterfaceError, OperationalError
 from django.db.transaction import TransactionManagementError
 
-from .core.errors import CircuitIsOpen, Exhausted, Expiry, LeaseRefused, Loss, Moment, QueueFull, Refusal, ServerIsFull
+from .core.errors import (
+    CircuitIsOpen,
+    Exhausted,
+    Expiry,
+    LeaseRefused,
+    Loss,
+    Moment,
+    ProcessIsStopping,
+    QueueFull,
+    Refusal,
+    ServerIsFull,
+)
 from .core.ledger import Holder
 
 __all__ = [
@@ -27,6 +38,7 @@ __all__ = [
     "RawAccessWarning",
     "RetryingInsideTransaction",
     "ServerConnectionsExhausted",
+    "ShuttingDown",
 ]
 
 raised_in_request: ContextVar[list[BaseException] | None] = ContextVar("dbpool_raised_in_request", default=None)
@@ -178,6 +190,18 @@ class ServerConnectionsExhausted(PoolError):
         )
 
 
+class ShuttingDown(PoolError):
+    """This process is being shut down (``django_dbpool.shutdown()``), and this work is new or out of time."""
+
+    advice = "Send the request again, another process will take it. Work that had begun was given time to finish."
+
+    def describe(self) -> str:
+        return (
+            f"No connection to database {self.alias!r}: this process is shutting down, {self.in_use} connections are "
+            f"still in use. {self.advice}"
+        )
+
+
 class LeaseTimedOut(PoolError):
     """
     A statement or transaction took longer than a time limit, ours or the server's. The driver's error is ``__cause__``.
@@ -322,6 +346,8 @@ def from_refusal(refused: LeaseRefused) -> PoolError:
         kind = ServerConnectionsExhausted
     elif isinstance(refused, CircuitIsOpen):
         kind = CircuitOpen
+    elif isinstance(refused, ProcessIsStopping):
+        kind = ShuttingDown
     error = kind(refused.refusal)
     error.__cause__ = refused.__cause__
     return error

@@ -83,6 +83,7 @@ class PoolConfig:
     commit_status: bool = False
     pin_max: float = 60.0
     leak_after: float = 60.0
+    warm: bool = False
 
     @classmethod
     def from_mapping(
@@ -235,6 +236,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "commit_status": boolean,
     "pin_max": _duration,
     "leak_after": _duration,
+    "warm": boolean,
 }
 
 assert set(_READERS) == {item.name for item in fields(PoolConfig)}, "a key without a reader"

@@ -99,5 +99,9 @@ class CircuitIsOpen(LeaseRefused):
     """The server did not answer before, and this caller did not try; ``__cause__`` is the last error."""
 
 
+class ProcessIsStopping(LeaseRefused):
+    """The process is being shut down, and this work is new or out of time."""
+
+
 class GateClosed(Exception):
     """The pool was closed; the caller should look its pool up again."""

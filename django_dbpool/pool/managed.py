@@ -25,8 +25,9 @@ from ..core.breaker import CircuitBreaker, Rejected
 from ..core.config import PoolConfig
 from ..core.gate import Gate
 from ..core.ledger import Holder, Owner, current_unit
+from ..core.stopping import Stopping
 from ..core.ticket import Ticket
-from . import reporting, watchdog
+from . import reporting, stopping, watchdog
 from .admitting import make_gate, ticket_for
 from .by_hand import LendingByHand
 from .commit_status import history_of
@@ -131,7 +132,8 @@ class ManagedPool(LendingByHand):
             check: make a round trip before lending, as CONN_HEALTH_CHECKS asks.
 
         Raises:
-            Exhausted, QueueFull, Unreachable, ServerIsFull, CircuitIsOpen: with the pool's numbers at that moment.
+            Exhausted, QueueFull, Unreachable, ServerIsFull, CircuitIsOpen, ProcessIsStopping: with the pool's numbers
+                at that moment.
             GateClosed: the pool was closed meanwhile.
         """
         start = self.clock()
@@ -140,14 +142,17 @@ class ManagedPool(LendingByHand):
         try:
             self._in_transit.add(ticket)
             try:
+                if stopping.announced is not None:
+                    stopping.check(finishing=priority)
                 self.connector.refuse_if_open()
                 return self._admitted(ticket, owner, deadline, check)
-            except (*AT_THE_GATE, Rejected, psycopg.Error) as error:
+            except (*AT_THE_GATE, Rejected, Stopping, psycopg.Error) as error:
                 # The ticket is still queued: of the callers in a cycle each must see that the others wait.
                 refused = refusal(self, error, ticket, owner, self.clock() - start)
                 raise refused from refused.__cause__
         except BaseException:
             self._take_back(ticket)
+            self._make_up()
             raise
         finally:
             self._in_transit.discard(ticket)
@@ -247,6 +252,7 @@ class ManagedPool(LendingByHand):
                 self.gate.forfeit(entry.reserved)
                 if ticket is not None:
                     self.gate.leave(ticket)
+            self._make_up()
         except KeyError:
             pass  # somebody else was first
         except BaseException:
@@ -254,6 +260,11 @@ class ManagedPool(LendingByHand):
             raise
         finally:
             self._in_transit.discard(transit)
+
+    def _make_up(self) -> None:
+        """A connection is gone: have it replaced before somebody needs it."""
+        if self.gate.size < self.min_size and not self.gate.closed:
+            self.housekeeping.wake()
 
     def fit(self, entry: PoolEntry, *, check: bool = False, deadline: float = math.inf) -> bool:
         """

@@ -8,9 +8,19 @@ import psycopg
 
 from ..core import sqlstate
 from ..core.breaker import Rejected
-from ..core.errors import CircuitIsOpen, Exhausted, LeaseRefused, QueueFull, Refusal, ServerIsFull, Unreachable
+from ..core.errors import (
+    CircuitIsOpen,
+    Exhausted,
+    LeaseRefused,
+    ProcessIsStopping,
+    QueueFull,
+    Refusal,
+    ServerIsFull,
+    Unreachable,
+)
 from ..core.gate import DeadlinePassed, GroupIsFull, QueueIsFull, QueueStandsTooLong, QueueWasCleared
 from ..core.ledger import Owner
+from ..core.stopping import Stopping
 from ..core.ticket import Ticket
 from . import reporting
 from .connecting import code_of
@@ -37,7 +47,9 @@ def refusal(
     cause = _cause(pool, error)
     kind: type[LeaseRefused] = Exhausted
     retry_after = None
-    if isinstance(error, (Rejected, QueueWasCleared)):
+    if isinstance(error, Stopping):
+        kind = ProcessIsStopping
+    elif isinstance(error, (Rejected, QueueWasCleared)):
         kind = CircuitIsOpen
         retry_after = pool.connector.breaker.snapshot().retry_after
     elif cause is not None:
@@ -101,6 +113,8 @@ def words_of(cause: BaseException | None) -> str:
 
 def _cause(pool: ManagedPool, error: BaseException) -> BaseException | None:
     """The driver's error behind a refusal, if it was not a full pool."""
+    if isinstance(error, Stopping):
+        return None
     if isinstance(error, psycopg.Error):
         return error
     if isinstance(error, Rejected):

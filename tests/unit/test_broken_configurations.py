@@ -106,6 +106,7 @@ TABLE: list[Broken] = [
     pool("dbpool.E001", "has 'A' twice", "keep one", session={"a": 1, "A": 2}),
     pool("dbpool.E001", "reset = None is not a reset mode", '"always" (reset every', reset=None),
     pool("dbpool.E001", "leak_after = True is not a number", "above 0", leak_after=True),
+    pool("dbpool.E001", "warm = 10 is not a boolean", "True or False", warm=10),
     # E002, E013, E005, E006: the rest of the alias
     Broken("dbpool.E002", "CONN_MAX_AGE = 600.", "Remove CONN_MAX_AGE", {"POOL": POOLED, "CONN_MAX_AGE": 600}),
     Broken("dbpool.E002", "CONN_MAX_AGE = None.", "'enabled': False", {"CONN_MAX_AGE": None}),

@@ -89,6 +89,7 @@ _BY_CLASS = {
     "ServerConnectionsExhausted": BUSY,
     "DatabaseUnavailable": UNAVAILABLE,
     "CircuitOpen": CIRCUIT_OPEN,
+    "ShuttingDown": CIRCUIT_OPEN,
     "ConnectionLost": INTERRUPTED,
     "CommitUnknown": OUTCOME_UNKNOWN,
     "LeaseTimedOut": TIMEOUT,
