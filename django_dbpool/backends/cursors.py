@@ -22,6 +22,7 @@ from django.db.backends.postgresql.base import CursorDebugWrapper
 from django.db.backends.utils import CursorWrapper
 from psycopg import Cursor
 
+from ..core import writes
 from ..core.session import declared
 from ..pool import watchdog
 from .patched import djangos_own
@@ -247,12 +248,16 @@ class StreamingCursor(DjangosCursor):
         self._check()
         self._sync_session(sql)
         self.db._note_session_state(sql)
+        if writes.watching:
+            self.db._note_write(sql)
         return self._in_time(super()._execute, sql, params, *ignored)
 
     def _executemany(self, sql: Any, param_list: Any, *ignored: Any) -> Any:
         self._check()
         self._sync_session(sql)
         self.db._note_session_state(sql)
+        if writes.watching:
+            self.db._note_write(sql)
         return self._in_time(super()._executemany, sql, param_list, *ignored)
 
     @property
@@ -304,19 +309,27 @@ class StockCursor(DjangosCursor):
 
     def _execute(self, sql: Any, params: Any, *ignored: Any) -> Any:
         self.db._sync_stock_session(sql, declared.get())
+        if writes.watching:
+            self.db._note_write(sql)
         return super()._execute(sql, params, *ignored)
 
     def _executemany(self, sql: Any, param_list: Any, *ignored: Any) -> Any:
         self.db._sync_stock_session(sql, declared.get())
+        if writes.watching:
+            self.db._note_write(sql)
         return super()._executemany(sql, param_list, *ignored)
 
     def callproc(self, procname: Any, params: Any = None, kparams: Any = None) -> Any:
         self.db._sync_stock_session(procname, declared.get())
+        if writes.watching:
+            self.db._note_write(procname)
         return super().callproc(procname, params, kparams)
 
     def __getattr__(self, attr: str) -> Any:
         if attr in ("copy", "stream"):
             self.db._sync_stock_session("", declared.get())
+            if writes.watching:
+                self.db._note_write(attr)
         return super().__getattr__(attr)
 
 

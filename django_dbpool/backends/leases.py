@@ -17,6 +17,7 @@ import psycopg
 from django.apps import apps
 from django.db import InterfaceError
 
+from ..core import writes
 from ..core.session import declared
 from ..pool import command as commands
 from ..pool.entry import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN, PoolEntry
@@ -51,6 +52,8 @@ class LeaseMixin(AcquiringMixin):
             self._sync_session_of(entry, sql, context)
         if not (type(sql) is str and sql in known_neutral) and entry.pinned is None:
             self._note_session_state(sql)
+        if writes.watching:
+            self._note_write(sql)
         return cursor.cursor
 
     def _rebind(self, cursor: Any, entry: PoolEntry) -> None:
@@ -83,6 +86,10 @@ class LeaseMixin(AcquiringMixin):
         reason = reason_to_pin(sql)
         if reason is not None and not self._initializing:
             self._pin(reason)
+
+    def _note_write(self, sql: Any) -> None:
+        if sql is not self._read and not self._initializing:
+            writes.note_statement(in_transaction=self.in_atomic_block or not self.autocommit)
 
     def _end_statement(self) -> None:
         """End the lease unless something still needs it."""

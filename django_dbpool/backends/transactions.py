@@ -10,10 +10,12 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, suppress
 from typing import Any
 
+from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import debug_transaction
 from django.utils.asyncio import async_unsafe
 
+from ..core import sqlstate, writes
 from .leases import LeaseMixin
 from .patched import djangos_own
 
@@ -59,6 +61,21 @@ class TransactionsMixin(LeaseMixin):
             self.run_commit_hooks_on_set_autocommit_on = False
 
     def _commit(self) -> None:
+        if not writes.watching:
+            self._commit_now()
+            return
+        try:
+            self._commit_now()
+        except Error as error:
+            if not sqlstate.is_serialization(getattr(error.__cause__, "sqlstate", None)):  # rolled back, for certain
+                writes.note_commit()
+            raise
+        except BaseException:
+            writes.note_commit()
+            raise
+        writes.note_commit()
+
+    def _commit_now(self) -> None:
         if not self._pooled:
             super()._commit()
             return
