@@ -105,6 +105,7 @@ class PoolExhausted(PoolError):
 class DatabaseUnavailable(PoolError):
     """The server refused the connection or did not answer. The driver's error is ``__cause__``."""
 
+    retry_after = 5.0
     advice = "Is the server up, and do HOST, PORT, NAME and USER of this alias name it?"
 
     def describe(self) -> str:
@@ -151,6 +152,8 @@ class LeaseTimedOut(PoolError):
         maybe_committed: the connection was cut during COMMIT or a statement outside of a transaction that may write,
             so whether that took effect is unknown. False: it did not.
     """
+
+    retry_after = 5.0
 
     _advice: ClassVar[dict[str, str]] = {
         "command_timeout": "Make the statement faster, or raise the limit. If even SELECT 1 takes as long, the server "

@@ -31,7 +31,7 @@ def last_good(view: View) -> View:
     return fallback(_stale)(remembering)
 
 
-def _stale(error: Exception, request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
+def _stale(error: Exception, /, request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
     kept = cache.get(_key(request)) if request.method == "GET" else None
     if kept is None:
         raise error

@@ -194,23 +194,23 @@ def test_inside_of_a_transaction_that_has_not_begun(busy: str) -> None:
 
 
 def test_own_transaction_is_rolled_back_by_then(make_pool: MakePool, busy: str) -> None:
-    alias = make_pool()
+    target = make_pool()
 
     @fallback(cached_names)
-    @transaction.atomic(using=alias)
-    def copy(alias_of_source: str) -> list[str]:
-        Item.objects.using(alias).create(name="a")
-        return [item.name for item in Item.objects.using(alias_of_source).all()]
+    @transaction.atomic(using=target)
+    def copy(alias: str) -> list[str]:
+        Item.objects.using(target).create(name="a")
+        return [item.name for item in Item.objects.using(alias).all()]
 
     assert copy(busy) == ["PoolExhausted"]
-    assert names(alias) == []
+    assert names(target) == []
 
 
 def test_transaction_of_a_test_case_is_not_one(busy: str) -> None:
     found: list[Any] = []
 
     class Case(TestCase):
-        databases = frozenset({"default"})
+        databases = {"default"}
 
         def test(self) -> None:
             Item.objects.create(name="a")
