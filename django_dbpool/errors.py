@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any, ClassVar
 
-from django.db import InterfaceError, OperationalError
+from django.db import DatabaseError, InterfaceError, InternalError, OperationalError
 
 from .core.errors import CircuitIsOpen, Exhausted, Expiry, LeaseRefused, Refusal, ServerIsFull
 from .core.ledger import Holder
@@ -29,6 +29,15 @@ raised_in_request: ContextVar[list[BaseException] | None] = ContextVar("dbpool_r
 Set by the middleware, which looks here for an error that somebody has turned into one of another kind: Django's
 session store makes every DatabaseError of save() a "session was deleted", answered 400.
 """
+
+
+def remember(error: DatabaseError) -> None:
+    """For the middleware, unless it is an error that no wait would heal."""
+    raised = raised_in_request.get()
+    if raised is not None and isinstance(error, (OperationalError, InternalError)):
+        # A request that tries again and again must not pile up tracebacks. Not only the last few, because
+        # Django's technical page, in showing what it finds, evaluates users and querysets by the dozen.
+        raised[:] = [*raised[-63:], error]
 
 
 class PoolError(OperationalError):
@@ -60,11 +69,7 @@ class PoolError(OperationalError):
             self.retry_after = refusal.retry_after
         self.refusal = refusal
         super().__init__(self.describe())
-        raised = raised_in_request.get()
-        if raised is not None:
-            # A request that tries again and again must not pile up tracebacks. Not only the last few, because
-            # Django's technical page, in showing what it finds, evaluates users and querysets by the dozen.
-            raised[:] = [*raised[-63:], self]
+        remember(self)
 
     def __reduce__(self) -> tuple[type[PoolError], tuple[Any, ...], dict[str, Any]]:
         # Exceptions are pickled by their args, which here are the finished text: Celery's and multiprocessing's

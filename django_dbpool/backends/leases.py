@@ -15,10 +15,11 @@ from typing import Any
 
 import psycopg
 from django.apps import apps
-from django.db import InterfaceError
+from django.db import DatabaseError, InterfaceError
 
 from ..core import writes
 from ..core.session import declared
+from ..errors import remember
 from ..pool import command as commands
 from ..pool.entry import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN, PoolEntry
 from ..pool.session_state import known_neutral, reason_to_pin
@@ -128,6 +129,8 @@ class LeaseMixin(AcquiringMixin):
         Raises:
             LeaseTimedOut: instead of the error where that has a name of ours.
         """
+        if isinstance(error, DatabaseError):
+            remember(error)
         entry = self._entry
         if entry is None:
             return

@@ -24,6 +24,12 @@ _DJANGOS_COMMIT = djangos_own(BaseDatabaseWrapper, "_commit")
 _DJANGOS_ROLLBACK = djangos_own(BaseDatabaseWrapper, "_rollback")
 
 
+def _was_rolled_back(error: Error) -> bool:
+    """Whether a COMMIT with this error has committed nothing, for certain."""
+    known: bool | None = getattr(error, "maybe_committed", None)
+    return known is False or sqlstate.is_serialization(getattr(error.__cause__, "sqlstate", None))
+
+
 class TransactionsMixin(LeaseMixin):
     """Autocommit, COMMIT, ROLLBACK and commit hooks."""
 
@@ -67,7 +73,7 @@ class TransactionsMixin(LeaseMixin):
         try:
             self._commit_now()
         except Error as error:
-            if not sqlstate.is_serialization(getattr(error.__cause__, "sqlstate", None)):  # rolled back, for certain
+            if not _was_rolled_back(error):
                 writes.note_commit()
             raise
         except BaseException:
