@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any, ClassVar
 
-from django.db import InterfaceError, OperationalError
+from django.db import DatabaseError, InterfaceError, InternalError, OperationalError
 from django.db.transaction import TransactionManagementError
 
 from .core.errors import (
@@ -48,6 +48,15 @@ session store makes every DatabaseError of save() a "session was deleted", answe
 """
 
 
+def remember(error: DatabaseError) -> None:
+    """For the middleware, unless it is an error that no wait would heal."""
+    raised = raised_in_request.get()
+    if raised is not None and isinstance(error, (OperationalError, InternalError)):
+        # A request that tries again and again must not pile up tracebacks. Not only the last few, because
+        # Django's technical page, in showing what it finds, evaluates users and querysets by the dozen.
+        raised[:] = [*raised[-63:], error]
+
+
 class PoolError(OperationalError):
     """
     No connection could be leased, or a lease ended before its time.
@@ -77,11 +86,7 @@ class PoolError(OperationalError):
             self.retry_after = refusal.retry_after
         self.refusal = refusal
         super().__init__(self.describe())
-        raised = raised_in_request.get()
-        if raised is not None:
-            # A request that tries again and again must not pile up tracebacks. Not only the last few, because
-            # Django's technical page, in showing what it finds, evaluates users and querysets by the dozen.
-            raised[:] = [*raised[-63:], self]
+        remember(self)
 
     def __reduce__(self) -> tuple[type[PoolError], tuple[Any, ...], dict[str, Any]]:
         # Exceptions are pickled by their args, which here are the finished text: Celery's and multiprocessing's
@@ -154,6 +159,7 @@ class PoolOverloaded(PoolExhausted):
 class DatabaseUnavailable(PoolError):
     """The server refused the connection or did not answer. The driver's error is ``__cause__``."""
 
+    retry_after = 5.0
     advice = "Is the server up, and do HOST, PORT, NAME and USER of this alias name it?"
 
     def describe(self) -> str:
@@ -212,6 +218,8 @@ class LeaseTimedOut(PoolError):
         maybe_committed: the connection was cut during COMMIT or a statement outside of a transaction that may write,
             so whether that took effect is unknown. False: it did not.
     """
+
+    retry_after = 5.0
 
     _advice: ClassVar[dict[str, str]] = {
         "command_timeout": "Make the statement faster, or raise the limit. If even SELECT 1 takes as long, the server "
