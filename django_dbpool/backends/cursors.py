@@ -22,6 +22,7 @@ from django.db.backends.postgresql.base import CursorDebugWrapper
 from django.db.backends.utils import CursorWrapper
 from psycopg import Cursor
 
+from ..core import blocks, writes
 from ..core.session import declared
 from ..pool import watchdog
 from ..pool.entry import IDLE
@@ -92,7 +93,7 @@ class LeasedCursor(DjangosCursor):
         return self._executemany(sql, param_list)
 
     def _execute(self, sql: Any, params: Any, *ignored: Any) -> Any:
-        if sql is self.db._read:
+        if sql is self.db._read or (blocks.idempotence_used and blocks.is_idempotent()):
             return repeated(self.db, partial(self._execute_once, sql, params))
         return self._execute_once(sql, params)
 
@@ -257,12 +258,16 @@ class StreamingCursor(DjangosCursor):
         self._check()
         self._sync_session(sql)
         self.db._note_session_state(sql)
+        if writes.watching:
+            self.db._note_write(sql)
         return self._in_time(super()._execute, sql, params, *ignored)
 
     def _executemany(self, sql: Any, param_list: Any, *ignored: Any) -> Any:
         self._check()
         self._sync_session(sql)
         self.db._note_session_state(sql)
+        if writes.watching:
+            self.db._note_write(sql)
         return self._in_time(super()._executemany, sql, param_list, *ignored)
 
     @property
@@ -313,20 +318,34 @@ class StockCursor(DjangosCursor):
     db: PooledDatabaseMixin
 
     def _execute(self, sql: Any, params: Any, *ignored: Any) -> Any:
+        if blocks.deadlines_used:
+            self.db._refuse_late()
         self.db._sync_stock_session(sql, declared.get())
+        if writes.watching:
+            self.db._note_write(sql)
         return super()._execute(sql, params, *ignored)
 
     def _executemany(self, sql: Any, param_list: Any, *ignored: Any) -> Any:
+        if blocks.deadlines_used:
+            self.db._refuse_late()
         self.db._sync_stock_session(sql, declared.get())
+        if writes.watching:
+            self.db._note_write(sql)
         return super()._executemany(sql, param_list, *ignored)
 
     def callproc(self, procname: Any, params: Any = None, kparams: Any = None) -> Any:
+        if blocks.deadlines_used:
+            self.db._refuse_late()
         self.db._sync_stock_session(procname, declared.get())
+        if writes.watching:
+            self.db._note_write(procname)
         return super().callproc(procname, params, kparams)
 
     def __getattr__(self, attr: str) -> Any:
         if attr in ("copy", "stream"):
             self.db._sync_stock_session("", declared.get())
+            if writes.watching:
+                self.db._note_write(attr)
         return super().__getattr__(attr)
 
 

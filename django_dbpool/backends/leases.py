@@ -15,10 +15,12 @@ from typing import Any
 
 import psycopg
 from django.apps import apps
-from django.db import InterfaceError
+from django.db import DatabaseError, InterfaceError
 
+from ..core import writes
 from ..core.session import declared
 from ..core.sqlstate import READ_ONLY
+from ..errors import remember
 from ..pool import command as commands
 from ..pool.entry import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN, PoolEntry
 from ..pool.session_state import known_neutral, reason_to_pin
@@ -54,6 +56,8 @@ class LeaseMixin(AcquiringMixin):
             self._sync_session_of(entry, sql, context)
         if not (type(sql) is str and sql in known_neutral) and entry.pinned is None:
             self._note_session_state(sql)
+        if writes.watching:
+            self._note_write(sql)
         return cursor.cursor
 
     def _rebind(self, cursor: Any, entry: PoolEntry) -> None:
@@ -86,6 +90,10 @@ class LeaseMixin(AcquiringMixin):
         reason = reason_to_pin(sql)
         if reason is not None and not self._initializing:
             self._pin(reason)
+
+    def _note_write(self, sql: Any) -> None:
+        if sql is not self._read and not self._initializing:
+            writes.note_statement(in_transaction=self.in_atomic_block or not self.autocommit)
 
     def _end_statement(self) -> None:
         """End the lease unless something still needs it."""
@@ -133,6 +141,8 @@ class LeaseMixin(AcquiringMixin):
         Raises:
             LeaseTimedOut, ConnectionLost: instead of the error where that has a name of ours.
         """
+        if isinstance(error, DatabaseError):
+            remember(error)
         entry = self._entry
         if entry is None:
             return

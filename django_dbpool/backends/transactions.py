@@ -10,10 +10,12 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any
 
+from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import debug_transaction
 from django.utils.asyncio import async_unsafe
 
+from ..core import blocks, sqlstate, writes
 from ..pool.commit_status import transaction_id
 from ..pool.entry import INTRANS
 from .leases import LeaseMixin
@@ -26,6 +28,12 @@ if TYPE_CHECKING:
 _Watched: Any = BaseDatabaseWrapper  # django-stubs leaves out what begins with an underscore
 _DJANGOS_COMMIT = djangos_own(BaseDatabaseWrapper, "_commit")
 _DJANGOS_ROLLBACK = djangos_own(BaseDatabaseWrapper, "_rollback")
+
+
+def _was_rolled_back(error: Error) -> bool:
+    """Whether a COMMIT with this error has committed nothing, for certain."""
+    known: bool | None = getattr(error, "maybe_committed", None)
+    return known is False or sqlstate.is_serialization(getattr(error.__cause__, "sqlstate", None))
 
 
 class TransactionsMixin(LeaseMixin):
@@ -65,7 +73,24 @@ class TransactionsMixin(LeaseMixin):
             self.run_commit_hooks_on_set_autocommit_on = False
 
     def _commit(self) -> None:
+        if not writes.watching:
+            self._commit_now()
+            return
+        try:
+            self._commit_now()
+        except Error as error:
+            if not _was_rolled_back(error):
+                writes.note_commit()
+            raise
+        except BaseException:
+            writes.note_commit()
+            raise
+        writes.note_commit()
+
+    def _commit_now(self) -> None:
         if not self._pooled:
+            if blocks.deadlines_used:
+                self._refuse_late()
             super()._commit()
             return
         entry = self._entry

@@ -20,6 +20,10 @@ class Refusal:
     max_size: int
     waiting: int
     """Other callers still queued."""
+    limit: str = ""
+    """Which limit was met, in words, where it isn't max_size."""
+    holders_age: float = 0.0
+    """Seconds since the holders were looked at: in an overload they are looked at once a second."""
     holders: tuple[Holder, ...] = field(default=())
     cycle: tuple[str, ...] = field(default=())
     """Who waits for whom, when the ledger sees that the wait could never end."""
@@ -44,6 +48,8 @@ class Expiry:
     maybe_committed: bool
     answered: bool
     """Whether the server said so itself; else the connection was cut."""
+    sent: bool = True
+    """False: the time was up before it began."""
 
 
 Moment = Literal["unsent", "read", "write", "transaction", "commit", "aborted", "unwritten"]
@@ -78,7 +84,7 @@ class Exhausted(LeaseRefused):
 
 
 class QueueFull(Exhausted):
-    """``max_waiting`` callers are queued already; refused at once."""
+    """Too many wait already, or they wait too long; refused at once."""
 
 
 class Unreachable(LeaseRefused):
@@ -91,6 +97,10 @@ class ServerIsFull(LeaseRefused):
 
 class CircuitIsOpen(LeaseRefused):
     """The server did not answer before, and this caller did not try; ``__cause__`` is the last error."""
+
+
+class ProcessIsStopping(LeaseRefused):
+    """The process is being shut down, and this work is new or out of time."""
 
 
 class GateClosed(Exception):

@@ -30,6 +30,7 @@ from django_dbpool.errors import (
     LeaseTimedOut,
     PoolError,
     PoolExhausted,
+    PoolOverloaded,
     from_refusal,
     raised_in_request,
     withdraw,
@@ -45,7 +46,7 @@ EXPIRY = Expiry("command_timeout", limit=10.0, age=10.04, maybe_committed=True, 
 
 @pytest.mark.parametrize(
     ("refused", "public"),
-    [(Exhausted, PoolExhausted), (QueueFull, PoolExhausted), (Unreachable, DatabaseUnavailable)],
+    [(Exhausted, PoolExhausted), (QueueFull, PoolOverloaded), (Unreachable, DatabaseUnavailable)],
 )
 def test_each_refusal_has_a_public_name_and_keeps_its_cause(
     refused: type[LeaseRefused], public: type[PoolError]
