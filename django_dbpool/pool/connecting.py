@@ -38,6 +38,9 @@ INVALID_PASSWORD = "28P01"  # noqa: S105  # an SQLSTATE
 SHORTEST_ATTEMPT = 2
 """Seconds; libpq and psycopg take no fewer: https://www.postgresql.org/docs/current/libpq-connect.html"""
 
+GRACE = 0.5
+"""Seconds for an attempt that is begun just before its deadline: a server that answers at once is not called away."""
+
 PROBE_TIMEOUT = float(SHORTEST_ATTEMPT)
 
 
@@ -205,7 +208,7 @@ class Connector:
         name = f"dbpool-connect-{self.pool.alias}"
         threading.Thread(target=self._connect_later, args=(found, timeout), name=name, daemon=True).start()
         try:
-            return found.result(timeout)
+            return found.result(max(timeout, GRACE))
         except BaseException as error:
             if not (found.cancel() or found.exception()):  # it came in this moment
                 self._keep(found.result())

@@ -152,6 +152,11 @@ def kind_of(error: Exception) -> str:
             assert_type(error.limit, float | None)
             assert_type(error.maybe_committed, bool)
             return of_pool(error)
+        case errors.CommitUnknown():
+            return "look"
+        case errors.ConnectionLost():
+            assert_type(error.maybe_committed, bool)
+            return "look" if error.maybe_committed else of_pool(error)
         case errors.RawAccessRefused() | errors.RawAccessWarning():
             return "raw"
     return ""

@@ -52,6 +52,7 @@ DEFAULTS = {
         "break_duration": 60.0,
         "probe_interval": 0.25,
     },
+    "commit_status": False,
     "pin_max": 60.0,
     "leak_after": 60.0,
     "warm": False,
@@ -64,6 +65,7 @@ COUNTS = ("min_size", "max_waiting", "reserve_size", "keepalives_idle")
 
 GOOD: list[tuple[str, Any, Any]] = [
     ("enabled", False, False),
+    ("commit_status", True, True),
     ("warm", True, True),
     ("mode", "session", "session"),
     ("max_size", 1, 1),
@@ -107,7 +109,7 @@ BAD: list[tuple[str, Any]] = [
     *(("groups", value) for value in ({}, True, 3, {"limits": {}}, {"limits": {"a": 0}}, {"limits": {"a": True}})),
     *(("groups", value) for value in ({"limits": {"": 1}}, {"limits": {7: 1}}, {"limits": ["a"]}, {"by": "unit"})),
     *(("groups", value) for value in ({"default": 0}, {"by": "route", "default": 1}, {"by": None, "default": 1})),
-    *((key, value) for key in ("enabled", "warm") for value in (1, 0, None, "yes")),
+    *((key, value) for key in ("enabled", "commit_status", "warm") for value in (1, 0, None, "yes")),
     *(("mode", value) for value in ("Transaction", "", None, True, ["session"], "statement")),
     *((key, value) for key in (*COUNTS, "max_size") for value in NO_COUNT),
     ("max_size", 0),
