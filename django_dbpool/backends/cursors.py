@@ -141,6 +141,7 @@ class LeasedCursor(DjangosCursor):
     def copy(self, statement: Any, params: Any = None, **kwargs: Any) -> Iterator[Any]:
         """As psycopg's ``Cursor.copy``; the connection is held until the block ends."""
         db = self.db
+        blocks.note_statement(db, statement)
         cursor = db._begin_statement(self, statement)
         with db._streaming(), db.wrap_database_errors, cursor.copy(statement, params, **kwargs) as copy:
             yield copy
@@ -148,6 +149,7 @@ class LeasedCursor(DjangosCursor):
     def stream(self, query: Any, params: Any = None, **kwargs: Any) -> Iterator[Any]:
         """As psycopg's ``Cursor.stream``; the connection is held until the iterator ends or is closed."""
         db = self.db
+        blocks.note_statement(db, query)
         cursor = db._begin_statement(self, query)
         with db._streaming(), db.wrap_database_errors:
             yield from cursor.stream(query, params, **kwargs)

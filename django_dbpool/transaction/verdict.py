@@ -25,7 +25,8 @@ ErrorTypes = type[Exception] | tuple[type[Exception], ...]
 _COMMENTS = r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
 # What changes nothing that a transaction would keep, and what may be done twice without anybody's noticing.
 _HARMLESS = re.compile(
-    rf"{_COMMENTS}(?:SELECT|VALUES|TABLE|SHOW|SET|FETCH|DECLARE|CLOSE|ANALYZE|CHECKPOINT|VACUUM)\b",
+    rf"{_COMMENTS}(?:(?:SELECT|VALUES|TABLE|SHOW|SET|FETCH|DECLARE|CLOSE|ANALYZE|CHECKPOINT|VACUUM)\b"
+    r"|COPY\b[^()]*\bTO\b|COPY\s*\(\s*SELECT\b)",
     re.IGNORECASE | re.DOTALL,
 )
 _INTO = re.compile(r"\binto\b", re.IGNORECASE)

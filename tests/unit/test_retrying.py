@@ -257,6 +257,8 @@ def test_unknown_outcomes() -> None:
         "ANALYZE",
         "SHOW work_mem",
         "SET work_mem = '1MB'",
+        "COPY t TO STDOUT",
+        "copy (SELECT 1) TO STDOUT",
     ],
 )
 def test_harmless(sql: str) -> None:
@@ -271,6 +273,9 @@ def test_harmless(sql: str) -> None:
         "SELECT 1 INTO t",
         "WITH x AS (DELETE FROM t) SELECT 1",
         "SELECTION",
+        "COPY t FROM STDIN",
+        "COPY t (a, b) FROM STDIN",
+        "COPY (DELETE FROM t RETURNING a) TO STDOUT",
         "/* SELECT */ UPDATE t SET a = 1",
         "",
         b"SELECT 1",
