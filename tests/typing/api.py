@@ -98,7 +98,7 @@ def retrying() -> None:
         assert_type(attempt.number, int)
         with attempt:
             bare(1)
-    assert_type(transaction.retrying().call(book, 7, name="a"), str)
+    assert_type(transaction.retrying().call(bare, 7), str)
 
 
 async def retrying_later() -> None:
