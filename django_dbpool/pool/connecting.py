@@ -41,6 +41,9 @@ SHORTEST_ATTEMPT = 2
 GRACE = 0.5
 """Seconds for an attempt that is begun just before its deadline: a server that answers at once is not called away."""
 
+HASTY = 1.0
+"""Seconds; whoever gives a server less of its ``transaction.deadline()`` learns nothing of it by getting no answer."""
+
 PROBE_TIMEOUT = float(SHORTEST_ATTEMPT)
 
 
@@ -112,6 +115,7 @@ class Connector:
             ServerFull: the server has no connection left for us, but the pool has some.
             psycopg.Error: of the last attempt.
         """
+        given = deadline - self.pool.clock()
         with self.breaker.allow() as permit:
             try:
                 conn = self._attempts(deadline)
@@ -119,7 +123,7 @@ class Connector:
                 code = code_of(error)
                 # The server that refuses a password or is full is there. One that did not answer before the caller's
                 # own deadline may have had no time to.
-                hasty = isinstance(error, psycopg.errors.ConnectionTimeout) and seconds_left() <= 0
+                hasty = given < HASTY and isinstance(error, psycopg.errors.ConnectionTimeout) and seconds_left() <= 0
                 if not (sqlstate.is_credentials(code) or sqlstate.is_server_full(code) or hasty):
                     permit.failure(error)
                 raise
