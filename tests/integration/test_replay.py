@@ -224,11 +224,12 @@ def test_attributes_of_the_request_are_those_of_its_begin(atomic: str) -> None:
     def act(request: HttpRequest, alias: str) -> None:
         seen.append(dict(vars(request)))
         request.total = 1  # type: ignore[attr-defined]
-        request.method = "HEAD"
-        assert request.body == b""
+        request.method = "PATCH"
+        assert request.body == b"abc"
 
     site.act, site.fail = act, kill
-    get("/once_more/")
+    response = Client().generic("GET", "/once_more/", b"abc")
+    assert response.content == b"run 2"
     assert "total" not in seen[1]
     assert seen[1]["method"] == "GET"
     assert seen[1].keys() - seen[0].keys() <= {"_body", "_read_started"}
@@ -325,14 +326,17 @@ def test_after_a_write_of_a_view_inside(autocommit: str) -> None:
     refused("/with_inner/")
 
 
-def test_hook_that_fails_after_the_commit(atomic: str, observer: Observer) -> None:
+@pytest.mark.parametrize(("work", "rows"), [(write, 1), (read, 0)], ids=["write", "read"])
+def test_hook_that_fails_after_the_commit(atomic: str, observer: Observer, work: Act, rows: int) -> None:
+    """Hooks before it have run, whatever they did."""
+
     def act(request: HttpRequest, alias: str) -> None:
-        write(request, alias)
+        work(request, alias)
         transaction.on_commit(lambda: kill(request, alias), using=alias)
 
     site.act = act
     refused()
-    assert rows_of(observer, "app_item") == 1
+    assert rows_of(observer, "app_item") == rows
 
 
 def test_commit_whose_outcome_is_unknown(atomic: str, observer: Observer) -> None:
