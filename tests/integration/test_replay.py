@@ -235,6 +235,24 @@ def test_attributes_of_the_request_are_those_of_its_begin(atomic: str) -> None:
     assert seen[1].keys() - seen[0].keys() <= {"_body", "_read_started"}
 
 
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_view_of_the_rest_framework(atomic: str, observer: Observer, client: type[Any]) -> None:
+    views = pytest.importorskip("rest_framework.views", reason="Django REST framework is not installed")
+    response = pytest.importorskip("rest_framework.response").Response
+
+    @method_decorator(replayable, name="dispatch")
+    class Items(views.APIView):  # type: ignore[name-defined]
+        def get(self, request: Any) -> Any:
+            return response({"answer": site.run(request._request).content.decode()})
+
+    site.act, site.fail = write, kill
+    urls = type("Urls", (), {"urlpatterns": [path("items/", Items.as_view())]})
+    rest = {"UNAUTHENTICATED_USER": None, "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"]}
+    with override_settings(ROOT_URLCONF=urls, REST_FRAMEWORK=rest):
+        assert get("/items/", client).json() == {"answer": "run 2"}
+    assert rows_of(observer, "app_item") == 1
+
+
 # -- it does not -----------------------------------------------------------------------------------------------------
 
 
