@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from django.db import InterfaceError, OperationalError
 
 from ..core import sqlstate
+from ..errors import withdraw
 from ..pool.entry import IDLE
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def repeated(db: Any, read: Callable[[], T]) -> T:
             if db._losses == losses or db._entry is not None or attempts >= db._read_attempts:
                 raise
             _log_repetition(db, error, attempts)
+            withdraw(error)
         attempts += 1
 
 

@@ -17,6 +17,7 @@ from ..core.project import ProjectConfig
 from ..core.readers import ConfigError, Fault, shown
 from .alias import Alias
 from .credentials import copied, faults_of_credentials
+from .groups import with_function
 from .process import management_command, runserver_is_starting, time_limits_apply, without_time_limits
 from .rules import faults_of_alias
 from .urls import from_url_options
@@ -75,7 +76,7 @@ def max_age_fault(alias: str, value: object) -> Fault | None:
     )
 
 
-def adopt_django_option(settings_dict: MutableMapping[str, Any]) -> None:
+def adopt_django_option(settings_dict: MutableMapping[str, Any], alias: str) -> None:
     """
     Move ``OPTIONS["pool"]``, the key of Django's own pool, to ``POOL``.
 
@@ -88,7 +89,7 @@ def adopt_django_option(settings_dict: MutableMapping[str, Any]) -> None:
     if options["pool"] is False or options["pool"] is None:
         return  # stock behaviour was asked for, and the stock code reads this key
     if "POOL" in settings_dict:
-        logger.warning("database %r %s %s", settings_dict.get("NAME"), GIVEN_IN_BOTH, KEEP_POOL)
+        logger.warning("DATABASES[%r] %s %s", alias, GIVEN_IN_BOTH, KEEP_POOL)
         settings_dict[GIVEN_TWICE] = True
     settings_dict["POOL"] = options.pop("pool")
     settings_dict[_ADOPTED] = True
@@ -142,6 +143,7 @@ def pool_config(settings_dict: Mapping[str, Any], alias: str) -> PoolConfig:
             raise ConfigError(where, refused)
     except ConfigError as error:
         raise ImproperlyConfigured(str(error)) from error
+    config = with_function(config)
     if time_limits_apply():
         return config
     unlimited: dict[str, Any] = dict.fromkeys(TIME_LIMITS)
