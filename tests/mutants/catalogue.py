@@ -192,7 +192,13 @@ MUTANTS = (
     Mutant(
         "what was interrupted is repeated",
         "retry: nothing that somebody stopped",
-        ((READING, "        except (OperationalError, InterfaceError):\n", "        except BaseException:\n"),),
+        (
+            (
+                READING,
+                "        except (OperationalError, InterfaceError) as error:\n",
+                "        except BaseException as error:\n",
+            ),
+        ),
         ("tests/integration/test_read_retry.py",),
     ),
 )

@@ -25,6 +25,7 @@ from django_dbpool.backends.mixin import PooledDatabaseMixin
 from django_dbpool.conf import from_url_options
 from django_dbpool.core.ledger import Holder
 from django_dbpool.core.stopping import ShutdownResult
+from django_dbpool.decorators import fallback, replayable
 from django_dbpool.middleware import DatabasePoolMiddleware, SessionVariablesMiddleware
 from django_dbpool.pool.managed import ManagedPool
 from django_dbpool.pool.reporting import PoolSnapshot
@@ -288,6 +289,50 @@ def middleware() -> None:
     SessionVariablesMiddleware(synchronous)
 
 
+# -- decorators -----------------------------------------------------------------------------------------------------
+
+
+@replayable
+def page(request: HttpRequest, year: int) -> HttpResponse:
+    return HttpResponse(str(year))
+
+
+@replayable(attempts=3, within=2.5)
+async def page_later(request: HttpRequest) -> HttpResponse:
+    return HttpResponse()
+
+
+def nothing_for(error: errors.PoolError, region: str, *, limit: int = 10) -> list[int]:
+    return [] if error.alias else [limit]
+
+
+@fallback(nothing_for)
+def numbers(region: str, *, limit: int = 10) -> list[int]:
+    return [limit, len(region)]
+
+
+@fallback(nothing_for, on=(errors.CircuitOpen, OperationalError))
+def numbers_of(region: str, *, limit: int = 10) -> list[int]:
+    return numbers(region, limit=limit)
+
+
+async def nothing_later(error: errors.PoolError, region: str) -> list[int]:
+    return []
+
+
+@fallback(nothing_later)
+async def numbers_later(region: str) -> list[int]:
+    return numbers(region)
+
+
+def decorators() -> None:
+    assert_type(page(HttpRequest(), year=2026), HttpResponse)
+    assert_type(asyncio.run(page_later(HttpRequest())), HttpResponse)
+    assert_type(numbers("north", limit=2), list[int])
+    assert_type(numbers_of("north"), list[int])
+    assert_type(asyncio.run(numbers_later("north")), list[int])
+
+
 # -- engines and tests ----------------------------------------------------------------------------------------------
 
 
@@ -366,6 +411,11 @@ if TYPE_CHECKING:
         pool.snapshot().in_use = 1  # type: ignore[misc]
         pool.holders(True)  # type: ignore[call-arg]
         from_url_options("postgres://")  # type: ignore[arg-type]
+        replayable(attempts="3")  # type: ignore[call-overload]
+        page(HttpRequest(), "2026")  # type: ignore[arg-type]
+        fallback(nothing_for, on="CircuitOpen")  # type: ignore[arg-type]
+        fallback(nothing_for)(label)  # type: ignore[arg-type]
+        numbers("north", 2)  # type: ignore[call-arg]
         django_dbpool.shutdown("5")  # type: ignore[arg-type]
         django_dbpool.warm(using=7)  # type: ignore[arg-type]
         lifespan(label)  # type: ignore[arg-type]
