@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from _thread import get_ident
+import sys
 from typing import Any
 
 from django.core.signals import request_finished, request_started
 
-from .core.ledger import current_unit, thread_units, unit_labels
+from .core.ledger import begin_unit, current_unit, end_unit, unit_labels, unit_names
 
 
 def request_label(environ: dict[str, Any]) -> str:
@@ -28,23 +28,48 @@ def request_label(environ: dict[str, Any]) -> str:
     return f"{method} {path} ({route})" if route else f"{method} {path}"
 
 
+def request_name(environ: dict[str, Any]) -> str | None:
+    """The route, for example ``reports/<int:pk>/``; None where none matches. Found once for each request."""
+    name: str | None = environ.get(_ROUTE, "")
+    if name == "":
+        from django.urls import Resolver404, resolve
+
+        try:
+            name = resolve(environ.get("PATH_INFO") or environ.get("path") or "/").route
+        except Resolver404:
+            name = None
+        environ[_ROUTE] = name
+    return name
+
+
+_ROUTE = "django_dbpool.route"
+
+
+def task_name(_: None) -> str | None:
+    """Of the Celery task that this thread runs. Celery is asked only where somebody else has imported it."""
+    celery = sys.modules.get("celery")
+    name = getattr(getattr(celery, "current_task", None), "name", None)
+    return name if isinstance(name, str) else None
+
+
 def _begin(environ: dict[str, Any] | None = None, scope: dict[str, Any] | None = None, **_: Any) -> None:
     # In the path of every request, hence no object of our own: the mapping is at hand and lives as long as we do.
-    current_unit.set(environ or scope)
-    if scope is not None:
-        # Django's asynchronous signals run their receivers in a task, whose context ends with it. But it is the
-        # request's own thread that does so, the one in which its synchronous code runs.
-        thread_units[get_ident()] = scope
+    unit = environ or scope
+    current_unit.set(unit)
+    # Django's asynchronous signals run their receivers in a task, whose context ends with it. But it is the request's
+    # own thread that does so, the one in which its synchronous code runs. And a shutdown waits for what it finds here.
+    begin_unit(unit)
 
 
 def _end(**_: Any) -> None:
     current_unit.set(None)
-    if thread_units:
-        thread_units.pop(get_ident(), None)
+    end_unit()
 
 
 def track_requests() -> None:
     """Label leases with the request they serve. Idempotent."""
     unit_labels[dict] = request_label
+    unit_names[dict] = request_name
+    unit_names[type(None)] = task_name
     request_started.connect(_begin, dispatch_uid="django_dbpool.units.begin")
     request_finished.connect(_end, dispatch_uid="django_dbpool.units.end")

@@ -102,10 +102,10 @@ def by_server(aliases: Sequence[Alias]) -> list[list[Alias]]:
 def total(aliases: Sequence[Alias], project: ProjectConfig) -> tuple[int, str]:
     """Connections that these pools may take in all processes, and how the number comes about."""
     processes, source = project.process_count(os.environ)
-    sizes = sum(alias.config.max_size for alias in aliases)
-    each = ", ".join(f"{alias.config.max_size} of {alias.name!r}" for alias in aliases)
+    sizes = sum(alias.config.max_size + alias.config.reserve_size for alias in aliases)
+    each = ", ".join(f"{alias.config.max_size} + {alias.config.reserve_size} of {alias.name!r}" for alias in aliases)
     many = "1 process" if processes == 1 else f"{processes} processes"
-    return processes * sizes, f"{many}{f' ({source})' if source else ''} x {sizes} (max_size: {each})"
+    return processes * sizes, f"{many}{f' ({source})' if source else ''} x {sizes} (max_size + reserve_size: {each})"
 
 
 def _over_budget(project: ProjectConfig) -> Iterator[Fault]:

@@ -17,6 +17,7 @@ from ..core.project import ProjectConfig
 from ..core.readers import ConfigError, Fault, shown
 from .alias import Alias
 from .credentials import copied, faults_of_credentials
+from .groups import with_function
 from .process import management_command, runserver_is_starting, time_limits_apply, without_time_limits
 from .rules import faults_of_alias
 from .urls import from_url_options
@@ -142,6 +143,7 @@ def pool_config(settings_dict: Mapping[str, Any], alias: str) -> PoolConfig:
             raise ConfigError(where, refused)
     except ConfigError as error:
         raise ImproperlyConfigured(str(error)) from error
+    config = with_function(config)
     if time_limits_apply():
         return config
     unlimited: dict[str, Any] = dict.fromkeys(TIME_LIMITS)

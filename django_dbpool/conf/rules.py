@@ -11,6 +11,7 @@ from typing import Any
 from ..core.config import SERVER_LIMITS
 from ..core.readers import Fault, shown
 from .alias import Alias, startup_variables
+from .groups import the_function_of_groups_exists
 from .options import is_timeout, unknown_options, unusable_options
 
 OWNED_VARIABLE = "dbpool.E008"
@@ -270,6 +271,7 @@ RULES: tuple[Rule, ...] = (
     cursors_end_with_their_transaction,
     reset_reaches_its_session,
     a_service_leaves_room_for_settings,
+    the_function_of_groups_exists,
 )
 
 

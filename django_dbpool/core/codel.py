@@ -27,6 +27,8 @@ class Codel:
         interval: seconds after which waiting beyond the target counts as overload.
         keep: so many waiters are never shed, nor is a queue shorter than that closed to newcomers; the number of
             connections, so that a whole round of them finds work.
+        crowd: a shorter queue is not taken for an overload, however long it stands: the callers of a process with
+            few threads wait for each other, and nobody gains by refusing some.
         clock: seconds; injected by tests.
     """
 
@@ -38,21 +40,25 @@ class Codel:
         "_refused",
         "_served",
         "_shortest",
+        "crowd",
         "interval",
         "keep",
         "slow",
         "target",
     )
 
-    def __init__(self, *, target: float, interval: float, keep: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, *, target: float, interval: float, keep: int, clock: Callable[[], float], crowd: int = 0
+    ) -> None:
         self.target = target
         self.interval = interval
         self.keep = keep
+        self.crowd = crowd
         self.slow = False
         """Overloaded: newcomers beyond the limit are refused, old waiters shed."""
         self._clock = clock
         self._good = clock()
-        """While not slow: when the queue was last empty or somebody served within the target. While slow: when the
+        """While not slow: when the queue was last short or somebody served within the target. While slow: when the
         current interval began. Everything below is counted since then."""
         self._limit = keep
         self._begin_interval(self._good)
@@ -70,21 +76,21 @@ class Codel:
             if not self.slow or now - self._good >= 2 * self.interval:  # or it ended long ago, unseen
                 self.slow = False
                 self._begin_interval(now)
-        self._look(now)
+        self._look(now, waiting)
         self._arrived += 1
         if self.slow and waiting >= self._limit:
             self._refused += 1
             return False
         return True
 
-    def serve(self, waited: float) -> None:
-        """A waiter got its connection after so many seconds."""
+    def serve(self, waited: float, waiting: int | None = None) -> None:
+        """A waiter got its connection after so many seconds; so many are left."""
         now = self._clock()
         self._served += 1
         self._shortest = min(self._shortest, waited)
         if waited <= self.target and not self.slow:
             self._begin_interval(now)
-        self._look(now)
+        self._look(now, self.crowd if waiting is None else waiting)
 
     def sheds(self, waited: float, waiting: int) -> bool:
         """
@@ -92,14 +98,17 @@ class Codel:
 
         Ask before serving, and now and then while nobody is served; again after each that was shed.
         """
-        self._look(self._clock())
+        self._look(self._clock(), waiting)
         if not self.slow or waited <= 2 * self.target or waiting <= self.keep:
             return False
         self._refused += 1
         return True
 
-    def _look(self, now: float) -> None:
+    def _look(self, now: float, waiting: int) -> None:
         """At the end of an interval: is, or stays, the queue too slow?"""
+        if waiting < self.crowd and not self.slow:
+            self._begin_interval(now)
+            return
         elapsed = now - self._good
         if elapsed < self.interval:
             return

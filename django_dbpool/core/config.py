@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from . import readers
 from .breaker import BreakerPolicy
+from .groups import GroupLimits
 from .readers import (
     ConfigError,
     Fault,
@@ -58,6 +59,10 @@ class PoolConfig:
     max_size: int = 10
     timeout: float = 10.0
     max_waiting: int = 0
+    queue_target: float | None = 0.05
+    queue_interval: float = 2.0
+    reserve_size: int = 1
+    groups: GroupLimits | None = None
     max_lifetime: float = 3600.0
     max_idle: float = 300.0
     connect_timeout: float = 5.0
@@ -75,8 +80,10 @@ class PoolConfig:
     reset: Reset = "dirty"
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+    commit_status: bool = False
     pin_max: float = 60.0
     leak_after: float = 60.0
+    warm: bool = False
 
     @classmethod
     def from_mapping(
@@ -197,6 +204,10 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "max_size": count(1, _MOST_CONNECTIONS),
     "timeout": _duration,
     "max_waiting": count(0),
+    "queue_target": optional(_duration),
+    "queue_interval": _duration,
+    "reserve_size": count(0, _MOST_CONNECTIONS),
+    "groups": optional(GroupLimits.read),
     "max_lifetime": _duration,
     "max_idle": _duration,
     "connect_timeout": _duration,
@@ -222,8 +233,10 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     ),
     "retry": _retry,
     "breaker": _breaker,
+    "commit_status": boolean,
     "pin_max": _duration,
     "leak_after": _duration,
+    "warm": boolean,
 }
 
 assert set(_READERS) == {item.name for item in fields(PoolConfig)}, "a key without a reader"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from .ledger import Holder
@@ -20,6 +20,10 @@ class Refusal:
     max_size: int
     waiting: int
     """Other callers still queued."""
+    limit: str = ""
+    """Which limit was met, in words, where it isn't max_size."""
+    holders_age: float = 0.0
+    """Seconds since the holders were looked at: in an overload they are looked at once a second."""
     holders: tuple[Holder, ...] = field(default=())
     cycle: tuple[str, ...] = field(default=())
     """Who waits for whom, when the ledger sees that the wait could never end."""
@@ -44,6 +48,27 @@ class Expiry:
     maybe_committed: bool
     answered: bool
     """Whether the server said so itself; else the connection was cut."""
+    sent: bool = True
+    """False: the time was up before it began."""
+
+
+Moment = Literal["unsent", "read", "write", "transaction", "commit", "aborted", "unwritten"]
+"""
+When a connection was lost: before a statement was sent on it; during one outside of a transaction that only reads, or
+that may write; in a transaction; during COMMIT and it is not known what became of that, or the server was asked and
+says that nothing was committed, or there was nothing to commit.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A connection that ended while it was in use, by other hands than ours."""
+
+    moment: Moment
+
+    @property
+    def maybe_committed(self) -> bool:
+        return self.moment in ("write", "commit")
 
 
 class LeaseRefused(Exception):
@@ -59,7 +84,7 @@ class Exhausted(LeaseRefused):
 
 
 class QueueFull(Exhausted):
-    """``max_waiting`` callers are queued already; refused at once."""
+    """Too many wait already, or they wait too long; refused at once."""
 
 
 class Unreachable(LeaseRefused):
@@ -72,6 +97,10 @@ class ServerIsFull(LeaseRefused):
 
 class CircuitIsOpen(LeaseRefused):
     """The server did not answer before, and this caller did not try; ``__cause__`` is the last error."""
+
+
+class ProcessIsStopping(LeaseRefused):
+    """The process is being shut down, and this work is new or out of time."""
 
 
 class GateClosed(Exception):

@@ -18,10 +18,60 @@ few, so it is turned into words only when a report asks.
 """
 
 thread_units: dict[int, object] = {}
-"""The same by thread, for leases in whose context it isn't set."""
+"""The same by thread, for leases in whose context it isn't set, and for a shutdown, which waits for them."""
+
+
+class _Mark:
+    """Goes with its thread: of a request whose end nobody reports nothing is left for the next thread of that ident."""
+
+    __slots__ = ("ident",)
+
+    def __init__(self) -> None:
+        self.ident = threading.get_ident()
+
+    def __del__(self, pop: Callable[[int, object], object] = thread_units.pop) -> None:
+        pop(self.ident, None)
+
+
+class _OfThread(threading.local):
+    def __init__(self) -> None:
+        self.mark = _Mark()
+        self.ident = self.mark.ident
+
+
+_of_thread = _OfThread()
+
+
+def begin_unit(unit: object) -> None:
+    """The calling thread works on behalf of this unit now."""
+    thread_units[_of_thread.ident] = unit
+
+
+def end_unit() -> None:
+    """Its work has ended."""
+    thread_units.pop(_of_thread.ident, None)
+
+
+def forget_other_threads() -> None:
+    """In a forked child, which has one thread."""
+    own = thread_units.get(_of_thread.ident)
+    thread_units.clear()
+    if own is not None:
+        begin_unit(own)
+
 
 unit_labels: dict[type, Callable[[Any], str]] = {}
 """How to name a unit, by its type."""
+
+
+unit_names: dict[type, Callable[[Any], str | None]] = {}
+"""What units of one kind have in common, by their type: the route of a request, the name of a task."""
+
+
+def name_of(unit: object) -> str | None:
+    """For example ``reports/<int:pk>/``; None where the unit has no name, or there is none."""
+    name = unit_names.get(type(unit))
+    return name(unit) if name is not None else None
 
 
 def label_of(unit: object) -> str | None:
@@ -71,11 +121,19 @@ class Holder:
     """Of the transaction: idle, running, idle in transaction, failed transaction, lost."""
     stack: tuple[str, ...] = ()
     """Where the holder's thread was, outermost call first; no variables."""
+    group: str | None = None
+    """Whose limit in POOL["groups"] it counts against."""
+    reserved: bool = False
+    """The connection is one of the reserve."""
 
     def __str__(self) -> str:
         parts = [f"thread {self.thread!r}", f"{self.since_seconds:.1f} s", self.state]
         if self.unit:
             parts.insert(0, self.unit)
+        if self.group is not None:
+            parts.append(f"group {self.group!r}")
+        if self.reserved:
+            parts.append("in the reserve")
         if self.pinned:
             parts.append(f"pinned: {self.pinned}")
         parts.append(f"backend {self.backend_pid}")

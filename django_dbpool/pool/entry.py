@@ -15,6 +15,7 @@ from psycopg.pq import TransactionStatus
 
 from ..core.ledger import TRANSACTION_STATES, Holder, Owner, label_of, thread_units
 from ..core.session import SessionState
+from ..core.ticket import Ticket
 
 if TYPE_CHECKING:
     from .command import Command
@@ -68,6 +69,7 @@ class PoolEntry:
         "created_at",
         "expires_at",
         "generation",
+        "history",
         "initialized_for",
         "limit",
         "owner",
@@ -78,10 +80,12 @@ class PoolEntry:
         "poll",
         "reported",
         "request",
+        "reserved",
         "session",
         "since",
         "stopped",
         "streams",
+        "ticket",
         "timezone",
         "unit",
         "variables",
@@ -95,6 +99,7 @@ class PoolEntry:
         *,
         limit: float | None = None,
         variables: Mapping[str, str] = _NONE,
+        reserved: bool = False,
     ) -> None:
         self.conn = conn
         self.pgconn = conn.pgconn
@@ -115,6 +120,10 @@ class PoolEntry:
         self.variables = variables
         """Session variables that it began with, and has again after a reset."""
         self.session = SessionState(variables)
+        self.reserved = reserved
+        """One of the reserve: it never becomes an ordinary one."""
+        self.ticket: Ticket[PoolEntry] | None = None
+        """Of the lease, if there is more to give back than the connection: a group's place, one of the reserve."""
         self.owner: Owner | None = None
         self.unit: object = None
         self.request: object = None
@@ -129,6 +138,8 @@ class PoolEntry:
         """The statement that runs, if it has a limit or can be cancelled with its task."""
         self.stopped = False
         """A statement was cancelled from outside: what it did must not be done again on another connection."""
+        self.history: str | None = None
+        """The server's, if it can be asked about a COMMIT whose answer is lost."""
         self.streams = 0
         """Server-side cursors, COPY and the like that still read from or write to this connection."""
 
@@ -173,7 +184,7 @@ class PoolEntry:
 
     def holder(self, alias: str, now: float, stack: tuple[str, ...] = ()) -> Holder | None:
         """This entry's lease for a report, or None when it is not leased (any more)."""
-        owner, unit = self.owner, self.unit
+        owner, unit, ticket = self.owner, self.unit, self.ticket
         if owner is None:
             return None
         return Holder(
@@ -185,5 +196,7 @@ class PoolEntry:
             since_seconds=max(0.0, now - self.since),
             pinned=self.pinned,
             state=TRANSACTION_STATES[self.pgconn.transaction_status],
+            group=ticket.group if ticket is not None else None,
+            reserved=self.reserved,
             stack=stack,
         )

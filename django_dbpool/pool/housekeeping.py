@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import threading
+from collections import deque
 from typing import TYPE_CHECKING
 
 import psycopg
 
+from ..core import sqlstate
 from ..core.breaker import State
 from ..core.ledger import Owner
 from . import background
+from .connecting import code_of
 from .entry import IDLE, PoolEntry
+from .filling import fill
 
 if TYPE_CHECKING:
     from .managed import ManagedPool
@@ -32,8 +37,11 @@ closed.
 CEILING_DELAY = 1.0
 """Seconds after which one more connection is tried, when the server had refused one because it was full."""
 
-REOPEN_DELAY = 5.0
-"""Seconds between attempts to fill up to min_size while the server is away."""
+RESERVE_LINGER = 5.0
+"""Seconds for which a connection of the reserve stays open unused: a dashboard's next statement comes sooner."""
+
+REOPEN_DELAY = 1.0
+"""Most seconds between attempts to fill up to min_size while the server is away."""
 
 
 class Housekeeping:
@@ -43,6 +51,8 @@ class Housekeeping:
         self.pool = pool
         self._unowned: dict[tuple[PoolEntry, int], float] = {}
         """Connections that were neither free nor in anybody's hands, by lease, and when that was first seen."""
+        self._memberless: dict[object, float] = {}
+        """Tickets that count against their group's limit though nobody has them; likewise."""
         # Held while the background thread opens a connection, so that close() can wait for it: DROP DATABASE right
         # after close_pool() must not find a session that was just being born.
         self._opening = threading.Lock()
@@ -53,6 +63,10 @@ class Housekeeping:
         self.claimer.thread = threading.main_thread()
         self._started = False
         self._try_more_at = 0.0
+        self._fill_at = -math.inf
+        """Not before this time."""
+        self._refused_at = -1
+        """How often connecting had succeeded when credentials were refused for want of better ones."""
 
     def ensure_running(self) -> None:
         """Start the process's background thread with the first lease; cheap afterwards."""
@@ -76,9 +90,23 @@ class Housekeeping:
         due = min(self.retire(), config.leak_after, config.pin_max)
         self._warn()
         due = min(due, self._look_for_room())
-        if self._fill():
-            return due
-        return min(due, REOPEN_DELAY)
+        return min(due, self._fill())
+
+    def warm(self, deadline: float) -> bool:
+        """
+        Wait until the pool has its ``min_size``, filled in the background.
+
+        Args:
+            deadline: on the pool's clock.
+        """
+        self.ensure_running()
+        pool = self.pool
+        pause = threading.Event()
+        while len(pool.entries) < pool.min_size:
+            if pool.clock() >= deadline or pool.gate.closed:
+                return False
+            pause.wait(0.01)
+        return True
 
     def server_is_full(self) -> None:
         self._try_more_at = self.pool.clock() + CEILING_DELAY
@@ -86,7 +114,7 @@ class Housekeeping:
     def _look_for_room(self) -> float:
         """Try one more connection if it is time; seconds until the next."""
         now, gate = self.pool.clock(), self.pool.gate
-        if gate.ceiling >= gate.max_size:
+        if not gate.below_its_size:
             return math.inf
         if now >= self._try_more_at:
             self._try_more_at = now + CEILING_DELAY
@@ -103,31 +131,66 @@ class Housekeeping:
             expired = now >= entry.expires_at
             idle = gate.size > pool.min_size and now - entry.since >= pool.config.max_idle
             if expired or idle or gate.size > gate.max_size or (check and entry.suspicious()):
-                self._retire_one(entry)
+                self._retire_one(entry, gate.free)
             else:
                 due = min(due, entry.expires_at - now)
                 if gate.size > pool.min_size:
                     due = min(due, entry.since + pool.config.max_idle - now)
+        for entry in tuple(gate.reserve_free):
+            if now >= min(entry.expires_at, entry.since + RESERVE_LINGER) or (check and entry.suspicious()):
+                self._retire_one(entry, gate.reserve_free)
+            else:
+                due = min(due, entry.since + RESERVE_LINGER - now)
         return max(0.05, due)
 
-    def _retire_one(self, entry: PoolEntry) -> None:
+    def _retire_one(self, entry: PoolEntry, free: deque[PoolEntry]) -> None:
         try:
-            self.pool.gate.free.remove(entry)
+            free.remove(entry)
         except ValueError:
             return  # lent meanwhile; it is looked at again when it is free
         self.pool.discard(entry)
 
-    def _fill(self) -> bool:
-        if self.pool.connector.breaker.state is not State.CLOSED:
-            return False
+    def _fill(self) -> float:
+        """Open connections up to min_size if it is time; seconds until the next attempt."""
+        connector = self.pool.connector
+        # Whoever closes the circuit has it done; until a caller was let in a refused password is not repeated, which
+        # could lock the account.
+        if connector.breaker.state is not State.CLOSED or self._refused_at == connector.successes:
+            return math.inf
+        now = self.pool.clock()
+        if now >= self._fill_at and (self.fill() is None or self._refused_at == connector.successes):
+            return math.inf
+        return max(0.05, self._fill_at - now)
+
+    def connecting_failed(self, error: psycopg.Error) -> None:
+        """By whomever it was tried; there is no filling for a while, so that no caller's failure is doubled by it."""
+        connector = self.pool.connector
+        connector.turns.trouble()
+        self._fill_at = self.pool.clock() + REOPEN_DELAY * random.uniform(0.7, 1.0)  # noqa: S311
+        if sqlstate.is_credentials(code_of(error)):
+            self._refused_at = connector.successes
+
+    def server_answers(self) -> None:
+        """After failures the pool is filled at once, also if nobody comes any more."""
+        if self._fill_at > -math.inf:
+            self._fill_at = -math.inf
+            self.wake()
+
+    def fill(self) -> Exception | None:
+        """Open connections up to min_size; why that failed, if it did. One thread at a time does so."""
+        pool = self.pool
         with self._opening:
-            try:
-                while self.pool.open_idle():
-                    pass
-            except psycopg.Error as error:
-                logger.info("database %r: can't fill the pool to min_size: %s", self.pool.alias, error)
-                return False
-        return True
+            if pool.gate.size >= pool.min_size:
+                return None
+            error = fill(pool)
+        if isinstance(error, psycopg.Error):
+            self.connecting_failed(error)
+            logger.info("database %r: can't fill the pool to min_size: %s", pool.alias, error)
+        elif error is not None:
+            self._fill_at = pool.clock() + REOPEN_DELAY
+            # Code of an engine that derives from ours, or of a provider of credentials.
+            logger.error("database %r: filling the pool to min_size failed", pool.alias, exc_info=error)
+        return error
 
     def wait_for_opening(self, timeout: float) -> None:
         if self._opening.acquire(timeout=timeout):
@@ -143,6 +206,7 @@ class Housekeeping:
         try:
             self._reclaim_of_dead_threads()
             self._reclaim_unowned()
+            self._reclaim_memberships()
             self._recount()
         finally:
             self._reclaiming.release()
@@ -156,7 +220,7 @@ class Housekeeping:
     def _reclaim_unowned(self) -> None:
         pool = self.pool
         now = pool.clock()
-        elsewhere = {*pool.gate.free, *pool.in_transit()[1]}
+        elsewhere = {*pool.gate.free, *pool.gate.reserve_free, *pool.in_transit()[1]}
         seen = {}
         for entry in tuple(pool.entries):
             owner = entry.owner
@@ -173,21 +237,38 @@ class Housekeeping:
                 pool.discard(entry)
         self._unowned = seen
 
+    def _reclaim_memberships(self) -> None:
+        """Of groups: an interrupt between the end of a lease and saying so would leave a group's place taken."""
+        pool = self.pool
+        if pool.gate.groups is None:
+            return
+        now = pool.clock()
+        seen: dict[object, float] = {}
+        accounted = {*pool.tickets(), *(entry.ticket for entry in tuple(pool.entries))}
+        for ticket in pool.gate.members() - accounted:
+            seen[ticket] = first = self._memberless.get(ticket, now)
+            if now - first >= LOST_AFTER:
+                pool.gate.leave(ticket)
+        self._memberless = seen
+
     def _recount(self) -> None:
         """
         An interrupt between closing a connection and saying so leaves the gate's count too high for ever. While
         nothing is on its way and no new permit is given, the count has to be the number of open connections.
         """
         pool, gate = self.pool, self.pool.gate
-        size, permits = gate.size, gate.permits
+        counted = gate.counted()
         if pool.in_transit()[0]:
             return
-        actual = len(pool.entries)
+        entries = tuple(pool.entries)
+        reserved = sum(1 for entry in entries if entry.reserved)
+        actual = len(entries) - reserved, reserved
         # Looked at again: what finished between the first look and the count may be in neither.
-        if size == actual or pool.in_transit()[0]:
+        if counted[:2] == actual or pool.in_transit()[0]:
             return
-        if gate.correct(size, permits, actual):
-            logger.warning("database %r: counted %d connections, there are %d", pool.alias, size, actual)
+        if gate.correct(counted, *actual):
+            before = sum(counted[:2])
+            logger.warning("database %r: counted %d connections, there are %d", pool.alias, before, len(entries))
 
     def reclaim(self, entry: PoolEntry, generation: int) -> None:
         """End the lease of a thread or wrapper that is gone. A clean connection is lent on, any other is closed."""

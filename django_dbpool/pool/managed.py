@@ -16,20 +16,26 @@ import math
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import Connection
 
 from ..core.breaker import CircuitBreaker, Rejected
 from ..core.config import PoolConfig
-from ..core.gate import DeadlinePassed, Gate, QueueIsFull, QueueWasCleared, Ticket
+from ..core.gate import Gate
 from ..core.ledger import Holder, Owner, current_unit
-from . import reporting, watchdog
+from ..core.stopping import Stopping
+from ..core.ticket import Ticket
+from . import reporting, stopping, watchdog
+from .admitting import make_gate, ticket_for
 from .by_hand import LendingByHand
+from .commit_status import history_of
 from .connecting import Connector, ServerFull
 from .entry import IDLE, PoolEntry
 from .housekeeping import Housekeeping
-from .refusals import refusal
+from .refusals import AT_THE_GATE, refusal
+from .standby import StandbyWatch
 
 logger = logging.getLogger("django_dbpool.pool")
 
@@ -86,7 +92,8 @@ class ManagedPool(LendingByHand):
         self.config = config
         self.alias = alias
         self.clock = clock
-        self.gate: Gate[PoolEntry] = Gate(max_size=config.max_size, max_waiting=config.max_waiting, clock=clock)
+        self.gate: Gate[PoolEntry] = make_gate(config, clock)
+        self.captured = reporting.CapturedHolders(self)
         self.declared_names: dict[str, None] = {}
         """Session variables that blocks of code have set, other than the alias's own; update is atomic."""
         self.entries: set[PoolEntry] = set()
@@ -95,9 +102,11 @@ class ManagedPool(LendingByHand):
         """Tickets of unfinished ``lease`` calls, and a token for each connection that is being opened or closed."""
         self.housekeeping = Housekeeping(self)
         self.connector = Connector(self, on_refused)
+        self.standby = StandbyWatch(self)
         if connect is not None:
             self.connection_class = cast("type[Connection[Any]]", _ConnectionFactory(connect))
         self._prepare = prepare
+        self._histories: WeakKeyDictionary[Connection[Any], str | None] = WeakKeyDictionary()
         self._lent = {}
         if config.command_timeout is not None:
             watchdog.enable()
@@ -123,23 +132,27 @@ class ManagedPool(LendingByHand):
             check: make a round trip before lending, as CONN_HEALTH_CHECKS asks.
 
         Raises:
-            Exhausted, QueueFull, Unreachable, ServerIsFull, CircuitIsOpen: with the pool's numbers at that moment.
+            Exhausted, QueueFull, Unreachable, ServerIsFull, CircuitIsOpen, ProcessIsStopping: with the pool's numbers
+                at that moment.
             GateClosed: the pool was closed meanwhile.
         """
         start = self.clock()
         deadline = start + (self.config.timeout if timeout is None else timeout)
-        ticket: Ticket[PoolEntry] = Ticket(owner, priority)
+        ticket = ticket_for(owner, self.gate, priority)
         try:
             self._in_transit.add(ticket)
             try:
+                if stopping.announced is not None:
+                    stopping.check(finishing=priority)
                 self.connector.refuse_if_open()
                 return self._admitted(ticket, owner, deadline, check)
-            except (QueueIsFull, QueueWasCleared, DeadlinePassed, Rejected, psycopg.Error) as error:
+            except (*AT_THE_GATE, Rejected, Stopping, psycopg.Error) as error:
                 # The ticket is still queued: of the callers in a cycle each must see that the others wait.
-                refused = refusal(self, error, owner, self.clock() - start)
+                refused = refusal(self, error, ticket, owner, self.clock() - start)
                 raise refused from refused.__cause__
         except BaseException:
             self._take_back(ticket)
+            self._make_up()
             raise
         finally:
             self._in_transit.discard(ticket)
@@ -151,26 +164,31 @@ class ManagedPool(LendingByHand):
             entry = self._admit(ticket, deadline)
             if entry is not None:
                 entry.owner = owner  # before the check, which may take its time: it is in use
-                if not self.fit(entry, check=check):
+                if not self.fit(entry, check=check, deadline=deadline):
                     # The dead connection's place in the count becomes this caller's permit.
                     self._close_entry(entry)
                     entry = ticket.entry = None
             if entry is None:
                 try:
-                    entry = ticket.entry = self._open_entry(deadline)
+                    entry = ticket.entry = self._open_entry(deadline, reserved=ticket.from_reserve)
                 except ServerFull:
                     self._go_on_below(ticket)
         entry.owner = owner
+        if ticket.from_reserve or ticket.group is not None:
+            entry.ticket = ticket
         entry.unit = current_unit.get()
         entry.since = self.clock()
         return entry
 
     def _go_on_below(self, ticket: Ticket[PoolEntry]) -> None:
         """The server refuses to have more of us: serve from those that there are, and look again from time to time."""
-        size = len(self.entries)
-        logger.warning("database %r: the server is full, the pool goes on with %d connections", self.alias, size)
+        entries = tuple(self.entries)
+        logger.warning(
+            "database %r: the server is full, the pool goes on with %d connections", self.alias, len(entries)
+        )
         self.housekeeping.server_is_full()
-        self.gate.lower_ceiling(size)
+        reserved = sum(1 for entry in entries if entry.reserved)
+        self.gate.lower_ceiling(len(entries) - reserved, reserved)
         self.gate.abandon(ticket)  # the permit; its place in the queue is a new one
         self.housekeeping.wake()
 
@@ -195,6 +213,8 @@ class ManagedPool(LendingByHand):
         entry.owner = None
         # Gate.give() written out: this is the hot path.
         gate = self.gate
+        if entry.ticket is not None and self._leave(entry):
+            return
         gate.free.append(entry)
         if gate.attention:
             gate.serve()
@@ -202,6 +222,19 @@ class ManagedPool(LendingByHand):
                 self._close_free()
             elif gate.size > gate.max_size:
                 self.housekeeping.retire()
+
+    def _leave(self, entry: PoolEntry) -> bool:
+        """Give back what a lease had beside the connection; whether that was the reserve's, and went there."""
+        ticket, entry.ticket = entry.ticket, None
+        if ticket is not None:
+            self.gate.leave(ticket)
+        if not entry.reserved:
+            return False
+        self.gate.give_to_reserve(entry)
+        if self.gate.closed:
+            self._close_free()
+        self.housekeeping.wake()  # which closes it after a while
+        return True
 
     def discard(self, entry: PoolEntry) -> None:
         """Take back a connection whose state is not known to be clean: it is closed."""
@@ -212,10 +245,14 @@ class ManagedPool(LendingByHand):
             entry.generation += 1
             entry.owner = None
             entry.unit = None
+            ticket, entry.ticket = entry.ticket, None
             try:
                 entry.abort()
             finally:
-                self.gate.forfeit()
+                self.gate.forfeit(entry.reserved)
+                if ticket is not None:
+                    self.gate.leave(ticket)
+            self._make_up()
         except KeyError:
             pass  # somebody else was first
         except BaseException:
@@ -224,16 +261,25 @@ class ManagedPool(LendingByHand):
         finally:
             self._in_transit.discard(transit)
 
-    def fit(self, entry: PoolEntry, *, check: bool = False) -> bool:
-        """Whether a free connection may be lent. A round trip is made only if there is a reason."""
+    def _make_up(self) -> None:
+        """A connection is gone: have it replaced before somebody needs it."""
+        if self.gate.size < self.min_size and not self.gate.closed:
+            self.housekeeping.wake()
+
+    def fit(self, entry: PoolEntry, *, check: bool = False, deadline: float = math.inf) -> bool:
+        """
+        Whether a free connection may be lent. A round trip is made only if there is a reason, and takes no longer than
+        making another connection may: a server that is frozen would have its caller wait for ever.
+        """
         now = self.clock()
         if now >= entry.expires_at:
             return False
         suspicious = entry.suspicious()
         if not (suspicious or check or now - entry.since >= self.config.check_idle):
             return True
+        limit = max(0.0, min(self.config.connect_timeout, entry.limit or math.inf, deadline - now))
         try:
-            with watchdog.limited(entry, entry.limit):
+            with watchdog.limited(entry, limit):
                 (self._check or self.check_connection)(entry.conn)
         except Exception as error:  # noqa: BLE001  # as in psycopg_pool: whatever the user's check raises means unfit
             logger.info(
@@ -256,6 +302,10 @@ class ManagedPool(LendingByHand):
                     entries.add(item.entry)
         return granted, entries
 
+    def tickets(self) -> set[Ticket[PoolEntry]]:
+        """Of unfinished ``lease`` calls."""
+        return {item for item in tuple(self._in_transit) if isinstance(item, Ticket)}
+
     def _admit(self, ticket: Ticket[PoolEntry], deadline: float) -> PoolEntry | None:
         self.housekeeping.ensure_running()
         return self.gate.enter(ticket, deadline, self.housekeeping.reclaim_lost)
@@ -265,7 +315,8 @@ class ManagedPool(LendingByHand):
         if entry is None:
             return
         if entry not in self.entries:
-            self.gate.forfeit()  # closed by this caller, whose permit its place in the count has become
+            # Closed by this caller, whose permit its place in the count has become.
+            self.gate.forfeit(ticket.from_reserve)
         elif entry.owner is not None or entry.pgconn.transaction_status != IDLE:
             self.discard(entry)
         else:
@@ -273,21 +324,35 @@ class ManagedPool(LendingByHand):
 
     # -- physical connections -----------------------------------------------------------------------------------
 
-    def _open_entry(self, deadline: float) -> PoolEntry:
+    def _open_entry(self, deadline: float, *, reserved: bool) -> PoolEntry:
         """Open a connection in the caller's thread; the caller holds a permit."""
-        return self._make_entry(self.connector.open(deadline))
+        return self._make_entry(self.connector.open(deadline), reserved=reserved)
 
-    def _make_entry(self, conn: Connection[Any]) -> PoolEntry:
-        entry: PoolEntry | None = None
+    def prepare(self, conn: Connection[Any]) -> None:
+        """Make of a new connection what a borrower expects. A part of connecting: repeated with it if it is lost."""
         try:
             if not conn.autocommit:
                 conn.autocommit = True
             if self._prepare is not None:
                 self._prepare(conn)
+            if self.config.commit_status:
+                self._histories[conn] = history_of(conn, self.alias)
+        except BaseException:
+            conn._pool = None
+            conn.close()
+            raise
+        self.standby.connected(conn)
+
+    def _make_entry(self, conn: Connection[Any], *, reserved: bool = False) -> PoolEntry:
+        entry: PoolEntry | None = None
+        try:
             now = self.clock()
             expires_at = now + self._jitter(self.config.max_lifetime, -0.05, 0.0)
             config = self.config
-            entry = PoolEntry(conn, now, expires_at, limit=config.command_timeout, variables=config.session)
+            entry = PoolEntry(
+                conn, now, expires_at, limit=config.command_timeout, variables=config.session, reserved=reserved
+            )
+            entry.history = self._histories.pop(conn, None)
             self.entries.add(entry)
         except BaseException:
             if entry is not None:
@@ -337,13 +402,14 @@ class ManagedPool(LendingByHand):
         return True
 
     def _close_free(self) -> None:
-        while True:
-            try:
-                entry = self.gate.free.pop()
-            except IndexError:
-                return
-            self._close_entry(entry)
-            self.gate.forfeit()
+        for free in (self.gate.free, self.gate.reserve_free):
+            while free:
+                try:
+                    entry = free.pop()
+                except IndexError:
+                    break
+                self._close_entry(entry)
+                self.gate.forfeit(entry.reserved)
 
     # -- reports ------------------------------------------------------------------------------------------------
 
@@ -354,8 +420,13 @@ class ManagedPool(LendingByHand):
 
     @property
     def in_use(self) -> int:
-        """Connections that are leased now."""
+        """Connections that are leased now, those of the reserve among them."""
         return sum(1 for entry in tuple(self.entries) if entry.owner is not None)
+
+    @property
+    def in_use_of_max(self) -> int:
+        """The same without the reserve, which ``max_size`` doesn't count."""
+        return sum(1 for entry in tuple(self.entries) if entry.owner is not None and not entry.reserved)
 
     def snapshot(self) -> reporting.PoolSnapshot:
         """The pool's numbers now."""

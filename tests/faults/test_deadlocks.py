@@ -50,9 +50,9 @@ def test_both_give_up_at_the_same_time(make_database: MakeDatabase, monkeypatch:
     holding, looking, done = threading.Barrier(2), threading.Barrier(2), threading.Barrier(2)
     look = reporting.cycle
 
-    def look_together(owner: Owner, alias: str) -> tuple[str, ...]:
+    def look_together(owner: Owner, alias: str, group: str | None) -> tuple[str, ...]:
         looking.wait(PATIENCE)
-        found = look(owner, alias)
+        found = look(owner, alias, group)
         done.wait(PATIENCE)
         return found
 

@@ -43,7 +43,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_what_was_checked_and_that_it_passed(server: EmbeddedServer, make_alias: MakeAlias, run: Run) -> None:
     one = make_alias(server=server, POOL={"max_size": 5, "timeout": 2}, OPTIONS={"application_name": "x"})
-    two = make_alias(server=server, POOL={"max_size": 2})
+    two = make_alias(server=server, POOL={"max_size": 1, "reserve_size": 0})
     code, out, err = run(aliases=(one, two), project={"PROCESSES": 3, "ROLE": "worker"})
     assert (code, err) == (0, "")
     release = out.partition("PostgreSQL ")[2].partition(" ")[0]
@@ -56,7 +56,7 @@ def test_what_was_checked_and_that_it_passed(server: EmbeddedServer, make_alias:
         line,
         "  ok",
         (
-            f"Checked 6 settings, 2 databases, PostgreSQL {release}, 30 connections, this project may take 21: "
+            f"Checked 7 settings, 2 databases, PostgreSQL {release}, 30 connections, this project may take 21: "
             "0 errors, 0 warnings."
         ),
     ]

@@ -60,19 +60,20 @@ def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
 
 
 def test_a_project_that_fits(server: Server, make_alias: MakeAlias, check: Check) -> None:
-    alias = make_alias(server=server, POOL={"max_size": 9})
+    alias = make_alias(server=server, POOL={"max_size": 8})
     assert check(alias, PROCESSES=3) == []  # 27 of 30, of which 3 are reserved
 
 
 def test_more_connections_than_the_server_has(server: Server, make_alias: MakeAlias, check: Check) -> None:
     one = make_alias(server=server, POOL={"max_size": 5})
-    two = make_alias(server=server, POOL={"max_size": 2})
-    assert check(one, two, PROCESSES=3) == [], "21 of 27"
+    two = make_alias(server=server, POOL={"max_size": 3, "reserve_size": 0})
+    assert check(one, two, PROCESSES=3) == [], "27 of 27"
     (message,) = check(one, two, PROCESSES=4)
     assert (message.id, message.level) == ("dbpool.W020", 30)
     assert message.msg == (
         f"DATABASES[{one!r}]: the server has 27 connections for applications (max_connections 30, 3 of them reserved); "
-        f'this project may take 28: 4 processes (DBPOOL["PROCESSES"] = 4) x 7 (max_size: 5 of {one!r}, 2 of {two!r}).'
+        f'this project may take 36: 4 processes (DBPOOL["PROCESSES"] = 4) x 9 '
+        f"(max_size + reserve_size: 5 + 1 of {one!r}, 3 + 0 of {two!r})."
     )
     assert "max_connections" in str(message.hint)
     assert ids(check(one, two, databases=[two], PROCESSES=4)) == ["dbpool.W020"], "all aliases on the server count"
@@ -87,9 +88,9 @@ def test_servers_are_counted_apart(server: Server, make_alias: MakeAlias, check:
 def test_without_processes_what_is_reported_is_certain(
     server: Server, make_alias: MakeAlias, check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alias = make_alias(server=server, POOL={"max_size": 27})
+    alias = make_alias(server=server, POOL={"max_size": 26})
     assert check(alias) == []
-    assert ids(check(make_alias(server=server, POOL={"max_size": 28}))) == ["dbpool.W020"]
+    assert ids(check(make_alias(server=server, POOL={"max_size": 27}))) == ["dbpool.W020"]
     monkeypatch.setenv("WEB_CONCURRENCY", "2")
     (message,) = check(alias)
     assert "2 processes (WEB_CONCURRENCY = 2) x 27" in message.msg
@@ -133,11 +134,11 @@ def test_limits_of_role_and_database(
     observer: psycopg.Connection[Any], limited: str, make_alias: MakeAlias, check: Check
 ) -> None:
     name = str(connections["default"].settings_dict["NAME"])
-    alias = make_alias(NAME=name, USER=limited, PASSWORD="x", POOL={"max_size": 4})
+    alias = make_alias(NAME=name, USER=limited, PASSWORD="x", POOL={"max_size": 3})
     (message,) = check(alias)
     assert message.id == "dbpool.W021"
     assert "role 'limited' may have 3 connections; this project may take 4: 1 process x 4" in message.msg
-    assert check(make_alias(NAME=name, USER=limited, PASSWORD="x", POOL={"max_size": 3})) == []
+    assert check(make_alias(NAME=name, USER=limited, PASSWORD="x", POOL={"max_size": 2})) == []
     observer.execute("ALTER ROLE limited SUPERUSER")
     assert check(make_alias(NAME=name, USER=limited, PASSWORD="x", POOL={"max_size": 4})) == [], "superusers have none"
     observer.execute("ALTER ROLE limited NOSUPERUSER")

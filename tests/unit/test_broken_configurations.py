@@ -106,6 +106,7 @@ TABLE: list[Broken] = [
     pool("dbpool.E001", "has 'A' twice", "keep one", session={"a": 1, "A": 2}),
     pool("dbpool.E001", "reset = None is not a reset mode", '"always" (reset every', reset=None),
     pool("dbpool.E001", "leak_after = True is not a number", "above 0", leak_after=True),
+    pool("dbpool.E001", "warm = 10 is not a boolean", "True or False", warm=10),
     # E002, E013, E005, E006: the rest of the alias
     Broken("dbpool.E002", "CONN_MAX_AGE = 600.", "Remove CONN_MAX_AGE", {"POOL": POOLED, "CONN_MAX_AGE": 600}),
     Broken("dbpool.E002", "CONN_MAX_AGE = None.", "'enabled': False", {"CONN_MAX_AGE": None}),
@@ -209,6 +210,18 @@ TABLE: list[Broken] = [
     project("dbpool.E004", "can't be imported: No module", "dotted path", SESSION_FROM_REQUEST="no.such.function"),
     project("dbpool.E004", "can't be imported", "dotted path", SESSION_FROM_REQUEST=f"{__name__}.missing"),
     project("dbpool.E004", "is not a function", "dotted path", SESSION_FROM_REQUEST=f"{__name__}.NOT_CALLABLE"),
+    pool("dbpool.E001", "queue_target = 0 is not a number", "above 0", queue_target=0),
+    pool("dbpool.E001", "queue_interval = None is not a number", "above 0", queue_interval=None),
+    pool("dbpool.E001", "reserve_size = -1 is not a whole number", "at least 0", reserve_size=-1),
+    pool("dbpool.E001", "groups = {} is not a dictionary", '{"limits": {"reports/*": 2}}', groups={}),
+    pool("dbpool.E001", "limits nobody", '{"limits": {"reports/*": 2}}', groups={"by": "unit"}),
+    pool(
+        "dbpool.E001", "has a limit for 'a' that is no count: 0. Write an integer", "Write", groups={"limits": {"a": 0}}
+    ),
+    pool("dbpool.E001", "unknown key 'limit'. Did you mean 'limits'?", "Write", groups={"limit": {"a": 1}}),
+    pool("dbpool.E001", "by = 'route' is neither a function", "Write", groups={"default": 1, "by": "route"}),
+    pool("dbpool.E015", "can't be imported: No module", "dotted path", groups={"default": 1, "by": "no.such.function"}),
+    pool("dbpool.E015", "is not a function", "dotted path", groups={"default": 1, "by": f"{__name__}.NOT_CALLABLE"}),
     # W: works, though not as written
     Broken("dbpool.W001", "has both OPTIONS", "Keep only POOL", {"POOL": POOLED, "OPTIONS": {"pool": POOLED}}),
     Broken("dbpool.W001", "switches the pool off", "Remove OPTIONS", {"POOL": POOLED, "OPTIONS": {"pool": False}}),
@@ -233,8 +246,8 @@ TABLE: list[Broken] = [
     project("dbpool.W008", "is below DBPOOL['THREADS'] (16)", "to 16", {"POOL": {"mode": "session"}}, THREADS=16),
     project("dbpool.W009", "max_size (4) is small", "Raise it to 10", {"POOL": {"max_size": 4}}),
     project("dbpool.W009", "max_size (4) is small", "Raise it", {"POOL": {"max_size": 4}}, THREADS=5, ROLE="web"),
-    project("dbpool.W010", "BUDGET = 30, but the pools may take 40", "raise BUDGET", PROCESSES=4, BUDGET=30),
-    project("dbpool.W010", "1 process x 10 (max_size: 10 of 'x')", "Lower max_size", BUDGET=9),
+    project("dbpool.W010", "BUDGET = 30, but the pools may take 44", "raise BUDGET", PROCESSES=4, BUDGET=30),
+    project("dbpool.W010", "1 process x 11 (max_size + reserve_size: 10 + 1 of", "Lower max_size", BUDGET=10),
     pool("dbpool.W011", "lock_timeout (5 s) never takes effect", "below", lock_timeout=5, statement_timeout=5),
     pool("dbpool.W011", "idle_in", "below", idle_in_transaction_timeout=9, transaction_timeout=8),
     pool("dbpool.W011", "statement_timeout (9 s) never", "below", statement_timeout=9, command_timeout=8),
@@ -316,7 +329,7 @@ def test_the_table_is_long_and_names_each_check_that_settings_can_show() -> None
     assert len(TABLE) >= 100
     assert len({(row.check, row.text, row.hint) for row in TABLE}) >= 95
     in_table = {row.check for row in TABLE} | {"dbpool.W003", "dbpool.E007"}  # these two below
-    assert {int(check[-3:]) for check in in_table if check[7] == "E"} == set(range(1, 15))
+    assert {int(check[-3:]) for check in in_table if check[7] == "E"} == set(range(1, 16))
     assert {int(check[-3:]) for check in in_table if check[7] == "W"} == set(range(1, 20))
 
 
@@ -425,7 +438,7 @@ FINE: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"POOL": {"max_size": 2}}, {"DBPOOL": {}, "DEBUG": True}),
     ({"POOL": {"max_size": 16, "mode": "session"}}, {"DBPOOL": {"THREADS": 16}}),
     ({"POOL": {"max_size": 10}}, {"DBPOOL": {"THREADS": 64}}),  # transaction mode shares
-    ({}, {"DBPOOL": {"PROCESSES": 4, "BUDGET": 40, "WORKER_TIMEOUT": 30}}),
+    ({}, {"DBPOOL": {"PROCESSES": 4, "BUDGET": 44, "WORKER_TIMEOUT": 30}}),
     ({}, {"DBPOOL": {"ROLE": "worker"}, "MIDDLEWARE": ["a.B"]}),
     ({}, {"DBPOOL": {}, "MIDDLEWARE": [FIRST, "a.B"]}),
     ({}, {"DBPOOL": {}, "MIDDLEWARE": []}),
@@ -440,11 +453,11 @@ def test_what_is_no_mistake_is_not_reported(database: dict[str, Any], others: di
 
 
 def test_web_concurrency_counts_where_processes_is_not_set(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    for hint, project_, taken in (("4", {}, 40), ("4", {"PROCESSES": 6}, 60), ("4", {"ROLE": "worker"}, None)):
+    for hint, project_, taken in (("4", {}, 44), ("4", {"PROCESSES": 6}, 66), ("4", {"ROLE": "worker"}, None)):
         monkeypatch.undo()
         monkeypatch.setenv("WEB_CONCURRENCY", hint)
         monkeypatch.setattr(settings, "DATABASES", {"x": {"ENGINE": OURS, "NAME": "x"}})
-        with override_settings(DBPOOL={"BUDGET": 10, **project_}):
+        with override_settings(DBPOOL={"BUDGET": 11, **project_}):
             texts = [message.msg for message in run_checks(tags=["dbpool"])]
         assert [f"may take {taken} connections" in text for text in texts] == ([True] if taken else [])
 

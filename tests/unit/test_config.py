@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from django_dbpool.core.breaker import BreakerPolicy
 from django_dbpool.core.config import PoolConfig, Prepare
+from django_dbpool.core.groups import GroupLimits
 from django_dbpool.core.readers import ConfigError, Fault
 from django_dbpool.core.retry import RetryPolicy
 
@@ -28,6 +29,10 @@ DEFAULTS = {
     "connect_timeout": 5.0,
     "keepalives_idle": 30,
     "tcp_user_timeout": 10.0,
+    "queue_target": 0.05,
+    "queue_interval": 2.0,
+    "reserve_size": 1,
+    "groups": None,
     "check_idle": 30.0,
     "pooler": None,
     "statement_timeout": None,
@@ -49,15 +54,17 @@ DEFAULTS = {
     },
     "pin_max": 60.0,
     "leak_after": 60.0,
+    "warm": False,
 }
-POSITIVE_SECONDS = ("timeout", "max_lifetime", "max_idle", "connect_timeout", "pin_max", "leak_after")
+POSITIVE_SECONDS = ("timeout", "max_lifetime", "max_idle", "connect_timeout", "queue_interval", "pin_max", "leak_after")
 SECONDS = ("tcp_user_timeout", "check_idle")
 SERVER_LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_timeout", "transaction_timeout")
-LIMITS = (*SERVER_LIMITS, "command_timeout")
-COUNTS = ("min_size", "max_waiting", "keepalives_idle")
+LIMITS = (*SERVER_LIMITS, "command_timeout", "queue_target")
+COUNTS = ("min_size", "max_waiting", "reserve_size", "keepalives_idle")
 
 GOOD: list[tuple[str, Any, Any]] = [
     ("enabled", False, False),
+    ("warm", True, True),
     ("mode", "session", "session"),
     ("max_size", 1, 1),
     ("max_size", 262_143, 262_143),
@@ -74,6 +81,10 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("breaker", {"failure_ratio": 1, "probe_interval": None}, BreakerPolicy(failure_ratio=1.0, probe_interval=None)),
     ("prepare", {"after": 0}, Prepare(after=0, max=100)),
     ("prepare", {"after": 2, "max": 10}, Prepare(2, 10)),
+    ("groups", {"limits": {"reports/*": 2}}, GroupLimits({"reports/*": 2})),
+    ("groups", {"default": 3, "by": "shop.clients.name_of"}, GroupLimits(default=3, by="shop.clients.name_of")),
+    ("groups", {"default": 3, "by": len}, GroupLimits(default=3, by=len)),
+    ("groups", None, None),
     ("session", {}, {}),
     ("session", {"search_path": ["app", 'o"dd']}, {"search_path": '"app", "o""dd"'}),
     ("session", {"App.Tenant": 7, "b": True, "c": 0.5}, {"app.tenant": "7", "b": "on", "c": "0.5"}),
@@ -93,7 +104,10 @@ BAD: list[tuple[str, Any]] = [
     *(("retry", value) for value in ({}, None, 3, {"attempts": 0}, {"atempts": 2}, {"total": "4"}, {"max_delay": 0})),
     *(("breaker", value) for value in ({}, None, "no", {"failure_ratio": 0}, {"failure_ratio": 1.5})),
     *(("breaker", value) for value in ({"minimum_throughput": 1}, {"probe_interval": 0}, {"enabled": 1})),
-    *(("enabled", value) for value in (1, 0, None, "yes")),
+    *(("groups", value) for value in ({}, True, 3, {"limits": {}}, {"limits": {"a": 0}}, {"limits": {"a": True}})),
+    *(("groups", value) for value in ({"limits": {"": 1}}, {"limits": {7: 1}}, {"limits": ["a"]}, {"by": "unit"})),
+    *(("groups", value) for value in ({"default": 0}, {"by": "route", "default": 1}, {"by": None, "default": 1})),
+    *((key, value) for key in ("enabled", "warm") for value in (1, 0, None, "yes")),
     *(("mode", value) for value in ("Transaction", "", None, True, ["session"], "statement")),
     *((key, value) for key in (*COUNTS, "max_size") for value in NO_COUNT),
     ("max_size", 0),

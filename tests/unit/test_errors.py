@@ -13,7 +13,14 @@ from django.db import DatabaseError, OperationalError
 
 from django_dbpool.core.errors import Exhausted, Expiry, LeaseRefused, QueueFull, Refusal, Unreachable
 from django_dbpool.core.ledger import Holder
-from django_dbpool.errors import DatabaseUnavailable, LeaseTimedOut, PoolError, PoolExhausted, from_refusal
+from django_dbpool.errors import (
+    DatabaseUnavailable,
+    LeaseTimedOut,
+    PoolError,
+    PoolExhausted,
+    PoolOverloaded,
+    from_refusal,
+)
 
 HOLDERS = tuple(
     Holder("default", 100 + n, f"worker-{n}", n, f"GET /reports/{n}/", 10.0 - n, None, "running", ("a.py:1 in f: x()",))
@@ -25,7 +32,7 @@ EXPIRY = Expiry("command_timeout", limit=10.0, age=10.04, maybe_committed=True, 
 
 @pytest.mark.parametrize(
     ("refused", "public"),
-    [(Exhausted, PoolExhausted), (QueueFull, PoolExhausted), (Unreachable, DatabaseUnavailable)],
+    [(Exhausted, PoolExhausted), (QueueFull, PoolOverloaded), (Unreachable, DatabaseUnavailable)],
 )
 def test_each_refusal_has_a_public_name_and_keeps_its_cause(
     refused: type[LeaseRefused], public: type[PoolError]
