@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Self
@@ -53,6 +53,17 @@ class Audit:
     def exact(self) -> bool:
         """Each order that was asked for is there exactly once."""
         return self.asked == self.confirmed == self.saved > 0 == self.lost == self.unknown == self.seats_off
+
+
+def count_orders(server: Server, journal: Mapping[str, Sequence[str]]) -> Audit:
+    """
+    Args:
+        journal: the buyers' keys, those `asked` for and those `confirmed`.
+    """
+    with server.connect() as connection:
+        row = connection.execute(_AUDIT, {name: Json(keys) for name, keys in journal.items()}).fetchone()
+    assert row is not None
+    return Audit(*map(int, row))
 
 
 class ShopError(RuntimeError):
@@ -128,11 +139,7 @@ class Shop:
     # -- its orders ---------------------------------------------------------------------------------------------
 
     def audit(self) -> Audit:
-        journal = {name: Json(keys) for name, keys in self._ask("journal").items()}
-        with self._server.connect() as connection:
-            row = connection.execute(_AUDIT, journal).fetchone()
-        assert row is not None
-        return Audit(*map(int, row))
+        return count_orders(self._server, self._ask("journal"))
 
     def _ask(self, command: str, **arguments: Any) -> Any:
         assert self._process.stdin is not None
