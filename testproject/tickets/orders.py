@@ -7,6 +7,7 @@ from uuid import UUID
 
 from django.db.models import F
 
+from django_dbpool.errors import CommitUnknown
 from testproject.tickets.models import Event, Order
 from testproject.tickets.resilience import resilient
 
@@ -22,13 +23,21 @@ class PlaceOrder:
     seats: int
 
 
-@resilient
 def place_order(command: PlaceOrder) -> Order:
     """Take the seats and save the order, in one transaction; a key that is known returns its order.
 
     Raises:
         SoldOut: nothing was saved.
     """
+    try:
+        return _place(command)
+    except CommitUnknown:
+        # Nobody repeats that for us, since nobody knows whether it is there. The key does.
+        return _place(command)
+
+
+@resilient
+def _place(command: PlaceOrder) -> Order:
     order, is_new = Order.objects.get_or_create(
         key=command.key, defaults={"event_id": command.event_id, "seats": command.seats}
     )

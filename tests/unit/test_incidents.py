@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 
-from testproject.incidents.management.commands.incident import Command
+from testproject.incidents.management.commands.incident import INCIDENTS, Command
 from testproject.incidents.outcome import Outcome, Report, Row, error_rows
 from testproject.tickets.operations import KINDS, Operation
 from testproject.tickets.outages import REFUSAL, Killed, Outage, circuit_of
@@ -189,3 +191,12 @@ def test_circuit_as_callers_see_it() -> None:
     assert circuit.retry_after == (50.5, 59.5)
     assert circuit.paid == 0
     assert circuit_of(WITHOUT_REFUSALS) is None
+
+
+def test_page_of_the_documentation() -> None:
+    """It has a section for each incident, and names what can be switched off."""
+    page = (Path(__file__).resolve().parents[2] / "docs/incidents.md").read_text()
+    for name in INCIDENTS:
+        module = importlib.import_module(f"testproject.{name}.incident")
+        assert f"\n## `{name}`: {module.TITLE}\n" in page
+        assert all(f"`{switch}`" in page for switch in module.SWITCHES)
