@@ -214,7 +214,9 @@ TABLE: list[Broken] = [
     pool("dbpool.E001", "reserve_size = -1 is not a whole number", "at least 0", reserve_size=-1),
     pool("dbpool.E001", "groups = {} is not a dictionary", '{"limits": {"reports/*": 2}}', groups={}),
     pool("dbpool.E001", "limits nobody", '{"limits": {"reports/*": 2}}', groups={"by": "unit"}),
-    pool("dbpool.E001", "has a limit for 'a' that is no count: 0. Write an integer", "Write", groups={"limits": {"a": 0}}),
+    pool(
+        "dbpool.E001", "has a limit for 'a' that is no count: 0. Write an integer", "Write", groups={"limits": {"a": 0}}
+    ),
     pool("dbpool.E001", "unknown key 'limit'. Did you mean 'limits'?", "Write", groups={"limit": {"a": 1}}),
     pool("dbpool.E001", "by = 'route' is neither a function", "Write", groups={"default": 1, "by": "route"}),
     pool("dbpool.E015", "can't be imported: No module", "dotted path", groups={"default": 1, "by": "no.such.function"}),
