@@ -18,9 +18,9 @@ class DatabasePoolConfig(AppConfig):
         from . import checks, conf, units  # noqa: F401  (checks register themselves)
         from .conf.engines import is_ours
 
-        for database in settings.DATABASES.values():
+        for alias, database in settings.DATABASES.items():
             options = database.get("OPTIONS")
             # In this order: to ask about an engine may import it.
             if isinstance(options, Mapping) and "pool" in options and is_ours(database.get("ENGINE")):
-                conf.adopt_django_option(database)
+                conf.adopt_django_option(database, alias)
         units.track_requests()

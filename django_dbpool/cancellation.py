@@ -99,6 +99,14 @@ class cancel_with_task:  # noqa: N801  # used as a statement, like contextlib.su
             self._cancel(begun_before=self._seen_well if certain else self._seen_cancelled)
         self._timer = self._loop.call_later(LOOK_EVERY, self._look, task, requests)
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether this task was, or one that it works for."""
+        scope: cancel_with_task | None = self
+        while scope is not None and not scope._cancelled:
+            scope = scope._parent
+        return scope is not None
+
     def refuses(self) -> bool:
         """Asked by a thread before a statement: whether this is the one that has to fail."""
         scope: cancel_with_task | None = self

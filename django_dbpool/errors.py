@@ -8,13 +8,27 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any, ClassVar
 
-from django.db import InterfaceError, OperationalError
+from django.db import DatabaseError, InterfaceError, InternalError, OperationalError
+from django.db.transaction import TransactionManagementError
 
-from .core.errors import CircuitIsOpen, Exhausted, Expiry, LeaseRefused, QueueFull, Refusal, ServerIsFull
+from .core.errors import (
+    CircuitIsOpen,
+    Exhausted,
+    Expiry,
+    LeaseRefused,
+    Loss,
+    Moment,
+    ProcessIsStopping,
+    QueueFull,
+    Refusal,
+    ServerIsFull,
+)
 from .core.ledger import Holder
 
 __all__ = [
     "CircuitOpen",
+    "CommitUnknown",
+    "ConnectionLost",
     "DatabaseUnavailable",
     "LeaseTimedOut",
     "PoolError",
@@ -22,7 +36,9 @@ __all__ = [
     "PoolOverloaded",
     "RawAccessRefused",
     "RawAccessWarning",
+    "RetryingInsideTransaction",
     "ServerConnectionsExhausted",
+    "ShuttingDown",
 ]
 
 raised_in_request: ContextVar[list[BaseException] | None] = ContextVar("dbpool_raised_in_request", default=None)
@@ -30,6 +46,15 @@ raised_in_request: ContextVar[list[BaseException] | None] = ContextVar("dbpool_r
 Set by the middleware, which looks here for an error that somebody has turned into one of another kind: Django's
 session store makes every DatabaseError of save() a "session was deleted", answered 400.
 """
+
+
+def remember(error: DatabaseError) -> None:
+    """For the middleware, unless it is an error that no wait would heal."""
+    raised = raised_in_request.get()
+    if raised is not None and isinstance(error, (OperationalError, InternalError)):
+        # A request that tries again and again must not pile up tracebacks. Not only the last few, because
+        # Django's technical page, in showing what it finds, evaluates users and querysets by the dozen.
+        raised[:] = [*raised[-63:], error]
 
 
 class PoolError(OperationalError):
@@ -61,11 +86,7 @@ class PoolError(OperationalError):
             self.retry_after = refusal.retry_after
         self.refusal = refusal
         super().__init__(self.describe())
-        raised = raised_in_request.get()
-        if raised is not None:
-            # A request that tries again and again must not pile up tracebacks. Not only the last few, because
-            # Django's technical page, in showing what it finds, evaluates users and querysets by the dozen.
-            raised[:] = [*raised[-63:], self]
+        remember(self)
 
     def __reduce__(self) -> tuple[type[PoolError], tuple[Any, ...], dict[str, Any]]:
         # Exceptions are pickled by their args, which here are the finished text: Celery's and multiprocessing's
@@ -112,6 +133,7 @@ class PoolExhausted(PoolError):
         lines += [f"  {number}. {holder}" for number, holder in enumerate(self.holders, 1)]
         if self.cycle:
             lines.append("This wait could never end: " + "; ".join(self.cycle) + ".")
+        lines += [self.refusal.reason] if self.refusal.reason else []
         lines.append(self.advice)
         return "\n".join(lines)
 
@@ -137,6 +159,7 @@ class PoolOverloaded(PoolExhausted):
 class DatabaseUnavailable(PoolError):
     """The server refused the connection or did not answer. The driver's error is ``__cause__``."""
 
+    retry_after = 5.0
     advice = "Is the server up, and do HOST, PORT, NAME and USER of this alias name it?"
 
     def describe(self) -> str:
@@ -173,16 +196,30 @@ class ServerConnectionsExhausted(PoolError):
         )
 
 
+class ShuttingDown(PoolError):
+    """This process is being shut down (``django_dbpool.shutdown()``), and this work is new or out of time."""
+
+    advice = "Send the request again, another process will take it. Work that had begun was given time to finish."
+
+    def describe(self) -> str:
+        return (
+            f"No connection to database {self.alias!r}: this process is shutting down, {self.in_use} connections are "
+            f"still in use. {self.advice}"
+        )
+
+
 class LeaseTimedOut(PoolError):
     """
     A statement or transaction took longer than a time limit, ours or the server's. The driver's error is ``__cause__``.
 
     Attributes:
-        setting: the key of POOL that set the limit.
+        setting: the key of POOL that set the limit, or "deadline" for ``transaction.deadline()``.
         limit: seconds; None if it was set on the server.
         maybe_committed: the connection was cut during COMMIT or a statement outside of a transaction that may write,
             so whether that took effect is unknown. False: it did not.
     """
+
+    retry_after = 5.0
 
     _advice: ClassVar[dict[str, str]] = {
         "command_timeout": "Make the statement faster, or raise the limit. If even SELECT 1 takes as long, the server "
@@ -190,6 +227,7 @@ class LeaseTimedOut(PoolError):
         "idle_in_transaction_timeout": "Move slow work out of atomic(), or into on_commit().",
         "transaction_timeout": "Do less in one transaction: in batches, or slow work outside of atomic().",
         "idle_session_timeout": "A lease was held without a statement: a pin or session mode. Use it or end it sooner.",
+        "deadline": "Do less in the block, or give it more time.",
     }
 
     def __init__(self, refusal: Refusal, expiry: Expiry) -> None:
@@ -204,15 +242,9 @@ class LeaseTimedOut(PoolError):
 
     def describe(self) -> str:
         expiry = self.expiry
-        limit = f"POOL[{expiry.setting!r}]" if expiry.limit is not None else f"the server's limit for {expiry.setting}"
-        seconds = "" if expiry.limit is None else f" = {expiry.limit:g} s"
-        what = {
-            "command_timeout": f"A statement on database {self.alias!r} was stopped after {expiry.age:.1f} s",
-            "transaction_timeout": f"A transaction on database {self.alias!r} was ended by the server",
-        }.get(expiry.setting, f"An idle session on database {self.alias!r} was ended by the server")
         lines = [
             (
-                f"{what}: {limit}{seconds} was exceeded; {self.in_use} of {self.max_size} connections in use, "
+                f"{self._happened()}: {self._exceeded()}; {self.in_use} of {self.max_size} connections in use, "
                 f"{self.waiting} callers waiting."
             )
         ]
@@ -223,6 +255,80 @@ class LeaseTimedOut(PoolError):
         lines.append(self._advice[expiry.setting])
         return "\n".join(lines)
 
+    def _happened(self) -> str:
+        expiry = self.expiry
+        if not expiry.sent:
+            return f"A statement on database {self.alias!r} was not sent"
+        if expiry.setting in ("command_timeout", "deadline"):
+            return f"A statement on database {self.alias!r} was stopped after {expiry.age:.1f} s"
+        what = "A transaction" if expiry.setting == "transaction_timeout" else "An idle session"
+        return f"{what} on database {self.alias!r} was ended by the server"
+
+    def _exceeded(self) -> str:
+        expiry = self.expiry
+        if expiry.limit is None:
+            return f"the server's limit for {expiry.setting} was exceeded"
+        if expiry.setting == "deadline":
+            return f"transaction.deadline({expiry.limit:g}) has passed"
+        return f"POOL[{expiry.setting!r}] = {expiry.limit:g} s was exceeded"
+
+
+class RetryingInsideTransaction(TransactionManagementError):
+    """``transaction.retrying()`` was begun inside a transaction, of which it could repeat only a part."""
+
+
+class ConnectionLost(PoolError):
+    """
+    A connection ended while it was in use: the server ended it or itself, or the network did. The driver's error is
+    ``__cause__``.
+
+    Attributes:
+        maybe_committed: it was lost during COMMIT, or during a statement outside of a transaction that may write, so
+            whether that took effect is unknown. False: nothing was committed, the work may be repeated.
+    """
+
+    _ENDS: ClassVar[dict[Moment, tuple[str, str]]] = {
+        "unsent": (
+            "before a statement was sent",
+            "That did not run, and what the connection held is gone with it: an open transaction is rolled back.",
+        ),
+        "read": ("during a statement that only reads", "Nothing was changed."),
+        "write": ("during a statement outside of a transaction", "It may have been committed."),
+        "transaction": ("in a transaction", "The server rolls that back: nothing of it was committed."),
+        "commit": ("during COMMIT", "The transaction may have been committed."),
+        "aborted": ("during COMMIT", "The server was asked and says that the transaction was not committed."),
+        "unwritten": ("during COMMIT", "The transaction had changed nothing that could be committed."),
+    }
+    _REPEAT: ClassVar[str] = (
+        "Repeat the whole block or statement; another connection is taken. Why the server ended this one is in its log."
+    )
+    _LOOK: ClassVar[str] = (
+        "Look before you repeat it, or write it so that repeating does no harm (docs/errors.md). Why the server ended "
+        "the connection is in its log."
+    )
+
+    def __init__(self, refusal: Refusal, loss: Loss) -> None:
+        self.loss = loss
+        self.maybe_committed = loss.maybe_committed
+        super().__init__(refusal)
+
+    def __reduce__(self) -> tuple[type[PoolError], tuple[Any, ...], dict[str, Any]]:
+        return (type(self), (self.refusal, self.loss), self.__dict__)
+
+    def describe(self) -> str:
+        when, outcome = self._ENDS[self.loss.moment]
+        return (
+            f"The connection to database {self.alias!r} was lost {when}. {self.said()}"
+            f"{outcome} {self._LOOK if self.maybe_committed else self._REPEAT}"
+        )
+
+
+class CommitUnknown(ConnectionLost):
+    """
+    The connection was lost during COMMIT: ``maybe_committed`` is true. With ``POOL["commit_status"]`` the server was
+    asked, and could not tell.
+    """
+
 
 class RawAccessRefused(InterfaceError):
     """The raw connection was used while ``DBPOOL["RAW_ACCESS"]`` is "error". The text names the caller."""
@@ -230,6 +336,13 @@ class RawAccessRefused(InterfaceError):
 
 class RawAccessWarning(RuntimeWarning):
     """The same for "warn", once for each line of code."""
+
+
+def withdraw(error: BaseException) -> None:
+    """It was dealt with where it was raised: the middleware need not hear of it."""
+    raised = raised_in_request.get()
+    if raised:
+        raised[:] = [other for other in raised if other is not error]
 
 
 def from_refusal(refused: LeaseRefused) -> PoolError:
@@ -241,6 +354,8 @@ def from_refusal(refused: LeaseRefused) -> PoolError:
         kind = ServerConnectionsExhausted
     elif isinstance(refused, CircuitIsOpen):
         kind = CircuitOpen
+    elif isinstance(refused, ProcessIsStopping):
+        kind = ShuttingDown
     error = kind(refused.refusal)
     error.__cause__ = refused.__cause__
     return error

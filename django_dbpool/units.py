@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from _thread import get_ident
 from typing import Any
 
 from django.core.signals import request_finished, request_started
 
 from .core.admission import UNMARKED, admission
-from .core.ledger import current_unit, thread_units, unit_labels, unit_names
+from .core.ledger import begin_unit, current_unit, end_unit, unit_labels, unit_names
 
 
 def request_label(environ: dict[str, Any]) -> str:
@@ -56,11 +55,11 @@ def task_name(_: None) -> str | None:
 
 def _begin(environ: dict[str, Any] | None = None, scope: dict[str, Any] | None = None, **_: Any) -> None:
     # In the path of every request, hence no object of our own: the mapping is at hand and lives as long as we do.
-    current_unit.set(environ or scope)
-    if scope is not None:
-        # Django's asynchronous signals run their receivers in a task, whose context ends with it. But it is the
-        # request's own thread that does so, the one in which its synchronous code runs.
-        thread_units[get_ident()] = scope
+    unit = environ or scope
+    current_unit.set(unit)
+    # Django's asynchronous signals run their receivers in a task, whose context ends with it. But it is the request's
+    # own thread that does so, the one in which its synchronous code runs. And a shutdown waits for what it finds here.
+    begin_unit(unit)
 
 
 def _end(**_: Any) -> None:
@@ -68,8 +67,7 @@ def _end(**_: Any) -> None:
     if admission.get() is not UNMARKED:
         # A block that was interrupted at its very end: the thread's next requests must not use the reserve.
         admission.set(UNMARKED)
-    if thread_units:
-        thread_units.pop(get_ident(), None)
+    end_unit()
 
 
 def track_requests() -> None:

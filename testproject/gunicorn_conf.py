@@ -1,5 +1,9 @@
 """gunicorn for one process of many threads; sockets, threads and log level come from the command line."""
 
+from django_dbpool.contrib.gunicorn import post_worker_init, worker_exit
+
+__all__ = ["post_worker_init", "worker_exit"]
+
 worker_class = "gthread"
 workers = 1
 keepalive = 30

@@ -7,6 +7,7 @@ connection for a moment (``Housekeeping.reclaim_lost`` finds it) and never share
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import sys
@@ -22,7 +23,8 @@ from django.db import InterfaceError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
-from ..core.errors import GateClosed, LeaseRefused
+from ..core import blocks
+from ..core.errors import Exhausted, GateClosed, LeaseRefused
 from ..core.ledger import Owner, current_unit
 from ..errors import PoolError, from_refusal
 from ..pool import background
@@ -129,9 +131,10 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
             owner = self._owner = Owner(weakref.ref(self))
         for _ in range(POOL_CLOSED_RETRIES):
             try:
-                return self._use(pool.lease(owner, priority=self._in_commit_hooks, check=check))
+                timeout = self._patience(pool) if blocks.deadlines_used else None
+                return self._use(pool.lease(owner, timeout=timeout, priority=self._in_commit_hooks, check=check))
             except LeaseRefused as refused:
-                raise from_refusal(refused) from refused.__cause__
+                raise from_refusal(self._blamed_on_deadline(refused)) from refused.__cause__
             except GateClosed:
                 fresh = self._resolve_pool()
                 if fresh is None:
@@ -139,6 +142,29 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
                 self._attach(fresh)
                 pool = fresh
         raise InterfaceError(f"The pool of database {self.alias!r} was closed while a connection was asked for.")
+
+    def _patience(self, pool: ManagedPool) -> float | None:
+        """
+        Seconds to wait for a connection at most; None: the pool's own.
+
+        Raises:
+            LeaseTimedOut: ``transaction.deadline()`` has passed; not even connecting is tried.
+        """
+        deadline = blocks.deadline()
+        if deadline is None:
+            return None
+        left = deadline.remaining()
+        if left <= 0:
+            raise self._too_late(deadline)
+        return min(left, pool.config.timeout)
+
+    def _blamed_on_deadline(self, refused: LeaseRefused) -> LeaseRefused:
+        """Who waited in vain to the end is told that the end was their own."""
+        deadline = blocks.deadline()
+        if deadline is not None and type(refused) is Exhausted and deadline.remaining() <= 0:
+            reason = f"It was the end of transaction.deadline({deadline.seconds:g})."
+            refused.refusal = dataclasses.replace(refused.refusal, reason=reason)
+        return refused
 
     def _end_lease_of_past_request(self, entry: PoolEntry) -> None:
         """

@@ -22,8 +22,10 @@ from django.db.backends.postgresql.base import CursorDebugWrapper
 from django.db.backends.utils import CursorWrapper
 from psycopg import Cursor
 
+from ..core import blocks, writes
 from ..core.session import declared
 from ..pool import watchdog
+from ..pool.entry import IDLE
 from .patched import djangos_own
 from .raw import raw_connection_of_cursor
 from .reading import repeated
@@ -91,12 +93,14 @@ class LeasedCursor(DjangosCursor):
         return self._executemany(sql, param_list)
 
     def _execute(self, sql: Any, params: Any, *ignored: Any) -> Any:
-        if sql is self.db._read:
+        if sql is self.db._read or (blocks.idempotence_used and blocks.is_idempotent()):
             return repeated(self.db, partial(self._execute_once, sql, params))
         return self._execute_once(sql, params)
 
     def _execute_once(self, sql: Any, params: Any) -> Any:
         db = self.db
+        held = db._entry
+        before = IDLE if held is None else held.pgconn.transaction_status
         cursor = db._begin_statement(self, sql)
         try:
             if watchdog.watching:
@@ -104,13 +108,14 @@ class LeasedCursor(DjangosCursor):
             with db.wrap_database_errors:
                 result = cursor.execute(sql) if params is None else cursor.execute(sql, params)
         except BaseException as error:
-            db._statement_failed(error, sql)
+            db._statement_failed(error, sql, before)
             raise
         db._end_statement()
         return result
 
     def _executemany(self, sql: Any, param_list: Any, *ignored: Any) -> Any:
         db = self.db
+        before = db._state()
         cursor = db._begin_statement(self, sql)
         try:
             if watchdog.watching:
@@ -118,20 +123,21 @@ class LeasedCursor(DjangosCursor):
             with db.wrap_database_errors:
                 result = cursor.executemany(sql, param_list)
         except BaseException as error:
-            db._statement_failed(error, sql)
+            db._statement_failed(error, sql, before)
             raise
         db._end_statement()
         return result
 
     def callproc(self, procname: Any, params: Any = None, kparams: Any = None) -> Any:
         db = self.db
+        before = db._state()
         db._begin_statement(self, f"SELECT {procname}()")
         try:
             if watchdog.watching:
                 db._begin_command(db._entry)
             result = super().callproc(procname, params, kparams)
         except BaseException as error:
-            db._statement_failed(error)
+            db._statement_failed(error, "CALL", before)  # what it does is not known
             raise
         db._end_statement()
         return result
@@ -140,15 +146,21 @@ class LeasedCursor(DjangosCursor):
     def copy(self, statement: Any, params: Any = None, **kwargs: Any) -> Iterator[Any]:
         """As psycopg's ``Cursor.copy``; the connection is held until the block ends."""
         db = self.db
+        before = db._state()
         cursor = db._begin_statement(self, statement)
-        with db._streaming(), db.wrap_database_errors, cursor.copy(statement, params, **kwargs) as copy:
+        with (
+            db._streaming(statement, before),
+            db.wrap_database_errors,
+            cursor.copy(statement, params, **kwargs) as copy,
+        ):
             yield copy
 
     def stream(self, query: Any, params: Any = None, **kwargs: Any) -> Iterator[Any]:
         """As psycopg's ``Cursor.stream``; the connection is held until the iterator ends or is closed."""
         db = self.db
+        before = db._state()
         cursor = db._begin_statement(self, query)
-        with db._streaming(), db.wrap_database_errors:
+        with db._streaming(query, before), db.wrap_database_errors:
             yield from cursor.stream(query, params, **kwargs)
 
     @property
@@ -224,8 +236,7 @@ class StreamingCursor(DjangosCursor):
         if attr in CursorWrapper.WRAP_ERROR_ATTRS or attr == "scroll":
             self._check()
             self._sync_session()
-            if watchdog.watching:
-                return partial(self._in_time, super().__getattr__(attr))
+            return partial(self._in_time, super().__getattr__(attr))
         return super().__getattr__(attr)
 
     def _in_time(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -247,12 +258,16 @@ class StreamingCursor(DjangosCursor):
         self._check()
         self._sync_session(sql)
         self.db._note_session_state(sql)
+        if writes.watching:
+            self.db._note_write(sql)
         return self._in_time(super()._execute, sql, params, *ignored)
 
     def _executemany(self, sql: Any, param_list: Any, *ignored: Any) -> Any:
         self._check()
         self._sync_session(sql)
         self.db._note_session_state(sql)
+        if writes.watching:
+            self.db._note_write(sql)
         return self._in_time(super()._executemany, sql, param_list, *ignored)
 
     @property
@@ -303,20 +318,34 @@ class StockCursor(DjangosCursor):
     db: PooledDatabaseMixin
 
     def _execute(self, sql: Any, params: Any, *ignored: Any) -> Any:
+        if blocks.deadlines_used:
+            self.db._refuse_late()
         self.db._sync_stock_session(sql, declared.get())
+        if writes.watching:
+            self.db._note_write(sql)
         return super()._execute(sql, params, *ignored)
 
     def _executemany(self, sql: Any, param_list: Any, *ignored: Any) -> Any:
+        if blocks.deadlines_used:
+            self.db._refuse_late()
         self.db._sync_stock_session(sql, declared.get())
+        if writes.watching:
+            self.db._note_write(sql)
         return super()._executemany(sql, param_list, *ignored)
 
     def callproc(self, procname: Any, params: Any = None, kparams: Any = None) -> Any:
+        if blocks.deadlines_used:
+            self.db._refuse_late()
         self.db._sync_stock_session(procname, declared.get())
+        if writes.watching:
+            self.db._note_write(procname)
         return super().callproc(procname, params, kparams)
 
     def __getattr__(self, attr: str) -> Any:
         if attr in ("copy", "stream"):
             self.db._sync_stock_session("", declared.get())
+            if writes.watching:
+                self.db._note_write(attr)
         return super().__getattr__(attr)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 from psycopg import Connection
 
+from ..core import writes
 from ..core.errors import Refusal
 from ..errors import DatabaseUnavailable
 from ..pool import dedicated
@@ -44,6 +45,7 @@ def dedicated_connection(
     try:
         if conn.autocommit is not autocommit:
             conn.autocommit = autocommit
+        writes.note_statement(in_transaction=False)  # nobody sees what is done with it
         yield conn
     finally:
         dedicated.close(entry)

@@ -15,14 +15,19 @@ from typing import Any
 
 import psycopg
 from django.apps import apps
-from django.db import InterfaceError
+from django.db import DatabaseError, InterfaceError
 
+from ..core import writes
 from ..core.session import declared
+from ..core.sqlstate import READ_ONLY
+from ..errors import remember
 from ..pool import command as commands
 from ..pool.entry import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN, PoolEntry
 from ..pool.session_state import known_neutral, reason_to_pin
 from .acquiring import AcquiringMixin, current_request
 from .cursors import warn_if_apps_not_ready
+from .limits import Sent, driver_error
+from .losses import was_lost
 from .prepare import is_stale_plan
 
 logger = logging.getLogger("django_dbpool.backends")
@@ -51,6 +56,8 @@ class LeaseMixin(AcquiringMixin):
             self._sync_session_of(entry, sql, context)
         if not (type(sql) is str and sql in known_neutral) and entry.pinned is None:
             self._note_session_state(sql)
+        if writes.watching:
+            self._note_write(sql)
         return cursor.cursor
 
     def _rebind(self, cursor: Any, entry: PoolEntry) -> None:
@@ -84,6 +91,10 @@ class LeaseMixin(AcquiringMixin):
         if reason is not None and not self._initializing:
             self._pin(reason)
 
+    def _note_write(self, sql: Any) -> None:
+        if sql is not self._read and not self._initializing:
+            writes.note_statement(in_transaction=self.in_atomic_block or not self.autocommit)
+
     def _end_statement(self) -> None:
         """End the lease unless something still needs it."""
         entry = self._entry
@@ -114,20 +125,35 @@ class LeaseMixin(AcquiringMixin):
             self._entry = None
             self._pool.release(entry, self._owner)  # type: ignore[union-attr]
 
-    def _statement_failed(self, error: BaseException | None, sql: Any = None) -> None:
+    def _state(self) -> int:
+        """Of the transaction, as the server told it last: before a statement, should that get no answer."""
+        entry = self._entry
+        return IDLE if entry is None else entry.pgconn.transaction_status
+
+    def _statement_failed(self, error: BaseException | None, sql: Any = None, before: int = IDLE) -> None:
         """
         After an error: stop a query that still runs, drop a connection that is lost, else end the statement.
 
+        Args:
+            sql: the statement; None if nothing was sent.
+            before: the transaction's state before it.
+
         Raises:
-            LeaseTimedOut: instead of the error where that has a name of ours.
+            LeaseTimedOut, ConnectionLost: instead of the error where that has a name of ours.
         """
+        if isinstance(error, DatabaseError):
+            remember(error)
         entry = self._entry
         if entry is None:
             return
+        driver = None if error is None else driver_error(error)
+        lost = was_lost(driver, entry)  # asked first: what follows may close it
+        if driver is not None and driver.sqlstate in READ_ONLY and self._pool is not None:
+            self._pool.standby.write_refused(entry)
         command, cancellation = entry.command, commands.end(entry)
         self._clean_up_after(error, entry)
         if error is not None:
-            self._raise_by_name(error, sql, entry, cancellation, command)
+            self._raise_by_name(error, Sent(sql, before, lost, command, cancellation), entry)
 
     def _clean_up_after(self, error: BaseException | None, entry: PoolEntry) -> None:
         if is_stale_plan(error) and self._pool is not None:
@@ -142,21 +168,30 @@ class LeaseMixin(AcquiringMixin):
         if not lost and isinstance(cause, psycopg.OperationalError) and not cause.sqlstate:
             # psycopg reports a closed socket while libpq still calls the connection good.
             lost = entry.suspicious()
-        if (
-            lost
-            and self.autocommit
-            and not (shared or self.in_atomic_block or self._initializing or entry.pinned or entry.streams)
-        ):
-            # Nothing was promised on this connection that another couldn't keep.
-            if not entry.stopped:  # else somebody has ended it, and it must not run again
-                self._losses += 1
-            pool = self._pool
-            self._end_lease(discard=True)
-            if pool is not None:
-                # Seldom alone: a failover or a restart takes all of them.
-                pool.check()
+        if lost:
+            self._lose(entry, over=self.autocommit and not self.in_atomic_block)
         else:
             self._end_statement()
+
+    def _lose(self, entry: PoolEntry, *, over: bool) -> None:
+        """
+        Give up a connection that is lost, unless it stands for something that another couldn't: whoever goes on as if
+        nothing had happened must meet the error again.
+
+        Args:
+            over: no transaction of Django's is open.
+        """
+        pool = self._pool
+        shared = self._thread_sharing_count > 0
+        if over and not (shared or self._initializing or entry.pinned or entry.streams):
+            if not entry.stopped:  # else somebody has ended it, and it must not run again
+                self._losses += 1
+            self._end_lease(discard=True)
+        else:
+            self._end_statement()
+        if pool is not None:
+            # Seldom alone: a failover or a restart takes all of them.
+            pool.check()
 
     # -- what holds a lease -------------------------------------------------------------------------------------
 
@@ -180,7 +215,7 @@ class LeaseMixin(AcquiringMixin):
             self._hold -= 1
 
     @contextmanager
-    def _streaming(self) -> Iterator[None]:
+    def _streaming(self, statement: Any, before: int) -> Iterator[None]:
         """Hold the lease for COPY or ``stream()``."""
         entry = self._entry
         assert entry is not None
@@ -191,7 +226,7 @@ class LeaseMixin(AcquiringMixin):
         except BaseException as error:
             if self._entry is entry and entry.generation == generation:
                 self._drop_stream(entry)
-                self._statement_failed(error)
+                self._statement_failed(error, statement, before)
             raise
         if self._entry is entry and entry.generation == generation:
             self._drop_stream(entry)

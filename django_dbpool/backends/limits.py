@@ -1,9 +1,9 @@
-"""Time limits of statements, and what it is called when one was exceeded."""
+"""Time limits of statements, and what it is called when one was exceeded or the connection was lost."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,13 @@ import psycopg
 from django.db import OperationalError
 
 from ..cancellation import current_scope
-from ..core import sqlstate
-from ..core.errors import Expiry, Refusal
-from ..errors import LeaseTimedOut
+from ..core import blocks, sqlstate
+from ..core.errors import Expiry, Loss, Moment, Refusal
+from ..errors import CommitUnknown, ConnectionLost, LeaseTimedOut, PoolError
 from ..pool import command as commands
 from ..pool import watchdog
+from ..pool.refusals import words_of
+from .losses import moment_of, was_lost
 
 if TYPE_CHECKING:
     from ..pool.command import Cancellation
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
 else:
     Base = object
 
-_READING = re.compile(r"\s*(?:SELECT|VALUES|TABLE|SHOW|SET|FETCH)\b", re.IGNORECASE)
-
 
 class TimeLimitsMixin(Base):
     """Announces statements to the watchdog, and names their errors."""
@@ -34,22 +34,27 @@ class TimeLimitsMixin(Base):
     _pool: ManagedPool | None
     _entry: PoolEntry | None
 
-    def _begin_command(self, entry: PoolEntry | None, *, with_task: bool = True) -> None:
+    def _begin_command(self, entry: PoolEntry | None, what: str = "") -> None:
         """
         Before a statement, where ``watchdog.watching``.
 
         Args:
-            with_task: cancel it with the task that it runs for; not what ends a transaction.
+            what: the statement, if it is none of the caller's.
 
         Raises:
-            OperationalError: that task was cancelled before.
+            LeaseTimedOut: ``transaction.deadline()`` has passed.
+            OperationalError: the task that it runs for was cancelled before.
         """
-        scope = current_scope.get() if with_task else None
+        # Not what ends a transaction or a cursor: it is cancelled with no task, and tried whatever the time is.
+        scope = current_scope.get() if what in ("", "FETCH", "SET") else None
+        limit = None if entry is None else entry.limit
+        if blocks.deadlines_used:
+            limit = self._before_deadline(limit, what)
         # Of the threads that share a wrapper (a test's and its live server's) one waits for the other's statement:
         # neither is late, and cancelling one could hit the other.
-        if entry is None or (entry.limit is None and scope is None) or self._thread_sharing_count:
+        if entry is None or (limit is None and scope is None) or self._thread_sharing_count:
             return
-        watchdog.begin(entry, entry.limit, scope)
+        watchdog.begin(entry, limit, scope)
         # After it was announced: else it could slip through between this question and the cancellation.
         if scope is not None and scope.refuses():
             commands.end(entry)
@@ -57,71 +62,133 @@ class TimeLimitsMixin(Base):
                 f"Statement on database {self.alias!r} was not sent: the task that it runs for was cancelled."
             )
 
+    def _before_deadline(self, limit: float | None, what: str) -> float | None:
+        """
+        The time limit of a statement that begins now.
+
+        Raises:
+            LeaseTimedOut: it is too late for it. Of a COMMIT that is not sent everybody knows what became of it.
+        """
+        if what in ("ROLLBACK", "CLOSE"):
+            return blocks.shortened(limit)
+        deadline = blocks.deadline()
+        if deadline is None:
+            return limit
+        left = deadline.remaining()
+        if left <= 0:
+            raise self._too_late(deadline)
+        if what == "COMMIT":
+            return blocks.shortened(limit)
+        return left if limit is None else min(limit, left)
+
+    def _refuse_late(self) -> None:
+        """
+        Before a statement or COMMIT where the pool is switched off: nobody could stop it later.
+
+        Raises:
+            LeaseTimedOut: ``transaction.deadline()`` has passed.
+        """
+        deadline = blocks.deadline()
+        if deadline is not None and deadline.remaining() <= 0:
+            raise self._too_late(deadline)
+
+    def _too_late(self, deadline: blocks.Deadline) -> LeaseTimedOut:
+        expiry = Expiry("deadline", deadline.seconds, age=0.0, maybe_committed=False, answered=True, sent=False)
+        return LeaseTimedOut(self._refusal(expiry.age), expiry)
+
     def _in_time(self, entry: PoolEntry, call: Callable[[], Any], what: str) -> None:
         """One round trip that is no cursor's ``execute``: within the limit, errors by name."""
         if watchdog.watching:
-            self._begin_command(entry, with_task=what in ("FETCH", "SET"))
+            self._begin_command(entry, what)
         began = entry.command
+        before = entry.pgconn.transaction_status
         try:
             call()
         except BaseException as error:
-            self._raise_by_name(error, what, entry, commands.end(entry), began)
+            lost = was_lost(driver_error(error), entry)
+            self._raise_by_name(error, Sent(what, before, lost, began, commands.end(entry)), entry)
             raise
         if began is not None:
             commands.end(entry)
 
-    def _raise_by_name(
-        self,
-        error: BaseException,
-        what: Any,
-        entry: PoolEntry,
-        cancellation: Cancellation | None,
-        command: commands.Command | None,
-    ) -> None:
+    def _raise_by_name(self, error: BaseException, sent: Sent, entry: PoolEntry) -> None:
         """
         Raise the error of ours that says what happened, with the driver's as its cause; return if there is none.
 
         Args:
             error: what the statement raised, psycopg's own or Django's for it.
-            what: its text.
-            command: it, if it was announced.
         """
-        driver = error if isinstance(error, psycopg.Error) else error.__cause__
-        if not isinstance(driver, psycopg.Error):
+        driver = driver_error(error)
+        if driver is None:
             return
-        code = driver.sqlstate
+        named: PoolError | None = self._timed_out(driver, sent, entry)
+        if named is None and sent.lost and sent.cancellation is None:
+            named = self._lost(driver, sent.moment(self), entry)
+        if named is not None:
+            raise named from driver
+
+    def _timed_out(self, driver: psycopg.Error, sent: Sent, entry: PoolEntry) -> LeaseTimedOut | None:
+        code, cancellation = driver.sqlstate, sent.cancellation
         stopped = (
             cancellation is not None and cancellation.timed_out and (code is None or code in sqlstate.QUERY_CANCELED)
         )
-        setting = "command_timeout" if stopped else sqlstate.SERVER_TIMEOUT.get(code or "")
+        setting = _limit_of(sent.command, entry) if stopped else sqlstate.SERVER_TIMEOUT.get(code or "")
         if setting is None:
-            return
-        began = entry.since if command is None else command.began
-        raise self._timed_out(
-            Expiry(
-                setting=setting,
-                limit=getattr(self._pool and self._pool.config, setting, None),
-                age=monotonic() - began,
-                maybe_committed=code is None and self._may_have_committed(what),
-                answered=code is not None,
-            )
-        ) from driver
+            return None
+        deadline = blocks.deadline() if setting == "deadline" else None
+        age = monotonic() - (entry.since if sent.command is None else sent.command.began)
+        expiry = Expiry(
+            setting=setting,
+            limit=deadline.seconds if deadline else getattr(self._pool and self._pool.config, setting, None),
+            age=age,
+            maybe_committed=code is None and Loss(sent.moment(self)).maybe_committed,
+            answered=code is not None,
+        )
+        return LeaseTimedOut(self._refusal(age), expiry)
 
-    def _may_have_committed(self, what: Any) -> bool:
-        """Of a statement without an answer. Calling a function that writes inside of a SELECT is the caller's risk."""
-        if what == "COMMIT":
-            return True
-        if self.in_atomic_block or not self.autocommit:
-            return False
-        return what is None or _READING.match(str(what)) is None
+    def _lost(self, driver: psycopg.Error, moment: Moment, entry: PoolEntry) -> ConnectionLost:
+        kind = CommitUnknown if moment == "commit" else ConnectionLost
+        return kind(self._refusal(monotonic() - entry.since, words_of(driver)), Loss(moment))
 
-    def _timed_out(self, expiry: Expiry) -> LeaseTimedOut:
+    def _refusal(self, age: float, words: str = "") -> Refusal:
         pool = self._pool
-        refusal = Refusal(
+        return Refusal(
             alias=self.alias,
-            waited=expiry.age,
-            in_use=0 if pool is None else pool.in_use,
+            waited=age,
+            in_use=0 if pool is None else pool.in_use_of_max,
             max_size=0 if pool is None else pool.gate.max_size,
             waiting=0 if pool is None else pool.gate.waiting,
+            driver=words,
         )
-        return LeaseTimedOut(refusal, expiry)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A statement that failed, as far as that tells what became of it."""
+
+    what: Any
+    """Its text; None if nothing was sent."""
+    before: int
+    """The transaction's state when it began."""
+    lost: bool
+    command: commands.Command | None = None
+    """It, if it was announced."""
+    cancellation: Cancellation | None = None
+
+    def moment(self, db: Any) -> Moment:
+        inside = db.in_atomic_block or not db.autocommit
+        return moment_of(self.what, self.before, in_transaction=inside, read=self.what is db._read)
+
+
+def driver_error(error: BaseException) -> psycopg.Error | None:
+    """Psycopg's error behind one of Django's; None behind one that has its name already."""
+    if isinstance(error, PoolError):
+        return None
+    driver = error if isinstance(error, psycopg.Error) else error.__cause__
+    return driver if isinstance(driver, psycopg.Error) else None
+
+
+def _limit_of(command: commands.Command | None, entry: PoolEntry) -> str:
+    """Which limit a statement was stopped for: a deadline counts only where it is the shorter one."""
+    by_deadline = command is not None and (entry.limit is None or command.limit < entry.limit)
+    return "deadline" if by_deadline else "command_timeout"

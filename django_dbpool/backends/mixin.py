@@ -75,7 +75,7 @@ class PooledDatabaseMixin(TransactionsMixin, CredentialsMixin, StartupMixin):
         self._resolved: tuple[dict[str, Any], str, ManagedPool] | None = None
         self._ensuring = False
         self._configured_max_age = settings_dict.get("CONN_MAX_AGE", 0)
-        adopt_django_option(settings_dict)
+        adopt_django_option(settings_dict, alias)
         super().__init__(settings_dict, alias=alias)  # by name: the PostGIS wrapper looks for it in its kwargs
         kind = type(self)
         self._plain_door = (
@@ -128,7 +128,7 @@ class PooledDatabaseMixin(TransactionsMixin, CredentialsMixin, StartupMixin):
     def _resolve_pool(self) -> ManagedPool | None:
         settings_dict = self.settings_dict
         if settings_dict["OPTIONS"].get("pool"):
-            adopt_django_option(settings_dict)
+            adopt_django_option(settings_dict, self.alias)
         if self.alias == NO_DB_ALIAS or not pooling_enabled(settings_dict):
             return None
         if self._resolved is not None:

@@ -9,12 +9,15 @@ the repetition off for them, never on.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import InterfaceError, OperationalError
 
+from ..core import sqlstate
+from ..errors import withdraw
 from ..pool.entry import IDLE
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ else:
     Base = object
 
 T = TypeVar("T")
+
+logger = logging.getLogger("django_dbpool.backends")
 
 READS = frozenset({"SQLCompiler", "SQLAggregateCompiler"})
 """Compilers of SELECT. Those of INSERT, UPDATE and DELETE are left as they are."""
@@ -67,11 +72,33 @@ def repeated(db: Any, read: Callable[[], T]) -> T:
         losses = db._losses
         try:
             return read()
-        except (OperationalError, InterfaceError):
+        except (OperationalError, InterfaceError) as error:
             # How many attempts there are is known once a connection was leased.
             if db._losses == losses or db._entry is not None or attempts >= db._read_attempts:
                 raise
+            _log_repetition(db, error, attempts)
+            withdraw(error)
         attempts += 1
+
+
+def _log_repetition(db: Any, error: Exception, attempts: int) -> None:
+    """Nobody else hears of it: the caller gets its rows."""
+    code = getattr(error.__cause__, "sqlstate", None)
+    logger.info(
+        "database %r: the connection of a read was lost, it is run again (attempt %d of %d at most): %s",
+        db.alias,
+        attempts + 1,
+        db._read_attempts,
+        str(error).partition("\n")[0],
+        extra={
+            "alias": db.alias,
+            "attempt": attempts + 1,
+            "error_type": type(error.__cause__ or error).__name__,
+            "severity": "expected" if sqlstate.is_expected_termination(code) else "info",
+            "connection_terminated": True,
+            "sqlstate": code,
+        },
+    )
 
 
 _made: dict[type, type] = {}

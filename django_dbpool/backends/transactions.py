@@ -8,18 +8,32 @@ memory while nothing is leased, and COMMIT ends the lease before the ``on_commit
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import debug_transaction
 from django.utils.asyncio import async_unsafe
 
+from ..core import blocks, sqlstate, writes
+from ..pool.commit_status import transaction_id
+from ..pool.entry import INTRANS
 from .leases import LeaseMixin
+from .losses import Question, was_committed
 from .patched import djangos_own
+
+if TYPE_CHECKING:
+    from ..pool.entry import PoolEntry
 
 _Watched: Any = BaseDatabaseWrapper  # django-stubs leaves out what begins with an underscore
 _DJANGOS_COMMIT = djangos_own(BaseDatabaseWrapper, "_commit")
 _DJANGOS_ROLLBACK = djangos_own(BaseDatabaseWrapper, "_rollback")
+
+
+def _was_rolled_back(error: Error) -> bool:
+    """Whether a COMMIT with this error has committed nothing, for certain."""
+    known: bool | None = getattr(error, "maybe_committed", None)
+    return known is False or sqlstate.is_serialization(getattr(error.__cause__, "sqlstate", None))
 
 
 class TransactionsMixin(LeaseMixin):
@@ -59,18 +73,43 @@ class TransactionsMixin(LeaseMixin):
             self.run_commit_hooks_on_set_autocommit_on = False
 
     def _commit(self) -> None:
+        if not writes.watching:
+            self._commit_now()
+            return
+        try:
+            self._commit_now()
+        except Error as error:
+            if not _was_rolled_back(error):
+                writes.note_commit()
+            raise
+        except BaseException:
+            writes.note_commit()
+            raise
+        writes.note_commit()
+
+    def _commit_now(self) -> None:
         if not self._pooled:
+            if blocks.deadlines_used:
+                self._refuse_late()
             super()._commit()
             return
         entry = self._entry
-        # Logged also when the transaction had no statement: the query log looks as it does on the stock engine.
-        if entry is None or _Watched._commit is _DJANGOS_COMMIT:
-            with debug_transaction(self, "COMMIT"), self.wrap_database_errors:
-                if entry is not None:
-                    self._in_time(entry, entry.conn.commit, "COMMIT")
-        else:
-            with self._reading_connection():
-                self._in_time(entry, super()._commit, "COMMIT")
+        question: Question | None = None
+        try:
+            if entry is not None and entry.history is not None:
+                question = self._prepare_question(entry)
+            # Logged also when the transaction had no statement: the query log looks as it does on the stock engine.
+            if entry is None or _Watched._commit is _DJANGOS_COMMIT:
+                with debug_transaction(self, "COMMIT"), self.wrap_database_errors:
+                    if entry is not None:
+                        self._in_time(entry, entry.conn.commit, "COMMIT")
+            else:
+                with self._reading_connection():
+                    self._in_time(entry, super()._commit, "COMMIT")
+        except BaseException as error:
+            self._give_up_if_lost(entry)
+            if question is None or not was_committed(question, error):
+                raise
         self._end_transaction()
 
     def _rollback(self) -> None:
@@ -78,14 +117,32 @@ class TransactionsMixin(LeaseMixin):
             super()._rollback()
             return
         entry = self._entry
-        if entry is None or _Watched._rollback is _DJANGOS_ROLLBACK:
-            with debug_transaction(self, "ROLLBACK"), self.wrap_database_errors:
-                if entry is not None:
-                    self._in_time(entry, entry.conn.rollback, "ROLLBACK")
-        else:
-            with self._reading_connection():
-                self._in_time(entry, super()._rollback, "ROLLBACK")
+        try:
+            if entry is None or _Watched._rollback is _DJANGOS_ROLLBACK:
+                with debug_transaction(self, "ROLLBACK"), self.wrap_database_errors:
+                    if entry is not None:
+                        self._in_time(entry, entry.conn.rollback, "ROLLBACK")
+            else:
+                with self._reading_connection():
+                    self._in_time(entry, super()._rollback, "ROLLBACK")
+        except BaseException:
+            self._give_up_if_lost(entry)
+            raise
         self._end_transaction()
+
+    def _prepare_question(self, entry: PoolEntry) -> Question | None:
+        """What has to be known before COMMIT is sent, to ask afterwards what became of it. A round trip."""
+        if entry.pgconn.transaction_status != INTRANS:
+            return None
+        asked: list[str | None] = []
+        self._in_time(entry, lambda: asked.append(transaction_id(entry)), "SELECT")
+        assert self._pool is not None
+        return Question(self._pool, str(entry.history), asked[0])
+
+    def _give_up_if_lost(self, entry: PoolEntry | None) -> None:
+        """However it ended, the transaction is over: the next one takes another connection."""
+        if entry is not None and entry is self._entry and entry.lost():
+            self._lose(entry, over=True)
 
     def _savepoint_rollback(self, sid: str) -> None:
         super()._savepoint_rollback(sid)

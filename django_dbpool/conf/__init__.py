@@ -76,7 +76,7 @@ def max_age_fault(alias: str, value: object) -> Fault | None:
     )
 
 
-def adopt_django_option(settings_dict: MutableMapping[str, Any]) -> None:
+def adopt_django_option(settings_dict: MutableMapping[str, Any], alias: str) -> None:
     """
     Move ``OPTIONS["pool"]``, the key of Django's own pool, to ``POOL``.
 
@@ -89,7 +89,7 @@ def adopt_django_option(settings_dict: MutableMapping[str, Any]) -> None:
     if options["pool"] is False or options["pool"] is None:
         return  # stock behaviour was asked for, and the stock code reads this key
     if "POOL" in settings_dict:
-        logger.warning("database %r %s %s", settings_dict.get("NAME"), GIVEN_IN_BOTH, KEEP_POOL)
+        logger.warning("DATABASES[%r] %s %s", alias, GIVEN_IN_BOTH, KEEP_POOL)
         settings_dict[GIVEN_TWICE] = True
     settings_dict["POOL"] = options.pop("pool")
     settings_dict[_ADOPTED] = True

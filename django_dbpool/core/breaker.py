@@ -25,6 +25,15 @@ logger = logging.getLogger("django_dbpool.breaker")
 TIMELINE = 32
 """Transitions that are remembered."""
 
+AGE_TO_WAIT = 1 / 6
+SHORTEST_WAIT = 1.0
+LONGEST_WAIT = 10.0
+"""
+What callers are told to wait, in seconds, while a probe will close the circuit: a share of the outage's age so far,
+within limits. Nobody knows how long it will last; the best guess from its age alone is that it lasts as long again.
+So whoever keeps to it comes back at most a sixth of the outage too late, and not everybody asks each second.
+"""
+
 
 class State(enum.Enum):
     CLOSED = "closed"
@@ -78,7 +87,7 @@ class BreakerSnapshot:
     since: float
     """When this state began."""
     retry_after: float
-    """Seconds; 0 when a call would be allowed."""
+    """Seconds; 0 when a call would be allowed. While somebody probes a guess, see ``AGE_TO_WAIT``."""
     counts: Counts
     rejected: int
     """Calls refused since the start."""
@@ -188,6 +197,8 @@ class CircuitBreaker:
         self._window = SlidingWindow(self.policy.sampling_duration)
         self._state = State.CLOSED
         self._since = self._clock()
+        self._broken_since = self._since
+        """When it was closed for the last time."""
         self._generation = 0
         """Counts states and trials; a permit is valid in its own."""
         self._blocked_until = 0.0
@@ -358,8 +369,8 @@ class CircuitBreaker:
             return min(1.0, self._blocked_until - now)  # the trial will tell, most likely sooner
         if policy.probe_interval is None:
             return self._blocked_until - now
-        # Each failed probe moves _blocked_until; clients are told the end of the break, or of another one after it.
-        return policy.break_duration - (now - self._since) % policy.break_duration
+        age = (now - self._broken_since) * AGE_TO_WAIT
+        return min(max(SHORTEST_WAIT, age), LONGEST_WAIT, policy.break_duration)
 
     # -- transitions --------------------------------------------------------------------------------------------
 
@@ -371,6 +382,8 @@ class CircuitBreaker:
     def _change(self, state: State, now: float, reason: str) -> None:
         """Lock held."""
         transition = Transition(now, self._state, state, reason, self._window.counts(now), self._error)
+        if self._state is State.CLOSED:
+            self._broken_since = now
         self._timeline.append(transition)
         self._undelivered.append(transition)
         self._state = state

@@ -80,8 +80,10 @@ class PoolConfig:
     reset: Reset = "dirty"
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+    commit_status: bool = False
     pin_max: float = 60.0
     leak_after: float = 60.0
+    warm: bool = False
 
     @classmethod
     def from_mapping(
@@ -231,8 +233,10 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     ),
     "retry": _retry,
     "breaker": _breaker,
+    "commit_status": boolean,
     "pin_max": _duration,
     "leak_after": _duration,
+    "warm": boolean,
 }
 
 assert set(_READERS) == {item.name for item in fields(PoolConfig)}, "a key without a reader"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from .ledger import Holder
@@ -48,6 +48,27 @@ class Expiry:
     maybe_committed: bool
     answered: bool
     """Whether the server said so itself; else the connection was cut."""
+    sent: bool = True
+    """False: the time was up before it began."""
+
+
+Moment = Literal["unsent", "read", "write", "transaction", "commit", "aborted", "unwritten"]
+"""
+When a connection was lost: before a statement was sent on it; during one outside of a transaction that only reads, or
+that may write; in a transaction; during COMMIT and it is not known what became of that, or the server was asked and
+says that nothing was committed, or there was nothing to commit.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A connection that ended while it was in use, by other hands than ours."""
+
+    moment: Moment
+
+    @property
+    def maybe_committed(self) -> bool:
+        return self.moment in ("write", "commit")
 
 
 class LeaseRefused(Exception):
@@ -76,6 +97,10 @@ class ServerIsFull(LeaseRefused):
 
 class CircuitIsOpen(LeaseRefused):
     """The server did not answer before, and this caller did not try; ``__cause__`` is the last error."""
+
+
+class ProcessIsStopping(LeaseRefused):
+    """The process is being shut down, and this work is new or out of time."""
 
 
 class GateClosed(Exception):

@@ -18,7 +18,47 @@ few, so it is turned into words only when a report asks.
 """
 
 thread_units: dict[int, object] = {}
-"""The same by thread, for leases in whose context it isn't set."""
+"""The same by thread, for leases in whose context it isn't set, and for a shutdown, which waits for them."""
+
+
+class _Mark:
+    """Goes with its thread: of a request whose end nobody reports nothing is left for the next thread of that ident."""
+
+    __slots__ = ("ident",)
+
+    def __init__(self) -> None:
+        self.ident = threading.get_ident()
+
+    def __del__(self, pop: Callable[[int, object], object] = thread_units.pop) -> None:
+        pop(self.ident, None)
+
+
+class _OfThread(threading.local):
+    def __init__(self) -> None:
+        self.mark = _Mark()
+        self.ident = self.mark.ident
+
+
+_of_thread = _OfThread()
+
+
+def begin_unit(unit: object) -> None:
+    """The calling thread works on behalf of this unit now."""
+    thread_units[_of_thread.ident] = unit
+
+
+def end_unit() -> None:
+    """Its work has ended."""
+    thread_units.pop(_of_thread.ident, None)
+
+
+def forget_other_threads() -> None:
+    """In a forked child, which has one thread."""
+    own = thread_units.get(_of_thread.ident)
+    thread_units.clear()
+    if own is not None:
+        begin_unit(own)
+
 
 unit_labels: dict[type, Callable[[Any], str]] = {}
 """How to name a unit, by its type."""

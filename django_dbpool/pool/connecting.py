@@ -13,15 +13,19 @@ import os
 import random
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import Connection
 
 from ..core import sqlstate
+from ..core.blocks import seconds_left
 from ..core.breaker import CircuitBreaker, Rejected, State, Transition
 from ..core.retry import Retrier
+from . import stopping
 from .credentials import NoPassword, password_was_refused
+from .turns import Turns
 
 if TYPE_CHECKING:
     from .managed import ManagedPool
@@ -31,8 +35,10 @@ logger = logging.getLogger("django_dbpool.pool")
 
 INVALID_PASSWORD = "28P01"  # noqa: S105  # an SQLSTATE
 
-PROBE_TIMEOUT = 2.0
-"""Seconds for one probe; libpq takes no less: https://www.postgresql.org/docs/current/libpq-connect.html"""
+SHORTEST_ATTEMPT = 2
+"""Seconds; libpq and psycopg take no fewer: https://www.postgresql.org/docs/current/libpq-connect.html"""
+
+PROBE_TIMEOUT = float(SHORTEST_ATTEMPT)
 
 
 # Libpq's own words for a connection that ended, not the server's; they are not translated in psycopg's binary packages.
@@ -42,6 +48,17 @@ _LOST = (
     "SSL SYSCALL error",
     "SSL connection has been closed",
     "could not ",
+)
+
+
+# What libpq says before a server has said anything, and what no later attempt changes. Not translated either.
+_MISCONFIGURED = (
+    "server does not support SSL",
+    "certificate verify failed",
+    "root certificate file",
+    "certificate file",
+    "private key file",
+    "does not match host name",
 )
 
 
@@ -76,6 +93,9 @@ class Connector:
         self.pool = pool
         self.breaker = CircuitBreaker(pool.config.breaker, on_change=(self._circuit_changed,), clock=pool.clock)
         self.last_error: BaseException | None = None
+        self.successes = 0
+        """Callers' connections made; not exact, it only tells whether there were any since."""
+        self.turns = Turns(pool.clock)
         self._on_refused = on_refused
         self._known = threading.Event()
         """Set, and replaced, when it is known how things stand: who waits for the next attempt need wait no longer."""
@@ -94,8 +114,10 @@ class Connector:
                 conn = self._attempts(deadline)
             except psycopg.Error as error:
                 code = code_of(error)
-                # The server that refuses a password or is full is there.
-                if not (sqlstate.is_credentials(code) or sqlstate.is_server_full(code)):
+                # The server that refuses a password or is full is there. One that did not answer before the caller's
+                # own deadline may have had no time to.
+                hasty = isinstance(error, psycopg.errors.ConnectionTimeout) and seconds_left() <= 0
+                if not (sqlstate.is_credentials(code) or sqlstate.is_server_full(code) or hasty):
                     permit.failure(error)
                 raise
             permit.success()
@@ -125,9 +147,14 @@ class Connector:
         retrier = Retrier(pool.config.retry, deadline=deadline, clock=pool.clock, sleep=sleep)
         while True:
             try:
-                conn = self.attempt(deadline)
+                with self.turns.one(deadline, self._is_open):
+                    self._refuse_if_opened()
+                    conn = self.attempt(deadline)
             except psycopg.Error as error:
                 self.last_error = error
+                pool.housekeeping.connecting_failed(error)
+                if retrier.attempts == 1:
+                    pool.check()  # a server that is away has taken the idle connections with it
                 if not (self._may_try_again(error) and retrier.wait() and self.breaker.state is State.CLOSED):
                     raise
                 answered = self._known
@@ -135,11 +162,22 @@ class Connector:
                 self._server_answers()
                 return conn
 
+    def _is_open(self) -> bool:
+        return self.breaker.state in (State.OPEN, State.ISOLATED)
+
+    def _refuse_if_opened(self) -> None:
+        """After the wait for a turn: others may have found out meanwhile that there is nobody to connect to."""
+        if self._is_open():
+            now = self.breaker.snapshot()
+            raise Rejected(now.state, now.retry_after, now.error)
+
     def _may_try_again(self, error: psycopg.Error) -> bool:
         code = code_of(error)
         if sqlstate.is_server_full(code) and self.pool.entries:
             raise ServerFull from error
         if code is not None and not sqlstate.is_transient(code):
+            return False
+        if code is None and any(words in str(error) for words in _MISCONFIGURED):
             return False
         return not self.pool.gate.closed
 
@@ -148,15 +186,58 @@ class Connector:
         pool = self.pool
         remaining = max(0.001, deadline - pool.clock())
         try:
-            return pool._connect(timeout=min(pool.config.connect_timeout, remaining))
+            conn = self._connect(min(pool.config.connect_timeout, remaining))
         except psycopg.Error as error:
             if self._on_refused is not None and self._on_refused(error):
                 return self.attempt(deadline)
             raise
+        pool.prepare(conn)
+        return conn
+
+    def _connect(self, timeout: float) -> Connection[Any]:
+        """
+        An attempt takes two seconds if nobody answers, however few it is given. A caller who has less leaves it to a
+        thread; what comes of it later is kept for the next.
+        """
+        if round(timeout) >= SHORTEST_ATTEMPT:
+            return self.pool._connect(timeout=timeout)
+        found: Future[Connection[Any]] = Future()
+        name = f"dbpool-connect-{self.pool.alias}"
+        threading.Thread(target=self._connect_later, args=(found, timeout), name=name, daemon=True).start()
+        try:
+            return found.result(timeout)
+        except BaseException as error:
+            if not (found.cancel() or found.exception()):  # it came in this moment
+                self._keep(found.result())
+            if isinstance(error, TimeoutError):
+                raise psycopg.errors.ConnectionTimeout("connection timeout expired") from None
+            raise
+
+    def _connect_later(self, found: Future[Connection[Any]], timeout: float) -> None:
+        try:
+            conn = self.pool._connect(timeout=timeout)
+        except BaseException as error:  # noqa: BLE001  # raised in the thread that waits
+            if found.set_running_or_notify_cancel():
+                found.set_exception(error)
+        else:
+            if found.set_running_or_notify_cancel():
+                found.set_result(conn)
+            else:
+                self._keep(conn)
+
+    def _keep(self, conn: Connection[Any]) -> None:
+        """A connection that nobody waits for any more."""
+        try:
+            self.pool.prepare(conn)
+            self.pool.adopt(conn)
+        except Exception:
+            logger.exception("database %r: a connection that came too late is of no use", self.pool.alias)
 
     def _server_answers(self) -> None:
+        self.successes += 1
         self.last_error = None
         self._wake()
+        self.pool.housekeeping.server_answers()
 
     def _wake(self) -> None:
         before, self._known = self._known, threading.Event()
@@ -167,7 +248,7 @@ class Connector:
     def _circuit_changed(self, transition: Transition) -> None:
         level = logging.INFO if transition.after is State.HALF_OPEN else logging.WARNING
         logger.log(level, "database %r: circuit %s: %s", self.pool.alias, transition.after.value, transition.reason)
-        self.pool.gate.suspend(transition.after is State.ISOLATED)
+        self.pool.gate.suspend(transition.after is State.ISOLATED or stopping.announced is not None)
         if transition.after in (State.OPEN, State.ISOLATED):
             self.pool.gate.refuse_queued()
             self._wake()

@@ -69,6 +69,7 @@ class PoolEntry:
         "created_at",
         "expires_at",
         "generation",
+        "history",
         "initialized_for",
         "limit",
         "owner",
@@ -137,6 +138,8 @@ class PoolEntry:
         """The statement that runs, if it has a limit or can be cancelled with its task."""
         self.stopped = False
         """A statement was cancelled from outside: what it did must not be done again on another connection."""
+        self.history: str | None = None
+        """The server's, if it can be asked about a COMMIT whose answer is lost."""
         self.streams = 0
         """Server-side cursors, COPY and the like that still read from or write to this connection."""
 

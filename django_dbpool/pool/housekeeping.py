@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
 import psycopg
 
+from ..core import sqlstate
 from ..core.breaker import State
 from ..core.ledger import Owner
 from . import background
+from .connecting import code_of
 from .entry import IDLE, PoolEntry
+from .filling import fill
 
 if TYPE_CHECKING:
     from .managed import ManagedPool
@@ -36,8 +40,8 @@ CEILING_DELAY = 1.0
 RESERVE_LINGER = 5.0
 """Seconds for which a connection of the reserve stays open unused: a dashboard's next statement comes sooner."""
 
-REOPEN_DELAY = 5.0
-"""Seconds between attempts to fill up to min_size while the server is away."""
+REOPEN_DELAY = 1.0
+"""Most seconds between attempts to fill up to min_size while the server is away."""
 
 
 class Housekeeping:
@@ -59,6 +63,10 @@ class Housekeeping:
         self.claimer.thread = threading.main_thread()
         self._started = False
         self._try_more_at = 0.0
+        self._fill_at = -math.inf
+        """Not before this time."""
+        self._refused_at = -1
+        """How often connecting had succeeded when credentials were refused for want of better ones."""
 
     def ensure_running(self) -> None:
         """Start the process's background thread with the first lease; cheap afterwards."""
@@ -82,9 +90,23 @@ class Housekeeping:
         due = min(self.retire(), config.leak_after, config.pin_max)
         self._warn()
         due = min(due, self._look_for_room())
-        if self._fill():
-            return due
-        return min(due, REOPEN_DELAY)
+        return min(due, self._fill())
+
+    def warm(self, deadline: float) -> bool:
+        """
+        Wait until the pool has its ``min_size``, filled in the background.
+
+        Args:
+            deadline: on the pool's clock.
+        """
+        self.ensure_running()
+        pool = self.pool
+        pause = threading.Event()
+        while len(pool.entries) < pool.min_size:
+            if pool.clock() >= deadline or pool.gate.closed:
+                return False
+            pause.wait(0.01)
+        return True
 
     def server_is_full(self) -> None:
         self._try_more_at = self.pool.clock() + CEILING_DELAY
@@ -128,17 +150,47 @@ class Housekeeping:
             return  # lent meanwhile; it is looked at again when it is free
         self.pool.discard(entry)
 
-    def _fill(self) -> bool:
-        if self.pool.connector.breaker.state is not State.CLOSED:
-            return False
+    def _fill(self) -> float:
+        """Open connections up to min_size if it is time; seconds until the next attempt."""
+        connector = self.pool.connector
+        # Whoever closes the circuit has it done; until a caller was let in a refused password is not repeated, which
+        # could lock the account.
+        if connector.breaker.state is not State.CLOSED or self._refused_at == connector.successes:
+            return math.inf
+        now = self.pool.clock()
+        if now >= self._fill_at and (self.fill() is None or self._refused_at == connector.successes):
+            return math.inf
+        return max(0.05, self._fill_at - now)
+
+    def connecting_failed(self, error: psycopg.Error) -> None:
+        """By whomever it was tried; there is no filling for a while, so that no caller's failure is doubled by it."""
+        connector = self.pool.connector
+        connector.turns.trouble()
+        self._fill_at = self.pool.clock() + REOPEN_DELAY * random.uniform(0.7, 1.0)  # noqa: S311
+        if sqlstate.is_credentials(code_of(error)):
+            self._refused_at = connector.successes
+
+    def server_answers(self) -> None:
+        """After failures the pool is filled at once, also if nobody comes any more."""
+        if self._fill_at > -math.inf:
+            self._fill_at = -math.inf
+            self.wake()
+
+    def fill(self) -> Exception | None:
+        """Open connections up to min_size; why that failed, if it did. One thread at a time does so."""
+        pool = self.pool
         with self._opening:
-            try:
-                while self.pool.open_idle():
-                    pass
-            except psycopg.Error as error:
-                logger.info("database %r: can't fill the pool to min_size: %s", self.pool.alias, error)
-                return False
-        return True
+            if pool.gate.size >= pool.min_size:
+                return None
+            error = fill(pool)
+        if isinstance(error, psycopg.Error):
+            self.connecting_failed(error)
+            logger.info("database %r: can't fill the pool to min_size: %s", pool.alias, error)
+        elif error is not None:
+            self._fill_at = pool.clock() + REOPEN_DELAY
+            # Code of an engine that derives from ours, or of a provider of credentials.
+            logger.error("database %r: filling the pool to min_size failed", pool.alias, exc_info=error)
+        return error
 
     def wait_for_opening(self, timeout: float) -> None:
         if self._opening.acquire(timeout=timeout):

@@ -16,22 +16,26 @@ import math
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import Connection
 
-from ..core.breaker import Rejected
+from ..core.breaker import CircuitBreaker, Rejected
 from ..core.config import PoolConfig
 from ..core.gate import Gate
 from ..core.ledger import Holder, Owner, current_unit
+from ..core.stopping import Stopping
 from ..core.ticket import Ticket
-from . import reporting, watchdog
+from . import reporting, stopping, watchdog
 from .admitting import make_gate, ticket_for
 from .by_hand import LendingByHand
+from .commit_status import history_of
 from .connecting import Connector, ServerFull
 from .entry import IDLE, PoolEntry
 from .housekeeping import Housekeeping
 from .refusals import AT_THE_GATE, refusal
+from .standby import StandbyWatch
 
 logger = logging.getLogger("django_dbpool.pool")
 
@@ -98,9 +102,11 @@ class ManagedPool(LendingByHand):
         """Tickets of unfinished ``lease`` calls, and a token for each connection that is being opened or closed."""
         self.housekeeping = Housekeeping(self)
         self.connector = Connector(self, on_refused)
+        self.standby = StandbyWatch(self)
         if connect is not None:
             self.connection_class = cast("type[Connection[Any]]", _ConnectionFactory(connect))
         self._prepare = prepare
+        self._histories: WeakKeyDictionary[Connection[Any], str | None] = WeakKeyDictionary()
         self._lent = {}
         if config.command_timeout is not None:
             watchdog.enable()
@@ -126,7 +132,8 @@ class ManagedPool(LendingByHand):
             check: make a round trip before lending, as CONN_HEALTH_CHECKS asks.
 
         Raises:
-            Exhausted, QueueFull, Unreachable, ServerIsFull, CircuitIsOpen: with the pool's numbers at that moment.
+            Exhausted, QueueFull, Unreachable, ServerIsFull, CircuitIsOpen, ProcessIsStopping: with the pool's numbers
+                at that moment.
             GateClosed: the pool was closed meanwhile.
         """
         start = self.clock()
@@ -135,14 +142,17 @@ class ManagedPool(LendingByHand):
         try:
             self._in_transit.add(ticket)
             try:
+                if stopping.announced is not None:
+                    stopping.check(finishing=priority)
                 self.connector.refuse_if_open()
                 return self._admitted(ticket, owner, deadline, check)
-            except (*AT_THE_GATE, Rejected, psycopg.Error) as error:
+            except (*AT_THE_GATE, Rejected, Stopping, psycopg.Error) as error:
                 # The ticket is still queued: of the callers in a cycle each must see that the others wait.
                 refused = refusal(self, error, ticket, owner, self.clock() - start)
                 raise refused from refused.__cause__
         except BaseException:
             self._take_back(ticket)
+            self._make_up()
             raise
         finally:
             self._in_transit.discard(ticket)
@@ -154,7 +164,7 @@ class ManagedPool(LendingByHand):
             entry = self._admit(ticket, deadline)
             if entry is not None:
                 entry.owner = owner  # before the check, which may take its time: it is in use
-                if not self.fit(entry, check=check):
+                if not self.fit(entry, check=check, deadline=deadline):
                     # The dead connection's place in the count becomes this caller's permit.
                     self._close_entry(entry)
                     entry = ticket.entry = None
@@ -242,6 +252,7 @@ class ManagedPool(LendingByHand):
                 self.gate.forfeit(entry.reserved)
                 if ticket is not None:
                     self.gate.leave(ticket)
+            self._make_up()
         except KeyError:
             pass  # somebody else was first
         except BaseException:
@@ -250,16 +261,25 @@ class ManagedPool(LendingByHand):
         finally:
             self._in_transit.discard(transit)
 
-    def fit(self, entry: PoolEntry, *, check: bool = False) -> bool:
-        """Whether a free connection may be lent. A round trip is made only if there is a reason."""
+    def _make_up(self) -> None:
+        """A connection is gone: have it replaced before somebody needs it."""
+        if self.gate.size < self.min_size and not self.gate.closed:
+            self.housekeeping.wake()
+
+    def fit(self, entry: PoolEntry, *, check: bool = False, deadline: float = math.inf) -> bool:
+        """
+        Whether a free connection may be lent. A round trip is made only if there is a reason, and takes no longer than
+        making another connection may: a server that is frozen would have its caller wait for ever.
+        """
         now = self.clock()
         if now >= entry.expires_at:
             return False
         suspicious = entry.suspicious()
         if not (suspicious or check or now - entry.since >= self.config.check_idle):
             return True
+        limit = max(0.0, min(self.config.connect_timeout, entry.limit or math.inf, deadline - now))
         try:
-            with watchdog.limited(entry, entry.limit):
+            with watchdog.limited(entry, limit):
                 (self._check or self.check_connection)(entry.conn)
         except Exception as error:  # noqa: BLE001  # as in psycopg_pool: whatever the user's check raises means unfit
             logger.info(
@@ -308,19 +328,31 @@ class ManagedPool(LendingByHand):
         """Open a connection in the caller's thread; the caller holds a permit."""
         return self._make_entry(self.connector.open(deadline), reserved=reserved)
 
-    def _make_entry(self, conn: Connection[Any], *, reserved: bool = False) -> PoolEntry:
-        entry: PoolEntry | None = None
+    def prepare(self, conn: Connection[Any]) -> None:
+        """Make of a new connection what a borrower expects. A part of connecting: repeated with it if it is lost."""
         try:
             if not conn.autocommit:
                 conn.autocommit = True
             if self._prepare is not None:
                 self._prepare(conn)
+            if self.config.commit_status:
+                self._histories[conn] = history_of(conn, self.alias)
+        except BaseException:
+            conn._pool = None
+            conn.close()
+            raise
+        self.standby.connected(conn)
+
+    def _make_entry(self, conn: Connection[Any], *, reserved: bool = False) -> PoolEntry:
+        entry: PoolEntry | None = None
+        try:
             now = self.clock()
             expires_at = now + self._jitter(self.config.max_lifetime, -0.05, 0.0)
             config = self.config
             entry = PoolEntry(
                 conn, now, expires_at, limit=config.command_timeout, variables=config.session, reserved=reserved
             )
+            entry.history = self._histories.pop(conn, None)
             self.entries.add(entry)
         except BaseException:
             if entry is not None:
@@ -382,9 +414,19 @@ class ManagedPool(LendingByHand):
     # -- reports ------------------------------------------------------------------------------------------------
 
     @property
+    def breaker(self) -> CircuitBreaker:
+        """Of this database: its state, and ``isolate()`` and ``reset()`` by hand."""
+        return self.connector.breaker
+
+    @property
     def in_use(self) -> int:
-        """Connections that are leased now."""
+        """Connections that are leased now, those of the reserve among them."""
         return sum(1 for entry in tuple(self.entries) if entry.owner is not None)
+
+    @property
+    def in_use_of_max(self) -> int:
+        """The same without the reserve, which ``max_size`` doesn't count."""
+        return sum(1 for entry in tuple(self.entries) if entry.owner is not None and not entry.reserved)
 
     def snapshot(self) -> reporting.PoolSnapshot:
         """The pool's numbers now."""

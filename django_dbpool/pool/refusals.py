@@ -8,9 +8,19 @@ import psycopg
 
 from ..core import sqlstate
 from ..core.breaker import Rejected
-from ..core.errors import CircuitIsOpen, Exhausted, LeaseRefused, QueueFull, Refusal, ServerIsFull, Unreachable
+from ..core.errors import (
+    CircuitIsOpen,
+    Exhausted,
+    LeaseRefused,
+    ProcessIsStopping,
+    QueueFull,
+    Refusal,
+    ServerIsFull,
+    Unreachable,
+)
 from ..core.gate import DeadlinePassed, GroupIsFull, QueueIsFull, QueueStandsTooLong, QueueWasCleared
 from ..core.ledger import Owner
+from ..core.stopping import Stopping
 from ..core.ticket import Ticket
 from . import reporting
 from .connecting import code_of
@@ -37,7 +47,9 @@ def refusal(
     cause = _cause(pool, error)
     kind: type[LeaseRefused] = Exhausted
     retry_after = None
-    if isinstance(error, (Rejected, QueueWasCleared)):
+    if isinstance(error, Stopping):
+        kind = ProcessIsStopping
+    elif isinstance(error, (Rejected, QueueWasCleared)):
         kind = CircuitIsOpen
         retry_after = pool.connector.breaker.snapshot().retry_after
     elif cause is not None:
@@ -53,7 +65,7 @@ def refusal(
         Refusal(
             alias=pool.alias,
             waited=waited,
-            in_use=sum(1 for entry in tuple(pool.entries) if entry.owner is not None and not entry.reserved),
+            in_use=pool.in_use_of_max,
             max_size=pool.gate.max_size,
             # Of those refused at the gate only who waited in vain is in the queue.
             waiting=pool.gate.waiting - (isinstance(error, DeadlinePassed) and not ticket.granted),
@@ -62,7 +74,7 @@ def refusal(
             holders_age=age,
             cycle=cycle,
             retry_after=retry_after,
-            driver=_words(cause),
+            driver=words_of(cause),
             reason=str(cause) if isinstance(cause, NoPassword) else "",
         )
     )
@@ -89,7 +101,7 @@ def _limit(pool: ManagedPool, error: BaseException, ticket: Ticket[PoolEntry]) -
     return ""
 
 
-def _words(cause: BaseException | None) -> str:
+def words_of(cause: BaseException | None) -> str:
     """
     For the text: Django's warnings, log lines and reports print an error and not its cause. Only of the driver, whose
     messages have no password in them; a provider's may have anything.
@@ -101,6 +113,8 @@ def _words(cause: BaseException | None) -> str:
 
 def _cause(pool: ManagedPool, error: BaseException) -> BaseException | None:
     """The driver's error behind a refusal, if it was not a full pool."""
+    if isinstance(error, Stopping):
+        return None
     if isinstance(error, psycopg.Error):
         return error
     if isinstance(error, Rejected):

@@ -10,9 +10,10 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Hashable
+from time import monotonic
 from typing import Protocol
 
-from . import background, watchdog
+from . import background, stopping, watchdog
 from .managed import ManagedPool
 
 
@@ -41,7 +42,9 @@ def get_pool(key: Hashable, make: Callable[[], ManagedPool]) -> ManagedPool:
         pool = _pools.get(key)
         if pool is None or pool.gate.closed:
             pool = _pools[key] = made
-        return pool
+    if stopping.announced is not None:  # looked at after it can be seen by whoever announces
+        stopping.suspend_all()
+    return pool
 
 
 def pools() -> tuple[ManagedPool, ...]:
@@ -55,8 +58,9 @@ def close_pools(alias: str | None = None, timeout: float = 5.0) -> None:
         chosen = [(key, pool) for key, pool in _pools.items() if alias is None or pool.alias == alias]
         for key, _ in chosen:
             del _pools[key]
+    deadline = monotonic() + timeout
     for _, pool in chosen:
-        pool.close(timeout)
+        pool.close(max(0.0, deadline - monotonic()))
 
 
 def register_holder(holder: Forgetful) -> None:
@@ -72,6 +76,7 @@ def _forget_inherited() -> None:
         _graveyard.append((pool, list(pool.gate.free), list(pool.entries)))
         pool.forget()
     _pools.clear()
+    stopping.forget()
     background.reset_after_fork()
     watchdog.reset_after_fork()
     for holder in tuple(_holders):
@@ -79,8 +84,8 @@ def _forget_inherited() -> None:
 
 
 def _close_at_exit() -> None:
-    for pool in tuple(_pools.values()):
-        pool.close(timeout=1.0)
+    stopping.stop_now()
+    close_pools(timeout=1.0)
 
 
 if hasattr(os, "register_at_fork"):

@@ -80,6 +80,13 @@ def holders(pool: ManagedPool, *, stacks: bool = False) -> tuple[Holder, ...]:
     return tuple(sorted(found, key=lambda holder: -holder.since_seconds))
 
 
+def threads(pool: ManagedPool) -> set[int]:
+    """Idents of the threads that hold, wait for or open a connection."""
+    holding = {owner.ident for entry in tuple(pool.entries) if (owner := entry.owner) is not None}
+    asking = {ticket.holder.ident for ticket in pool.tickets() if isinstance(ticket.holder, Owner)}
+    return holding | asking
+
+
 class CapturedHolders:
     """
     What callers are told of the holders. Stacks and routes take time to find out, and in an overload hundreds are

@@ -102,15 +102,26 @@ def without_last_comment(text: str) -> str:
 
 def _reason_for_object(query: Any) -> str | None:
     try:
-        if isinstance(query, str):
-            text = str.__str__(query)  # str() of a SafeString is a SafeString
-        elif isinstance(query, bytes):
-            text = query.decode()
-        else:
-            text = query.as_string(None)
+        text = text_of(query)
     except Exception:  # noqa: BLE001  # foreign code; whatever goes wrong, nothing is known about the statement
         return f"a statement of type {type(query).__name__}"
     return reason_to_pin(text)
+
+
+def text_of(query: Any) -> str:
+    """Of what was given to ``cursor.execute``. An object that is none of these may raise anything."""
+    if isinstance(query, str):
+        return str.__str__(query)  # str() of a SafeString is a SafeString
+    if isinstance(query, bytes):
+        return query.decode()
+    text: str = query.as_string(None)
+    return text
+
+
+def without_leading_comments(text: str) -> str:
+    """The text from its first word on."""
+    lead = _LEADING.match(text)
+    return text[lead.end() :] if lead else text
 
 
 def analyse(sql: str) -> str | None:

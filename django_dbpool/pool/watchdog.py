@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
 
+from ..core.blocks import shortened
 from . import command as commands
 from .command import Command
 from .entry import PoolEntry
@@ -53,6 +54,7 @@ def begin(entry: PoolEntry, limit: float | None, scope: object = None) -> None:
 @contextmanager
 def limited(entry: PoolEntry, limit: float | None) -> Iterator[None]:
     """Round trips of our own."""
+    limit = shortened(limit)
     if limit is None:
         yield
         return

@@ -3,7 +3,22 @@
 from ..cancellation import cancel_with_task
 from .admission import group, priority, reserved
 from .blocks import atomic, pin
+from .deadlines import deadline
+from .idempotence import idempotent
 from .outside import dedicated
+from .retrying import retrying
 from .variables import session
 
-__all__ = ["atomic", "cancel_with_task", "dedicated", "group", "pin", "priority", "reserved", "session"]
+__all__ = [
+    "atomic",
+    "cancel_with_task",
+    "deadline",
+    "dedicated",
+    "group",
+    "idempotent",
+    "pin",
+    "priority",
+    "reserved",
+    "retrying",
+    "session",
+]

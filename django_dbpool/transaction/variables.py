@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast, overload
+from typing import Any, TypeVar, overload
 
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils.connection import ConnectionDoesNotExist
 
 from ..core.readers import variables
 from ..core.session import declared
+from .declared import decorated, leave
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -74,38 +73,12 @@ class session:  # noqa: N801  # a context manager, as atomic
         declared.set(new)
 
     def __exit__(self, *exc_info: object) -> None:
-        # Not ContextVar.reset(): a generator may be closed in another context than it was begun in, or by the collector
-        # in the middle of somebody else's block. Only what began inside of this block ends with it.
-        mine = self._entered.pop()
-        inner = declared.get()
-        while inner is not None and inner is not mine:
-            inner = inner.outer if isinstance(inner, Declared) else None
-        if inner is mine:
-            declared.set(mine.outer)
+        leave(declared, self._entered.pop())
 
     def __call__(self, function: F) -> F:
         def again() -> session:
-            # One of its own for each call: calls overlap.
             copy = object.__new__(session)
             copy.__dict__ |= {**self.__dict__, "_entered": []}
             return copy
 
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            # Its body runs piece by piece, in between its consumer's code, which must not find the variables.
-            raise TypeError(
-                "transaction.session() can't decorate a generator function: use it as a block inside of it."
-            )
-        if inspect.iscoroutinefunction(function):
-
-            @functools.wraps(function)
-            async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with again():
-                    return await function(*args, **kwargs)
-        else:
-
-            @functools.wraps(function)
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with again():
-                    return function(*args, **kwargs)
-
-        return cast("F", wrapper)
+        return decorated("session", function, again)

@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from functools import wraps
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.contrib.auth import BACKEND_SESSION_KEY, SESSION_KEY
 from django.contrib.auth.decorators import login_required
+from django.contrib.sessions.backends import db
 from django.db import connections, transaction
+from django.db.models.base import ModelState
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.template import engines
 from django.template.response import TemplateResponse
 from django.urls import path
 from django.utils.deprecation import MiddlewareMixin
 
+from django_dbpool import errors
+from django_dbpool.core.errors import Refusal
+
 # Installed by the tests. DO would do as well, but it pins the connection.
 RAISE = """
     CREATE OR REPLACE FUNCTION raise_for_test(code text) RETURNS void LANGUAGE plpgsql AS
     $$ BEGIN RAISE EXCEPTION 'made for a test' USING ERRCODE = code; END $$;
     CREATE OR REPLACE FUNCTION raise_at_commit() RETURNS trigger LANGUAGE plpgsql AS
-    $$ BEGIN PERFORM raise_for_test(NEW.code); END $$;
+    $$ BEGIN
+        IF NEW.code = 'die' THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+        IF NEW.code = 'sleep' THEN PERFORM pg_sleep(60); END IF;
+        PERFORM raise_for_test(NEW.code);
+    END $$;
     CREATE TABLE IF NOT EXISTS fails_at_commit (code text);
     DROP TRIGGER IF EXISTS fails_at_commit ON fails_at_commit;
     CREATE CONSTRAINT TRIGGER fails_at_commit AFTER INSERT ON fails_at_commit
@@ -36,6 +48,9 @@ def raising(code: str) -> str:
 FAILURES = {
     "exhausted": "SELECT 1",
     "down": "SELECT 1",
+    "full": "SELECT 1",
+    "open": "SELECT 1",
+    "slow": "SELECT pg_sleep(60)",
     "57014": "SET LOCAL statement_timeout = '20ms'; SELECT pg_sleep(60)",
     "55P03": "SET LOCAL lock_timeout = '20ms'; SELECT pg_advisory_xact_lock(4711)",
     "25006": "SET TRANSACTION READ ONLY; CREATE TABLE not_made ()",
@@ -43,14 +58,24 @@ FAILURES = {
     "40P01": raising("40P01"),
     "53100": raising("53100"),
     "57P01": "SELECT pg_terminate_backend(pg_backend_pid())",
+    "lost write": "INSERT INTO fails_at_commit SELECT '' FROM pg_terminate_backend(pg_backend_pid())",
+    "lost commit": "INSERT INTO fails_at_commit VALUES ('die')",
 }
+RAISED = ("PoolOverloaded", "ShuttingDown")
+"""Failures of the pool's own state, which other tests bring about; here an error is like the other."""
+
+REFUSAL = Refusal("extra", waited=0.5, in_use=1, max_size=1, waiting=7)
 MISTAKES = {"42P01": "SELECT * FROM no_such_table", "23505": raising("23505"), "08P01": raising("08P01")}
 
 
 def fail(request: HttpRequest) -> None:
-    alias = request.GET["alias"]
-    with transaction.atomic(using=alias), connections[alias].cursor() as cursor:
-        cursor.execute({**FAILURES, **MISTAKES}[request.GET["failure"]])
+    alias, failure = request.GET["alias"], request.GET["failure"]
+    if failure in RAISED:
+        raise getattr(errors, failure)(REFUSAL)
+    with ExitStack() as stack:
+        if failure != "lost write":  # outside of a transaction
+            stack.enter_context(transaction.atomic(using=alias))
+        stack.enter_context(connections[alias].cursor()).execute({**FAILURES, **MISTAKES}[failure])
 
 
 def fail_at(place: str, request: HttpRequest) -> None:
@@ -58,9 +83,42 @@ def fail_at(place: str, request: HttpRequest) -> None:
         fail(request)
 
 
+asked: list[HttpRequest] = []
+"""The request that is being answered, for those who aren't told."""
+
+
+class SavedSession:
+    _state = ModelState()
+
+    def save(self, **kwargs: Any) -> None:
+        fail_at("session save", asked[0])
+
+
+class SessionStore(db.SessionStore):
+    """Of a visitor whom the backend below knows; has no table, and saves nothing."""
+
+    model = SavedSession
+
+    def load(self) -> dict[str, Any]:
+        fail_at("session load", asked[0])
+        return {SESSION_KEY: "1", BACKEND_SESSION_KEY: f"{__name__}.Users"}
+
+    def create_model_instance(self, data: dict[str, Any]) -> Any:
+        return SavedSession()
+
+
+class Users:
+    """Of django.contrib.auth."""
+
+    def get_user(self, user_id: int) -> None:
+        fail_at("user", asked[0])
+
+
 class FailingMiddleware(MiddlewareMixin):
     def process_request(self, request: HttpRequest) -> None:
         fail_at("middleware's request", request)
+        if request.GET.get("place") == "session load":
+            request.session.get("visits")
 
     def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
         fail_at("middleware's response", request)
@@ -77,6 +135,9 @@ class FailingMiddleware(MiddlewareMixin):
 class OuterMiddleware(MiddlewareMixin):
     """Adds to every response what an API's browser clients need to be allowed to read it."""
 
+    def process_request(self, request: HttpRequest) -> None:
+        asked[:] = [request]
+
     def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
         response["Access-Control-Allow-Origin"] = "https://shop.example"
         response.set_cookie("seen", "yes")
@@ -92,8 +153,22 @@ def template(source: str) -> Any:
     return engines["django"].from_string(source)
 
 
+def guarded(view: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    @wraps(view)
+    def wrapper(request: HttpRequest) -> HttpResponse:
+        fail_at("decorator", request)
+        return view(request)
+
+    return wrapper
+
+
+@guarded
 def view(request: HttpRequest) -> HttpResponse:
     fail_at("view", request)
+    if request.GET["place"] == "user":
+        assert not request.user.is_authenticated
+    if request.GET["place"] == "session save":
+        request.session["visits"] = 1
     if request.GET["place"] == "commit hook":
         with transaction.atomic(using=request.GET["alias"]):
             transaction.on_commit(lambda: fail(request), using=request.GET["alias"])

@@ -180,6 +180,7 @@ def test_filling_waits_for_the_server(make_pool: MakePool, caplog: pytest.LogCap
         assert pool.pool.gate.size == 0
     assert {record.levelno for record in caplog.records} == {logging.INFO}
     pool.port = port
+    pool.clock.advance(REOPEN_DELAY)
     assert pool.tick() > REOPEN_DELAY
     assert pool.pool.snapshot().idle == 2
 

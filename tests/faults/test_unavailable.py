@@ -19,6 +19,7 @@ from testproject.postgres import EmbeddedServer, Server, free_port
 from testproject.processes import wait_until
 from tests.faults.conftest import MakeDatabase
 from tests.faults.helpers import PATIENCE, Database, Task
+from tests.fixtures.proxy import Proxy
 
 PASSWORD = "s3cret-Parole"
 
@@ -215,3 +216,21 @@ def test_down_while_the_pool_is_partly_leased(make_database: MakeDatabase, runni
     assert "1 older connections in use" in str(error)
     assert isinstance(holder.error(), OperationalError)
     assert database.settle().size == 0
+
+
+def test_connection_that_comes_too_late_is_kept(make_database: MakeDatabase, proxy: Proxy) -> None:
+    """psycopg gives an attempt two seconds. A caller who has less doesn't wait for that; the next one profits."""
+    database = make_database(HOST=proxy.host, PORT=str(proxy.port), timeout=0.2)
+    proxy.deaf()
+    start = monotonic()
+    with pytest.raises(DatabaseUnavailable) as raised:
+        database.backend()
+    assert monotonic() - start < 1.2
+    assert isinstance(raised.value.__cause__, psycopg.errors.ConnectionTimeout)
+    proxy.start()
+    assert wait_until(lambda: database.pool.snapshot().idle == 1, PATIENCE)
+    (kept,) = database.pool.entries
+    assert database.backend() == kept.backend_pid
+    database.assert_whole()
+    database.connection.close()
+    database.connection.close_pool()

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
-from django.db import connections
+from django.db import connections, transaction
+from psycopg import sql
 
+from testproject.postgres import Server, free_port
+from tests.app import failing
 from tests.fixtures.aliases import MakeAlias
+from tests.fixtures.pools import backend
 from tests.fixtures.workers import Worker
 
 
@@ -56,3 +61,38 @@ def make_worker(make_alias: MakeAlias) -> Iterator[Callable[[], Worker]]:
 def worker(make_worker: Callable[[], Worker]) -> Worker:
     """Another thread."""
     return make_worker()
+
+
+@pytest.fixture
+def failing_alias(
+    make_pool: Callable[..., str], worker: Worker, observer: psycopg.Connection[Any], session_server: Server
+) -> Iterator[Callable[..., str]]:
+    """An alias on which one of the failures of ``tests.app.failing`` happens."""
+
+    def hold(alias: str) -> None:
+        transaction.set_autocommit(False, using=alias)
+        backend(alias)
+
+    def make(failure: str, **entry: Any) -> str:
+        observer.execute(failing.RAISE)
+        pool = {"timeout": 0.05, "retry": False, "breaker": failure == "open"}
+        if failure == "down":
+            return make_pool(PORT=str(free_port()), POOL=pool, **entry)
+        if failure == "full":
+            observer.execute("DROP ROLE IF EXISTS crowded")
+            password = sql.Literal(session_server.password or "-")
+            observer.execute(sql.SQL("CREATE ROLE crowded LOGIN CONNECTION LIMIT 0 PASSWORD {}").format(password))
+            return make_pool(USER="crowded", POOL=pool, **entry)
+        if failure == "slow":
+            return make_pool(POOL={**pool, "command_timeout": 0.05}, **entry)
+        alias = make_pool(POOL=pool, **entry)
+        if failure == "open":
+            connections[alias].pool.connector.breaker.isolate()
+        if failure == "exhausted":
+            worker(hold, alias)
+        if failure == "55P03":
+            observer.execute("SELECT pg_advisory_lock(4711)")
+        return alias
+
+    yield make
+    observer.execute("DROP ROLE IF EXISTS crowded")

@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.db import transaction
-from django.test import Client, override_settings
+from django.test import AsyncClient, Client, override_settings
 from django.urls import path
 
 from tests.app import failing
+from tests.fixtures.failures import POSSIBLE, check
 from tests.fixtures.pools import backend, in_use
 from tests.fixtures.workers import Worker
 
@@ -94,3 +97,24 @@ def test_problem(make_pool: Callable[..., str], worker: Worker, place: str, debu
         assert in_use(alias) == 1
         worker(transaction.rollback, alias)
         assert client.get("/items/", {**query, "place": "nowhere"}).json() == {"name": "a"}
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("failure", POSSIBLE)
+@pytest.mark.parametrize("place", ["authentication", "permission", "serializer", "view"])
+@pytest.mark.parametrize("atomic", [False, True])
+def test_every_failure_in_every_place(
+    failing_alias: Callable[..., str], caplog: pytest.LogCaptureFixture, atomic: bool, place: str, failure: str
+) -> None:
+    if atomic and failure == "lost write":
+        pytest.skip("that is a statement outside of a transaction")
+    alias = failing_alias(failure, ATOMIC_REQUESTS=atomic)
+    query = {"place": place, "failure": failure, "alias": alias}
+    for debug, kind in itertools.product((False, True), (Client, AsyncClient)):
+        caplog.clear()
+        client = kind(raise_request_exception=False)
+        get = async_to_sync(client.get) if isinstance(client, AsyncClient) else client.get
+        with override_settings(DEBUG=debug):
+            response = get("/items/", query, headers={"Accept": "application/json"})
+        check(response, failure, alias, caplog)
+        assert in_use(alias) == (1 if failure == "exhausted" else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -114,6 +115,20 @@ def test_read_is_repeated(
     assert future.result(PATIENCE) == [1]
     worker(lambda: connections[alias].close())
     assert in_use(alias) == 0
+
+
+def test_each_repetition_is_logged(
+    alias: str, observer: Observer, worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "django_dbpool.backends")
+    killed(observer, worker, lambda: READS["list"](alias), times=2).result(PATIENCE)
+    lines = [record for record in caplog.records if "run again" in record.getMessage()]
+    assert [(line.levelno, vars(line)["alias"], vars(line)["attempt"]) for line in lines] == [
+        (logging.INFO, alias, 2),
+        (logging.INFO, alias, 3),
+    ]
+    assert {(vars(line)["severity"], vars(line)["sqlstate"]) for line in lines} == {("expected", "57P01")}
+    assert "SELECT" not in caplog.text
 
 
 def insert(alias: str) -> None:

@@ -48,6 +48,22 @@ def test_the_server_without_tls_is_refused_by_a_mode_that_wants_it(make_alias: M
     assert "server does not support SSL, but SSL was required" in str(caught.value.__cause__)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sslmode": "require"},
+        {"sslmode": "verify-full", "sslrootcert": "/nowhere/root.crt"},
+        {"sslcert": "/nowhere/client.crt", "sslkey": "/nowhere/client.key", "sslmode": "require"},
+    ],
+)
+def test_what_no_attempt_changes_is_not_tried_again(make_alias: MakeAlias, options: dict[str, str]) -> None:
+    """Else each caller would wait for the whole of POOL["retry"]["total"]."""
+    alias = make_alias(OPTIONS=options, POOL={"retry": {"attempts": 5, "base_delay": 0.01}})
+    with pytest.raises(DatabaseUnavailable):
+        execute(alias, "SELECT 1")
+    assert connections[alias].pool.get_stats()["connections_num"] == 1
+
+
 # -- a server with certificates ------------------------------------------------------------------------------------
 
 

@@ -10,16 +10,20 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict, assert_type
 
+from django.core.asgi import get_asgi_application
 from django.db import OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql import base
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
+import django_dbpool
 from django_dbpool import errors, transaction
+from django_dbpool.asgi import lifespan
 from django_dbpool.backends.mixin import PooledDatabaseMixin
 from django_dbpool.conf import from_url_options
 from django_dbpool.core.ledger import Holder
+from django_dbpool.core.stopping import ShutdownResult
 from django_dbpool.middleware import DatabasePoolMiddleware, SessionVariablesMiddleware
 from django_dbpool.pool.managed import ManagedPool
 from django_dbpool.pool.reporting import PoolSnapshot
@@ -141,6 +145,8 @@ def kind_of(error: Exception) -> str:
         case errors.DatabaseUnavailable() | errors.CircuitOpen() | errors.ServerConnectionsExhausted():
             assert_type(error, errors.DatabaseUnavailable | errors.CircuitOpen | errors.ServerConnectionsExhausted)
             return of_pool(error)
+        case errors.ShuttingDown():
+            return of_pool(error)
         case errors.LeaseTimedOut():
             assert_type(error.setting, str)
             assert_type(error.limit, float | None)
@@ -149,6 +155,25 @@ def kind_of(error: Exception) -> str:
         case errors.RawAccessRefused() | errors.RawAccessWarning():
             return "raw"
     return ""
+
+
+# -- start and end of a process -------------------------------------------------------------------------------------
+
+
+application = lifespan(get_asgi_application())
+impatient = lifespan(get_asgi_application(), warm_timeout=1, shutdown_timeout=2.5)
+
+
+def start_and_end() -> None:
+    assert_type(django_dbpool.warm(), bool)
+    assert_type(django_dbpool.warm(timeout=5, using="default"), bool)
+    result = django_dbpool.shutdown(timeout=5)
+    assert_type(result, ShutdownResult)
+    assert_type(result.clean, bool)
+    assert_type(result.seconds, float)
+    assert_type(result.held, tuple[Holder, ...])
+    assert_type(result.unfinished, tuple[str, ...])
+    assert_type(django_dbpool.shutdown().clean, bool)
 
 
 # -- settings and middleware ----------------------------------------------------------------------------------------
@@ -263,6 +288,9 @@ if TYPE_CHECKING:
         pool.snapshot().in_use = 1  # type: ignore[misc]
         pool.holders(True)  # type: ignore[call-arg]
         from_url_options("postgres://")  # type: ignore[arg-type]
+        django_dbpool.shutdown("5")  # type: ignore[arg-type]
+        django_dbpool.warm(using=7)  # type: ignore[arg-type]
+        lifespan(label)  # type: ignore[arg-type]
         DatabasePoolMiddleware(label)  # type: ignore[arg-type]
         SessionVariablesMiddleware(label)  # type: ignore[arg-type]
         strict_sessions(["work_mem"])  # type: ignore[call-arg]

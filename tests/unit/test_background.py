@@ -140,7 +140,7 @@ def test_filling_is_tried_again_soon_while_the_server_is_away(
 ) -> None:
     pool = make_pool(min_size=2, port=free_port())
     with caplog.at_level(logging.INFO, "django_dbpool.pool"):
-        assert pool.housekeeping.tick() == REOPEN_DELAY
+        assert 0 < pool.housekeeping.tick() <= REOPEN_DELAY
     assert "can't fill the pool to min_size" in caplog.text
     assert sizes(pool) == (0, 0, 0, 0), "a failed attempt keeps no permit"
 

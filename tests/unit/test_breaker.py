@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -300,14 +301,31 @@ def test_while_somebody_probes_no_caller_is_the_trial() -> None:
     assert circuit.allow().is_trial, "the prober is gone"
 
 
-def test_retry_after_under_probes_counts_down_to_the_end_of_a_break() -> None:
+def test_retry_after_under_probes_grows_with_the_outage() -> None:
+    """A sixth of its age, from one second to ten: never the whole break, which a probe will end much sooner."""
     circuit = opened(PROBED)
     seen = []
-    for seconds in (0, 20, 35, 10):
+    for seconds in (0, 1, 11, 12, 36, 540):
         circuit.clock.now += seconds
         circuit.probe_failed(LOST)
         seen.append(circuit.rejection().retry_after)
-    assert seen == [60, 40, 5, 55]
+    assert seen == pytest.approx([1, 1, 2, 4, 10, 10])
+
+
+def test_retry_after_under_probes_is_the_age_of_the_outage_not_of_the_last_trial() -> None:
+    circuit = opened(PROBED)
+    circuit.clock.now += 60  # the prober is late
+    circuit.allow().failure(LOST)
+    assert circuit.rejection().retry_after == pytest.approx(10)
+    circuit.probe_succeeded()
+    circuit.clock.now += 60
+    circuit.trip(LOST)
+    assert circuit.rejection().retry_after == 1
+
+
+def test_retry_after_under_probes_is_at_most_the_break() -> None:
+    circuit = opened(dataclasses.replace(PROBED, break_duration=0.5))
+    assert circuit.rejection().retry_after == 0.5
 
 
 def test_a_probe_closes_in_the_middle_of_a_trial_whose_result_is_then_late() -> None:

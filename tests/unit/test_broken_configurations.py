@@ -106,6 +106,7 @@ TABLE: list[Broken] = [
     pool("dbpool.E001", "has 'A' twice", "keep one", session={"a": 1, "A": 2}),
     pool("dbpool.E001", "reset = None is not a reset mode", '"always" (reset every', reset=None),
     pool("dbpool.E001", "leak_after = True is not a number", "above 0", leak_after=True),
+    pool("dbpool.E001", "warm = 10 is not a boolean", "True or False", warm=10),
     # E002, E013, E005, E006: the rest of the alias
     Broken("dbpool.E002", "CONN_MAX_AGE = 600.", "Remove CONN_MAX_AGE", {"POOL": POOLED, "CONN_MAX_AGE": 600}),
     Broken("dbpool.E002", "CONN_MAX_AGE = None.", "'enabled': False", {"CONN_MAX_AGE": None}),
@@ -294,7 +295,7 @@ def check(monkeypatch: pytest.MonkeyPatch) -> Check:
 
     def run(database: dict[str, Any], **others: Any) -> list[CheckMessage]:
         entry = {"ENGINE": OURS, "NAME": "x", **copy.deepcopy(database)}
-        conf.adopt_django_option(entry)  # as apps.ready() does
+        conf.adopt_django_option(entry, "default")  # as apps.ready() does
         monkeypatch.setattr(settings, "DATABASES", {"x": entry})
         with override_settings(**({"DBPOOL": {"BUDGET": 1000}} | others)):
             return run_checks(tags=["dbpool"])
@@ -305,7 +306,7 @@ def check(monkeypatch: pytest.MonkeyPatch) -> Check:
 def at_run_time(database: dict[str, Any]) -> str | None:
     """What the engine refuses with when it makes the pool, or None if it makes it."""
     entry = {"NAME": "x", "OPTIONS": {}, **copy.deepcopy(database)}
-    conf.adopt_django_option(entry)
+    conf.adopt_django_option(entry, "default")
     try:
         if fault := conf.max_age_fault("x", entry.get("CONN_MAX_AGE", 0)):
             return f"{fault.text('')} {fault.hint}"
@@ -555,7 +556,7 @@ often = hypothesis_settings(
 def test_whatever_an_alias_says_is_accepted_or_refused_by_name(database: dict[str, Any]) -> None:
     """The check and the first use agree, and neither raises anything but ImproperlyConfigured."""
     entry = {"ENGINE": OURS, "NAME": "x", **copy.deepcopy(database)}
-    conf.adopt_django_option(entry)
+    conf.adopt_django_option(entry, "default")
     with pytest.MonkeyPatch.context() as patch, override_settings(DBPOOL={"BUDGET": 5, "THREADS": 3}):
         patch.setattr(settings, "DATABASES", {"x": entry})
         messages = run_checks(tags=["dbpool"])

@@ -79,7 +79,7 @@ def test_e001_also_while_the_pool_is_switched_off(configure: Configure) -> None:
 def test_the_check_and_the_first_use_say_the_same(configure: Configure) -> None:
     for database in ({"POOL": {"maxsize": 3, "mode": 1}}, {"OPTIONS": {"pool": {"maxsize": 3}}}):
         adopted: dict[str, Any] = {"NAME": "x", "OPTIONS": {}, **copy.deepcopy(database)}
-        conf.adopt_django_option(adopted)
+        conf.adopt_django_option(adopted, "default")
         messages = configure(**adopted)
         with pytest.raises(ImproperlyConfigured) as caught:
             conf.pool_config(adopted, "x")
@@ -149,7 +149,7 @@ def test_checks_need_no_server(configure: Configure) -> None:
 
 
 def adopted(**database: Any) -> dict[str, Any]:
-    conf.adopt_django_option(database)
+    conf.adopt_django_option(database, "default")
     return database
 
 
@@ -186,7 +186,7 @@ def test_with_both_keys_options_wins_with_a_warning(caplog: pytest.LogCaptureFix
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("django_dbpool.conf", logging.WARNING)
     assert record.getMessage() == (
-        'database \'shop\' has both OPTIONS["pool"] and POOL; OPTIONS["pool"] is used. Keep only POOL.'
+        'DATABASES[\'default\'] has both OPTIONS["pool"] and POOL; OPTIONS["pool"] is used. Keep only POOL.'
     )
 
 

@@ -54,6 +54,7 @@ DEFAULTS = {
     },
     "pin_max": 60.0,
     "leak_after": 60.0,
+    "warm": False,
 }
 POSITIVE_SECONDS = ("timeout", "max_lifetime", "max_idle", "connect_timeout", "queue_interval", "pin_max", "leak_after")
 SECONDS = ("tcp_user_timeout", "check_idle")
@@ -63,6 +64,7 @@ COUNTS = ("min_size", "max_waiting", "reserve_size", "keepalives_idle")
 
 GOOD: list[tuple[str, Any, Any]] = [
     ("enabled", False, False),
+    ("warm", True, True),
     ("mode", "session", "session"),
     ("max_size", 1, 1),
     ("max_size", 262_143, 262_143),
@@ -108,7 +110,7 @@ BAD: list[tuple[str, Any]] = [
     *(("breaker", value) for value in ({}, None, "no", {"failure_ratio": 0}, {"failure_ratio": 1.5})),
     *(("breaker", value) for value in ({"minimum_throughput": 1}, {"probe_interval": 0}, {"enabled": 1})),
     *(("groups", value) for value in NO_GROUPS),
-    *(("enabled", value) for value in (1, 0, None, "yes")),
+    *((key, value) for key in ("enabled", "warm") for value in (1, 0, None, "yes")),
     *(("mode", value) for value in ("Transaction", "", None, True, ["session"], "statement")),
     *((key, value) for key in (*COUNTS, "max_size") for value in NO_COUNT),
     ("max_size", 0),

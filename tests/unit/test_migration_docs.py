@@ -52,7 +52,7 @@ def test_every_option_of_psycopg_pool_is_there_with_its_default() -> None:
 def test_what_becomes_of_an_option(option: str) -> None:
     """Taken, without effect or refused; and a key of POOL or not."""
     settings: dict[str, Any] = {"NAME": "x", "OPTIONS": {"pool": {option: GIVEN.get(option, "x")}}}
-    conf.adopt_django_option(settings)
+    conf.adopt_django_option(settings, "default")
     what, in_pool = DJANGO[option][2:]
     if what == "refused":
         with pytest.raises(ImproperlyConfigured, match=option):
@@ -82,7 +82,7 @@ def test_what_django_sets_itself() -> None:
 def test_an_empty_dictionary_is_off_there_and_refused_here() -> None:
     assert Stock({**_stock(), "OPTIONS": {"pool": {}}}, "unused").pool is None
     settings: dict[str, Any] = {"NAME": "x", "OPTIONS": {"pool": {}}}
-    conf.adopt_django_option(settings)
+    conf.adopt_django_option(settings, "default")
     with pytest.raises(ImproperlyConfigured, match="empty dictionary"):
         conf.pool_config(settings, "default")
 

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from django_dbpool import errors, middleware, testing, transaction
+import django_dbpool
+from django_dbpool import asgi, errors, middleware, testing, transaction
 from django_dbpool.core.errors import Expiry, Refusal
 from django_dbpool.core.ledger import Holder
+from django_dbpool.pool import stopping
 from tests.fixtures.pools import value
 from tests.typing import api
 
@@ -41,6 +43,7 @@ ERRORS = [
     errors.DatabaseUnavailable(REFUSAL),
     errors.CircuitOpen(REFUSAL),
     errors.ServerConnectionsExhausted(REFUSAL),
+    errors.ShuttingDown(REFUSAL),
     errors.LeaseTimedOut(REFUSAL, EXPIRY),
     errors.RawAccessRefused("raw"),
     errors.RawAccessWarning("raw"),
@@ -52,10 +55,16 @@ def test_type_checkers_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "prefix"), [(transaction, "transaction."), (errors, "errors."), (middleware, ""), (testing, "")]
+    ("module", "prefix"),
+    [(transaction, "transaction."), (errors, "errors."), (middleware, ""), (testing, ""), (asgi, "")],
 )
 def test_every_public_name_is_used(module: ModuleType, prefix: str) -> None:
     assert {f"{prefix}{name}" for name in module.__all__} - USED == set()
+
+
+def test_names_of_the_package_are_used() -> None:
+    functions = set(django_dbpool.__all__) - {"__version__"}
+    assert {f"django_dbpool.{name}" for name in functions} - USED == set()
 
 
 def test_user_code_is_checked_strictly() -> None:
@@ -77,6 +86,14 @@ def test_user_code_is_checked_strictly() -> None:
 def test_it_runs(example: Callable[[], None]) -> None:
     example()
     assert value("default", "SELECT current_setting('app.tenant', true)") in (None, "")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_process_starts_and_ends() -> None:
+    try:
+        api.start_and_end()
+    finally:
+        stopping.resume()
 
 
 def test_it_runs_without_a_database() -> None:

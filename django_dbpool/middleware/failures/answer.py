@@ -21,8 +21,8 @@ TYPE = "urn:problem-type:django-dbpool:"
 INSTANCE = "urn:problem-instance:django-dbpool:"
 REFERENCE_HEADER = "Error-Reference"
 
-LONGEST = 3600.0
-"""Seconds; nobody is sent away for longer, whatever an error says."""
+LONGEST = 120.0
+"""Seconds; nobody is sent away for longer, whatever an error says: who comes too early is refused at once."""
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _JSON = ("application/problem+json", "application/json")
@@ -52,9 +52,12 @@ def respond(request: HttpRequest, failure: Failure, random: Callable[[], float])
 
 
 def _spread(seconds: float, random: Callable[[], float]) -> int:
-    """Whole seconds, never fewer than asked for; up to a quarter more, so that not all come back together."""
+    """
+    Whole seconds, never fewer than asked for; up to a quarter more, or two, so that not all come back together.
+    """
     least = max(1, math.ceil(min(seconds, LONGEST)))
-    return least + min(int(random() * (2 + least // 4)), 1 + least // 4)
+    more = max(2, least // 4)
+    return least + min(int(random() * (1 + more)), more)
 
 
 def _json(failure: Failure, reference: str, seconds: int) -> HttpResponse:

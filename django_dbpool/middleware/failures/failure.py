@@ -11,7 +11,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from ...core import sqlstate
-from ...errors import PoolError
+from ...errors import LeaseTimedOut, PoolError
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +82,24 @@ READ_ONLY = Kind(
     retry_after=10,
     level=logging.ERROR,
 )
+RESTARTING = Kind(
+    "restarting",
+    _("Back in a moment"),
+    _("This site is just being restarted."),
+    retry_after=1,
+    traceback=False,
+)
 
 # By name, the most derived class first: the names of psycopg_pool's own errors, too, which Django's pool raises.
 _BY_CLASS = {
+    "PoolOverloaded": BUSY,
     "PoolExhausted": BUSY,
     "ServerConnectionsExhausted": BUSY,
     "DatabaseUnavailable": UNAVAILABLE,
     "CircuitOpen": CIRCUIT_OPEN,
-    "ConnectionLost": INTERRUPTED,
+    "ShuttingDown": RESTARTING,
     "CommitUnknown": OUTCOME_UNKNOWN,
+    "ConnectionLost": INTERRUPTED,
     "LeaseTimedOut": TIMEOUT,
     "PoolError": UNAVAILABLE,
     "PoolTimeout": BUSY,
@@ -131,14 +140,18 @@ class Failure:
 
     @property
     def is_expected(self) -> bool:
-        """The server ended the connection on purpose."""
-        return sqlstate.is_expected_termination(self.sqlstate)
+        """The server ended the connection on purpose, or we did; a change that may be lost is never expected."""
+        if self.kind is OUTCOME_UNKNOWN:
+            return False
+        return self.kind is RESTARTING or sqlstate.is_expected_termination(self.sqlstate)
 
     @property
     def connection_terminated(self) -> bool:
         """A connection that existed is gone; told apart from one that could not be made."""
-        code = self.sqlstate
-        return self.kind in (INTERRUPTED, OUTCOME_UNKNOWN) or sqlstate.is_server_timeout(code)
+        if self.kind in (INTERRUPTED, OUTCOME_UNKNOWN) or sqlstate.is_server_timeout(self.sqlstate):
+            return True
+        # A statement whose time was up and that the server did not answer for.
+        return isinstance(self.error, LeaseTimedOut) and not self.error.expiry.answered
 
 
 def failure_of(error: BaseException) -> Failure | None:

@@ -47,14 +47,14 @@ class DatabasePoolMiddleware:
         raised_in_request.set(raised)
         response: HttpResponseBase | None
         try:
-            response = self.get_response(request)
+            response = cast("HttpResponseBase", self.get_response(request))
         except Exception as error:
             # Only if an error handler has failed as well: Django turns what any middleware raises into a response.
             response = self._respond(request, error)
             if response is None:
                 raise
         else:
-            if raised:
+            if raised and response.status_code >= 400:
                 response = self._corrected(request, response, raised)
         finally:
             raised_in_request.set(None)
@@ -73,7 +73,7 @@ class DatabasePoolMiddleware:
             if response is None:
                 raise
         else:
-            if raised:
+            if raised and response.status_code >= 400:
                 response = await sync_to_async(self._corrected, thread_sensitive=False)(request, response, raised)
         finally:
             raised_in_request.set(None)

@@ -1,0 +1,131 @@
+"""What a connection that ended in use means for the statement that ran on it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.pq import ConnStatus
+
+from ..core.errors import Loss, Moment
+from ..errors import CommitUnknown, ConnectionLost, LeaseTimedOut, withdraw
+from ..pool.commit_status import outcome
+from ..pool.entry import INERROR, INTRANS, UNKNOWN
+from ..pool.session_state import text_of, without_leading_comments
+
+if TYPE_CHECKING:
+    from ..pool.entry import PoolEntry
+    from ..pool.managed import ManagedPool
+
+logger = logging.getLogger("django_dbpool.backends")
+
+_FATAL = frozenset({"FATAL", "PANIC"})
+"""Severities of errors that end the session: https://www.postgresql.org/docs/current/runtime-config-logging.html"""
+
+# Whatever else begins a statement may write, also a word that is not known here.
+_READING = re.compile(
+    r"(?:SELECT|VALUES|TABLE|SHOW|SET|RESET|FETCH|MOVE|DECLARE|CLOSE|BEGIN|START|SAVEPOINT|RELEASE|ROLLBACK|ABORT|LOCK"
+    r"|LISTEN|UNLISTEN)\b(?!.*\bINTO\b)"
+    r"|COPY\b(?!.*\b(?:INSERT|UPDATE|DELETE|MERGE|STDIN)\b).*\bTO\s+STDOUT\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_COMMITS = re.compile(
+    r"(?:^|;)\s*(?:COMMIT|PREPARE\s+TRANSACTION|END(?:\s+(?:WORK|TRANSACTION))?\s*(?:$|;|AND\b))", re.IGNORECASE
+)
+_GOES_ON_AFTER_ROLLBACK = re.compile(r"\b(?:ROLLBACK|ABORT)\b[^;]*;\s*\S", re.IGNORECASE)
+_QUOTED_BODY = re.compile(r"\$(\w*)\$.*?\$\1\$", re.DOTALL)
+
+
+def was_lost(error: psycopg.Error | None, entry: PoolEntry) -> bool:
+    """
+    Whether this error of a statement means that its connection has ended, and not by this process's doing.
+
+    To be asked before the connection is cleaned up, which closes it.
+    """
+    if error is None:
+        return False
+    if error.sqlstate is not None:
+        # Another error stays what it is, though the connection may have ended right behind it.
+        return (error.diag.severity_nonlocalized or error.diag.severity) in _FATAL
+    if not isinstance(error, psycopg.OperationalError) and type(error) is not psycopg.DatabaseError:
+        return False  # psycopg's own complaint about how it was called
+    if entry.pgconn.status == ConnStatus.OK:
+        # psycopg reports a closed socket while libpq still calls the connection good.
+        return entry.suspicious()
+    return entry.conn.broken  # else somebody here has called close()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What became of this transaction?"""
+
+    pool: ManagedPool
+    history: str
+    xid: str | None
+    """None: it had changed nothing."""
+
+
+def was_committed(question: Question, error: BaseException) -> bool:
+    """
+    Whether the transaction whose COMMIT raised this was committed all the same. False: that is not known, or the error
+    says it already.
+
+    Raises:
+        ConnectionLost, LeaseTimedOut: it was not committed.
+    """
+    if not isinstance(error, (CommitUnknown, LeaseTimedOut)) or not error.maybe_committed:
+        return False
+    found = "unwritten" if question.xid is None else outcome(question.pool, question.history, question.xid)
+    if found == "unknown":
+        return False
+    withdraw(error)
+    if found == "committed":
+        logger.warning("database %r: the answer to a COMMIT was lost, it was committed", question.pool.alias)
+        return True
+    if isinstance(error, LeaseTimedOut):
+        raise LeaseTimedOut(error.refusal, replace(error.expiry, maybe_committed=False)) from error.__cause__
+    raise ConnectionLost(error.refusal, Loss("aborted" if found == "aborted" else "unwritten")) from error.__cause__
+
+
+def moment_of(statement: Any, before: int, *, in_transaction: bool, read: bool = False) -> Moment:
+    """
+    What is known of a statement without an answer.
+
+    Args:
+        statement: its text, or whatever was given to ``execute``; None if nothing was sent.
+        before: the transaction's state when it began.
+        in_transaction: by Django's account, which begins one with its first statement.
+        read: it is known to be a read of the ORM.
+    """
+    if statement is None or before == UNKNOWN:
+        return "unsent"
+    inside = in_transaction or before in (INTRANS, INERROR)
+    text = None if read else _simplified(statement)
+    if text is not None:
+        commit = _COMMITS.search(text)
+        if commit is not None and (before == INTRANS or commit.start() > 0):
+            return "commit"
+        if _GOES_ON_AFTER_ROLLBACK.search(text):
+            return "write"
+        if commit is not None:
+            read = True  # without a transaction it does nothing, and one that has failed it rolls back
+    if inside:
+        return "transaction"
+    return "read" if read or (text is not None and _only_reads(text)) else "write"
+
+
+def _simplified(statement: Any) -> str | None:
+    """From its first word on, without the bodies of functions; None if it can't be known."""
+    try:
+        text = text_of(statement)
+    except Exception:  # noqa: BLE001  # foreign code, of an object that stands for a statement
+        return None
+    return _QUOTED_BODY.sub("", without_leading_comments(text)).rstrip("; \t\r\n")
+
+
+def _only_reads(text: str) -> bool:
+    """A function that writes, called inside of a SELECT, is not seen."""
+    return ";" not in text and _READING.match(text) is not None

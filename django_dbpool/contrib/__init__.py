@@ -1,0 +1,1 @@
+"""Connections to other libraries. Each module needs its library; nothing else imports them."""

@@ -1,0 +1,33 @@
+"""
+gunicorn's hooks, to be named in its configuration file. Importing this needs neither gunicorn nor Django's settings.
+
+Example:
+    from django_dbpool.contrib.gunicorn import post_worker_init, worker_exit
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["post_worker_init", "worker_exit"]
+
+
+def post_worker_init(worker: Any) -> None:
+    """
+    In each worker before its first request: wait, at most ten seconds, for connections of aliases with
+    ``POOL["warm"]``. Less if gunicorn would take the worker for dead meanwhile.
+    """
+    from ..backends.warming import warm_at_start
+
+    patience: float = worker.cfg.timeout or 60
+    warm_at_start(min(10.0, patience / 3))
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """
+    In each worker that ends, after SIGTERM when its requests are done: close its pools. Requests that have outlived
+    ``graceful_timeout`` get what is left until the arbiter kills the worker.
+    """
+    from .. import shutdown
+
+    shutdown()

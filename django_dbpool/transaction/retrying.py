@@ -1,0 +1,212 @@
+"""Blocks that run again when they failed for a reason that passes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import math
+import random as _random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, ParamSpec, TypeVar, cast, overload
+
+from asgiref.sync import iscoroutinefunction
+from django.db import DEFAULT_DB_ALIAS
+
+from ..core.retry import RetryPolicy
+from .declared import refuse_generators
+from .runs import Plan, Run, RunningAttempt
+from .verdict import ErrorTypes
+
+F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Retrying:
+    """A decorator, a loop or a caller; see ``retrying``. It keeps no state, so it may be shared and used again."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def __call__(self, function: F) -> F:
+        """Decorate a function, method, view or, with ``atomic=False``, coroutine function."""
+        refuse_generators("retrying", function)
+        if iscoroutinefunction(function):
+            self._refuse_atomic(f"{_name_of(function)}() is a coroutine function")
+
+            @functools.wraps(function)
+            async def wrapper(*args: Any, **kwargs: Any) -> Any:
+                return await self.call_async(function, *args, **kwargs)
+        else:
+
+            @functools.wraps(function)
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                return self.call(function, *args, **kwargs)
+
+        # Of a view: Django is not to open ATOMIC_REQUESTS' transaction around it. The set is the function's own.
+        exempt = {*getattr(function, "_non_atomic_requests", ()), self._plan.alias}
+        wrapper._non_atomic_requests = exempt  # type: ignore[attr-defined]
+        return cast("F", wrapper)
+
+    def __getitem__(self, index: slice) -> list[Retrying]:
+        """
+        For Django's ``method_decorator``, which takes what can be iterated over for a list of decorators, and has it
+        reversed by a slice.
+        """
+        return [self][index]
+
+    def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call the function until it succeeds, and give what it returns."""
+        run = Run(self._named(function))
+        while True:
+            with run.begin():
+                result = function(*args, **kwargs)
+                if inspect.iscoroutine(result):
+                    result.close()
+                    raise TypeError(
+                        f"transaction.retrying(): {_name_of(function)}() returned a coroutine, which would run after "
+                        "the block. Decorate the coroutine function itself, with atomic=False."
+                    )
+            if run.finished:
+                return result
+
+    async def call_async(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Await the function until it succeeds, and give what it returns. Needs ``atomic=False``."""
+        self._refuse_atomic("call_async() is asynchronous")
+        run = Run(self._named(function))
+        while True:
+            with await run.begin_async():
+                result = await function(*args, **kwargs)
+            if run.finished:
+                return result
+
+    def __iter__(self) -> Iterator[RunningAttempt]:
+        run = Run(self._plan)
+        while not run.finished:
+            attempt = run.begin()
+            attempt.in_loop = True
+            try:
+                yield attempt
+            finally:
+                attempt.end()
+            _refuse_unused(attempt)
+
+    async def __aiter__(self) -> AsyncIterator[RunningAttempt]:
+        self._refuse_atomic("`async for` is asynchronous")
+        run = Run(self._plan)
+        while not run.finished:
+            attempt = await run.begin_async()
+            attempt.in_loop = True
+            try:
+                yield attempt
+            finally:
+                attempt.end()
+            _refuse_unused(attempt)
+
+    def _named(self, function: Callable[..., Any]) -> Plan:
+        return dataclasses.replace(self._plan, name=f"{_name_of(function)}()")
+
+    def _refuse_atomic(self, what: str) -> None:
+        if self._plan.atomic:
+            raise TypeError(
+                f"transaction.retrying(): {what}, and Django's atomic() belongs to a thread: it can't span an await. "
+                "Put the transaction into a function, decorate that and await sync_to_async() of it; or pass "
+                "atomic=False, if each statement may be committed by itself."
+            )
+
+
+@overload
+def retrying(using: F, /) -> F: ...
+@overload
+def retrying(
+    using: str | None = ...,
+    *,
+    atomic: bool = ...,
+    attempts: int = ...,
+    total: float = ...,
+    max_delay: float = ...,
+    on: ErrorTypes = ...,
+    clock: Callable[[], float] = ...,
+    sleep: Callable[[float], Any] | None = ...,
+    random: Callable[[], float] = ...,
+) -> Retrying: ...
+def retrying(
+    using: Any = None,
+    *,
+    atomic: bool = True,
+    attempts: int = 16,
+    total: float = 10.0,
+    max_delay: float = 1.0,
+    on: ErrorTypes = (),
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Any] | None = None,
+    random: Callable[[], float] = _random.random,
+) -> Any:
+    """
+    Run a whole transaction again when it failed for a reason that passes: a serialization failure, a deadlock, a
+    connection that was lost, a server that restarts or is full. Between two attempts nothing is held, and the pause is
+    random and grows.
+
+    Never repeated: what was committed or may have been, a pool without a free connection, time limits, an error
+    that the code has turned into one of another type, anything that is no ``Exception``.
+
+    Args:
+        using: database alias.
+        atomic: open a transaction for each attempt. False: the code needs none or opens its own. Then an attempt is
+            repeated only if nothing that it did was committed; see ``idempotent``.
+        attempts: calls altogether.
+        total: seconds from the first attempt's begin; no attempt begins after it, nor after ``transaction.deadline()``.
+        max_delay: seconds; longest pause. The first one is at most 0.05.
+        on: types of errors to repeat in addition.
+        clock: seconds, monotonic.
+        sleep: called with seconds between two attempts; asynchronous or not for asynchronous code.
+        random: from 0 to 1.
+
+    Raises:
+        TypeError: as the decorator of a generator function, or of a coroutine function without ``atomic=False``.
+        RetryingInsideTransaction: when an attempt begins inside a transaction that it could repeat only a part of.
+        Exception: the last attempt's, with a note that says how many there were.
+
+    Example:
+        @transaction.retrying
+        def book(seat): ...
+
+        for attempt in transaction.retrying("default", attempts=5):
+            with attempt:
+                ...
+
+        transaction.retrying(atomic=False).call(vacuum, "orders")
+    """
+    function = using if callable(using) else None
+    alias = DEFAULT_DB_ALIAS if function is not None or using is None else using
+    _validate(alias, attempts, total, max_delay, on)
+    policy = RetryPolicy(attempts=attempts, total=float(total), max_delay=float(max_delay))
+    made = Retrying(Plan(alias, policy, atomic, on, clock, sleep, random))
+    return made if function is None else made(function)
+
+
+def _validate(alias: object, attempts: object, total: object, max_delay: object, on: object) -> None:
+    if not isinstance(alias, str):
+        raise TypeError(f"transaction.retrying() takes a database alias, not {alias!r}.")
+    if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
+        raise ValueError(f"transaction.retrying(attempts={attempts!r}): a whole number, 1 or more.")
+    for name, value in (("total", total), ("max_delay", max_delay)):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 0 <= cast("float", value) < math.inf:
+            raise ValueError(f"transaction.retrying({name}={value!r}): seconds, 0 or more, and finite.")
+    for kind in on if isinstance(on, tuple) else (on,):
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise TypeError(f"transaction.retrying(on={on!r}): types of errors that derive from Exception.")
+
+
+def _refuse_unused(attempt: RunningAttempt) -> None:
+    if not attempt.entered:
+        raise RuntimeError("A loop over transaction.retrying() needs `with attempt:` as its body.")
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return str(getattr(function, "__qualname__", type(function).__name__))
