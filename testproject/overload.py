@@ -137,10 +137,11 @@ class Overload:
         start = perf_counter()
         leased = False
         try:
-            with transaction.atomic(using=self.alias), connections[self.alias].cursor() as cursor:
-                cursor.execute("SELECT 1")
+            with transaction.atomic(using=self.alias):
+                connections[self.alias].ensure_connection()  # Django's has it already
                 waited = perf_counter() - start
                 leased = True
+                cursor = connections[self.alias].cursor()
                 cursor.execute("SELECT pg_sleep(%s)", [SERVICE])
         except DatabaseError as error:
             if leased:
