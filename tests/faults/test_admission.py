@@ -24,7 +24,7 @@ from django_dbpool import transaction as admission
 from django_dbpool.core.gate import CROWD
 from django_dbpool.errors import PoolExhausted, PoolOverloaded
 from django_dbpool.pool import housekeeping
-from testproject.postgres import Server
+from testproject.postgres import EmbeddedServer, Server
 from testproject.processes import wait_until
 from tests.faults import urls
 from tests.faults.conftest import MakeDatabase
@@ -80,6 +80,19 @@ def test_without_a_target_nobody_is_shed(make_database: MakeDatabase) -> None:
         assert wait_until(lambda: waits(database, len(tasks)), PATIENCE)
         assert database.pool.gate.codel is None
     assert all(task.result() for task in tasks)
+
+
+def test_the_queue_of_an_outage_is_no_overload(make_database: MakeDatabase, server: EmbeddedServer) -> None:
+    """However many wait for a server that comes back after more than an interval: all are served."""
+    retry = {"total": PATIENCE, "attempts": 1000, "max_delay": 0.1}
+    database = make_database(server, max_size=1, timeout=PATIENCE, queue_interval=1.5, retry=retry)
+    database.backend()
+    server.stop()
+    tasks = [Task(database.backend) for _ in range(4 * CROWD)]
+    since = monotonic()
+    assert wait_until(lambda: monotonic() - since > 3.0 or any(not task.is_alive() for task in tasks), PATIENCE)
+    server.start()
+    assert [task.error() for task in tasks] == [None] * len(tasks)
 
 
 def test_one_beyond_the_longest_queue_is_refused_at_once(make_database: MakeDatabase) -> None:
