@@ -791,20 +791,22 @@ def test_tasks_side_by_side_are_told_apart(alias: str) -> None:
     """Their statements run in one thread; what one has written keeps no other from repeating."""
     runs: list[str] = []
 
-    @transaction.retrying(alias, atomic=False)
-    async def reader() -> None:
-        runs.append("read")
-        await Item.objects.using(alias).acount()
-        await written.wait()
-        if runs.count("read") == 1:
-            await sync_to_async(fail)(alias)
-
     async def main() -> None:
-        global written
-        written = asyncio.Event()
+        reading, written = asyncio.Event(), asyncio.Event()
+
+        @transaction.retrying(alias, atomic=False)
+        async def reader() -> None:
+            runs.append("read")
+            await Item.objects.using(alias).acount()
+            reading.set()
+            await written.wait()
+            if runs.count("read") == 1:
+                await sync_to_async(fail)(alias)
+
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(reader())
+                await reading.wait()
                 await Log.objects.using(alias).acreate(key="of another task")
                 written.set()
         finally:
@@ -812,9 +814,6 @@ def test_tasks_side_by_side_are_told_apart(alias: str) -> None:
 
     asyncio.run(main())
     assert runs == ["read", "read"]
-
-
-written: asyncio.Event
 
 
 def test_asynchronous_loop(alias: str) -> None:
