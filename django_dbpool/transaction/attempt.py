@@ -159,8 +159,11 @@ class Attempt(Done):
             raise
 
     def end(self) -> None:
-        """After all of it, whatever happened."""
+        """After all of it, whatever happened, where it was entered."""
         leave(current_attempt, self)
+
+    def unwatch(self) -> None:
+        """In the thread of the connections: statements of others, which run there, go through the same list."""
         for connection, _ in self._watched:
             if self._observe in connection.execute_wrappers:
                 connection.execute_wrappers.remove(self._observe)

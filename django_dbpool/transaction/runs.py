@@ -67,11 +67,11 @@ class Run:
             try:
                 attempt.prepare()
             except Exception as error:
-                attempt.end()
+                attempt.unwatch()
                 if not self.goes_on(error, attempt):
                     raise
             except BaseException:
-                attempt.end()
+                attempt.unwatch()
                 raise
             else:
                 return attempt
@@ -87,7 +87,7 @@ class Run:
         try:
             await sync_to_async(attempt.prepare)()
         except BaseException:
-            attempt.end()
+            await sync_to_async(attempt.unwatch)()  # runs after it there, should it have been cancelled
             raise
         return attempt
 

@@ -175,8 +175,9 @@ def test_interrupt_in_the_pause(alias: str, observer: Observer) -> None:
 
 def test_a_full_pool_is_not(make_pool: MakePool, worker: Worker) -> None:
     """More attempts are more load."""
-    alias = make_pool(size=1, POOL={"timeout": 0.1})
+    alias = make_pool(size=1, POOL={"timeout": 0.3})
     taken, work = Step(), Work(alias)
+    execute(alias, "SELECT 1")  # connecting may take longer than that
 
     def take() -> None:
         with djangos.atomic(using=alias):
