@@ -38,6 +38,9 @@ INVALID_PASSWORD = "28P01"  # noqa: S105  # an SQLSTATE
 SHORTEST_ATTEMPT = 2
 """Seconds; libpq and psycopg take no fewer: https://www.postgresql.org/docs/current/libpq-connect.html"""
 
+GRACE = 0.5
+"""Seconds for an attempt that is begun just before its deadline: a server that answers at once is not called away."""
+
 HASTY = 1.0
 """Seconds; whoever gives a server less of its ``transaction.deadline()`` learns nothing of it by getting no answer."""
 
@@ -127,6 +130,11 @@ class Connector:
             permit.success()
         return conn
 
+    @property
+    def fails(self) -> bool:
+        """The last attempt did, and not because the server has enough connections."""
+        return self.last_error is not None and not sqlstate.is_server_full(code_of(self.last_error))
+
     def refuse_if_open(self) -> None:
         """
         Before a caller queues.
@@ -209,7 +217,7 @@ class Connector:
         name = f"dbpool-connect-{self.pool.alias}"
         threading.Thread(target=self._connect_later, args=(found, timeout), name=name, daemon=True).start()
         try:
-            return found.result(timeout)
+            return found.result(max(timeout, GRACE))
         except BaseException as error:
             if not (found.cancel() or found.exception()):  # it came in this moment
                 self._keep(found.result())
@@ -239,6 +247,8 @@ class Connector:
 
     def _server_answers(self) -> None:
         self.successes += 1
+        if self.fails:
+            self.pool.gate.excuse()
         self.last_error = None
         self._wake()
         self.pool.housekeeping.server_answers()

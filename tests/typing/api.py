@@ -25,6 +25,7 @@ from django_dbpool.backends.mixin import PooledDatabaseMixin
 from django_dbpool.conf import from_url_options
 from django_dbpool.core.ledger import Holder
 from django_dbpool.core.stopping import ShutdownResult
+from django_dbpool.decorators import fallback, replayable
 from django_dbpool.middleware import DatabasePoolMiddleware, SessionVariablesMiddleware
 from django_dbpool.pool.managed import ManagedPool
 from django_dbpool.pool.reporting import PoolSnapshot
@@ -63,6 +64,34 @@ def pin() -> None:
             cursor.execute("SELECT 1")
     with transaction.pin(using="default"):
         pass
+
+
+@transaction.reserved()
+def health(request: HttpRequest) -> HttpResponse:
+    return HttpResponse()
+
+
+@transaction.group("batch")
+async def rebuild(number: int) -> str:
+    return str(number)
+
+
+@transaction.priority()
+def pay(*, cents: int) -> bool:
+    return cents > 0
+
+
+async def marked() -> None:
+    assert_type(health(HttpRequest()), HttpResponse)
+    assert_type(await rebuild(1), str)
+    assert_type(pay(cents=5), bool)
+    with transaction.reserved(), transaction.priority(), transaction.group("customer 7") as nothing:
+        assert_type(nothing, None)
+    try:
+        pay(cents=1)
+    except errors.PoolOverloaded as error:
+        assert_type(error.holders_age, float)
+        assert_type([holder.group for holder in error.holders], list[str | None])
 
 
 def dedicated() -> None:
@@ -213,6 +242,11 @@ def kind_of(error: Exception) -> str:
             assert_type(error.limit, float | None)
             assert_type(error.maybe_committed, bool)
             return of_pool(error)
+        case errors.CommitUnknown():
+            return "look"
+        case errors.ConnectionLost():
+            assert_type(error.maybe_committed, bool)
+            return "look" if error.maybe_committed else of_pool(error)
         case errors.RetryingInsideTransaction():
             as_djangos: TransactionManagementError = error
             return str(as_djangos)
@@ -281,6 +315,50 @@ def middleware() -> None:
     DatabasePoolMiddleware(answer_later)
     DatabasePoolMiddleware(synchronous)
     SessionVariablesMiddleware(synchronous)
+
+
+# -- decorators -----------------------------------------------------------------------------------------------------
+
+
+@replayable
+def page(request: HttpRequest, year: int) -> HttpResponse:
+    return HttpResponse(str(year))
+
+
+@replayable(attempts=3, within=2.5)
+async def page_later(request: HttpRequest) -> HttpResponse:
+    return HttpResponse()
+
+
+def nothing_for(error: errors.PoolError, region: str, *, limit: int = 10) -> list[int]:
+    return [] if error.alias else [limit]
+
+
+@fallback(nothing_for)
+def numbers(region: str, *, limit: int = 10) -> list[int]:
+    return [limit, len(region)]
+
+
+@fallback(nothing_for, on=(errors.CircuitOpen, OperationalError))
+def numbers_of(region: str, *, limit: int = 10) -> list[int]:
+    return numbers(region, limit=limit)
+
+
+async def nothing_later(error: errors.PoolError, region: str) -> list[int]:
+    return []
+
+
+@fallback(nothing_later)
+async def numbers_later(region: str) -> list[int]:
+    return numbers(region)
+
+
+def decorators() -> None:
+    assert_type(page(HttpRequest(), year=2026), HttpResponse)
+    assert_type(asyncio.run(page_later(HttpRequest())), HttpResponse)
+    assert_type(numbers("north", limit=2), list[int])
+    assert_type(numbers_of("north"), list[int])
+    assert_type(asyncio.run(numbers_later("north")), list[int])
 
 
 # -- engines and tests ----------------------------------------------------------------------------------------------
@@ -361,6 +439,11 @@ if TYPE_CHECKING:
         pool.snapshot().in_use = 1  # type: ignore[misc]
         pool.holders(True)  # type: ignore[call-arg]
         from_url_options("postgres://")  # type: ignore[arg-type]
+        replayable(attempts="3")  # type: ignore[call-overload]
+        page(HttpRequest(), "2026")  # type: ignore[arg-type]
+        fallback(nothing_for, on="CircuitOpen")  # type: ignore[arg-type]
+        fallback(nothing_for)(label)  # type: ignore[arg-type]
+        numbers("north", 2)  # type: ignore[call-arg]
         django_dbpool.shutdown("5")  # type: ignore[arg-type]
         django_dbpool.warm(using=7)  # type: ignore[arg-type]
         lifespan(label)  # type: ignore[arg-type]
