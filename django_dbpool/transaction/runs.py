@@ -18,7 +18,7 @@ from asgiref.sync import sync_to_async
 from ..cancellation import current_scope
 from ..core.blocks import seconds_left
 from ..core.retry import Retrier, RetryPolicy
-from ..errors import CircuitOpen
+from ..errors import CircuitOpen, withdraw
 from .attempt import Attempt
 from .leaving import goes_round
 from .verdict import ErrorTypes, driver_error, is_transient, why_not
@@ -114,6 +114,7 @@ class Run:
                 _note(error, f"transaction.retrying() did not repeat it: {reason}")
             return False
         self._failed, self._delay, self.finished = attempt, delay, False
+        withdraw(error)
         logger.info(
             "database %r: attempt %d of %d of %s failed: %s; the next in %.3f s",
             plan.alias,

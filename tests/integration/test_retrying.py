@@ -19,7 +19,7 @@ from django.db.transaction import TransactionManagementError
 from django.test import TestCase
 
 from django_dbpool import transaction
-from django_dbpool.errors import PoolExhausted, RetryingInsideTransaction
+from django_dbpool.errors import PoolExhausted, RetryingInsideTransaction, raised_in_request
 from tests.app.failing import RAISE
 from tests.app.models import Item, Log
 from tests.fixtures.pools import backend, execute, in_use
@@ -723,6 +723,20 @@ def test_last_error_has_a_note(alias: str, caplog: pytest.LogCaptureFixture) -> 
         .startswith(f"database {alias!r}: attempt 1 of 3 of Work() failed: SerializationFailure 40001; the next in 0.0")
     )
     assert records[1].attempt == 2
+
+
+def test_what_was_repeated_is_nobody_else_s_business(make_pool: MakePool) -> None:
+    """The middleware would take it for the reason of an error that comes later in the request."""
+    alias = make_pool()
+    work = Work(alias, lambda: fail(alias), lambda: die(alias))
+    noticed: list[BaseException] = []
+    token = raised_in_request.set(noticed)
+    try:
+        transaction.retrying(alias, **NOW).call(work)
+    finally:
+        raised_in_request.reset(token)
+    assert work.runs == 3
+    assert noticed == []
 
 
 def test_between_attempts_no_connection_is_held(make_pool: MakePool, mode: str) -> None:
