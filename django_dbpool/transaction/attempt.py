@@ -54,6 +54,7 @@ class Attempt(Done):
         connection = connections[self._alias]
         refuse_inside_transaction(connection)
         if self._block is not None and not is_pooled(connection):
+            connection.close_if_health_check_failed()
             connection.ensure_connection()
         for alias in connections:
             # In this transaction everything goes back with it. On other databases nothing does.
