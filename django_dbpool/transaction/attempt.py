@@ -93,7 +93,7 @@ class Attempt(Done):
             result = execute(sql, params, many, context)
         except Exception as error:
             if not self._is_in_block(connection):
-                if is_harmless(sql):
+                if is_harmless(connection, sql):
                     self.harmless = error
                 elif driver_error(error) is not None or isinstance(error, PoolError):
                     self.unknown = self.unknown or not was_refused(error)
@@ -102,7 +102,7 @@ class Attempt(Done):
         return result
 
     def note(self, connection: BaseDatabaseWrapper, sql: Any) -> None:
-        if is_harmless(sql) or not any(watched is connection for watched, _ in self._watched):
+        if is_harmless(connection, sql) or not any(watched is connection for watched, _ in self._watched):
             return
         if self._is_in_block(connection):
             self._note_its_commit(connection)
