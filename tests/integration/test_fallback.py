@@ -21,18 +21,13 @@ from testproject.postgres import free_port
 from testproject.reports.stale import last_good
 from tests.app import failing
 from tests.app.models import Item
-from tests.fixtures.pools import backend, execute
+from tests.fixtures.pools import execute, hold
 from tests.fixtures.workers import Worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 MakePool = Callable[..., str]
 Caplog = pytest.LogCaptureFixture
-
-
-def hold(alias: str) -> int:
-    transaction.set_autocommit(False, using=alias)
-    return backend(alias)
 
 
 def cached_names(error: PoolError, alias: str) -> list[str]:
@@ -362,7 +357,7 @@ def test_view_with_atomic_requests(site: None, make_pool: MakePool, worker: Work
 
 def test_last_good_answer(site: None, make_pool: MakePool, worker: Worker) -> None:
     """The example of the guide."""
-    alias = make_pool(POOL={"timeout": 0.05})
+    alias = make_pool(POOL={"timeout": 0.3})
     Item.objects.using(alias).create(name="a")
     good = get("/remembered/", Client, alias=alias)
     assert "Age" not in good
