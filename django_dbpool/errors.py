@@ -342,7 +342,7 @@ def withdraw(error: BaseException) -> None:
     """It was dealt with where it was raised: the middleware need not hear of it."""
     raised = raised_in_request.get()
     if raised:
-        raised[:] = [other for other in raised if other is not error]
+        raised[:] = [other for other in raised if other is not error and other is not error.__context__]
 
 
 def from_refusal(refused: LeaseRefused) -> PoolError:

@@ -38,6 +38,12 @@ INVALID_PASSWORD = "28P01"  # noqa: S105  # an SQLSTATE
 SHORTEST_ATTEMPT = 2
 """Seconds; libpq and psycopg take no fewer: https://www.postgresql.org/docs/current/libpq-connect.html"""
 
+GRACE = 0.5
+"""Seconds for an attempt that is begun just before its deadline: a server that answers at once is not called away."""
+
+HASTY = 1.0
+"""Seconds; whoever gives a server less of its ``transaction.deadline()`` learns nothing of it by getting no answer."""
+
 PROBE_TIMEOUT = float(SHORTEST_ATTEMPT)
 
 
@@ -109,6 +115,7 @@ class Connector:
             ServerFull: the server has no connection left for us, but the pool has some.
             psycopg.Error: of the last attempt.
         """
+        given = deadline - self.pool.clock()
         with self.breaker.allow() as permit:
             try:
                 conn = self._attempts(deadline)
@@ -116,12 +123,17 @@ class Connector:
                 code = code_of(error)
                 # The server that refuses a password or is full is there. One that did not answer before the caller's
                 # own deadline may have had no time to.
-                hasty = isinstance(error, psycopg.errors.ConnectionTimeout) and seconds_left() <= 0
+                hasty = given < HASTY and isinstance(error, psycopg.errors.ConnectionTimeout) and seconds_left() <= 0
                 if not (sqlstate.is_credentials(code) or sqlstate.is_server_full(code) or hasty):
                     permit.failure(error)
                 raise
             permit.success()
         return conn
+
+    @property
+    def fails(self) -> bool:
+        """The last attempt did, and not because the server has enough connections."""
+        return self.last_error is not None and not sqlstate.is_server_full(code_of(self.last_error))
 
     def refuse_if_open(self) -> None:
         """
@@ -205,7 +217,7 @@ class Connector:
         name = f"dbpool-connect-{self.pool.alias}"
         threading.Thread(target=self._connect_later, args=(found, timeout), name=name, daemon=True).start()
         try:
-            return found.result(timeout)
+            return found.result(max(timeout, GRACE))
         except BaseException as error:
             if not (found.cancel() or found.exception()):  # it came in this moment
                 self._keep(found.result())
@@ -235,6 +247,8 @@ class Connector:
 
     def _server_answers(self) -> None:
         self.successes += 1
+        if self.fails:
+            self.pool.gate.excuse()
         self.last_error = None
         self._wake()
         self.pool.housekeeping.server_answers()

@@ -254,7 +254,7 @@ def test_a_server_that_had_no_time_to_answer_is_not_counted(
     server.freeze()
     try:
         for _ in range(2):
-            with ended_by(0.2, DatabaseUnavailable, patience=2 + LATE):  # libpq's least
+            with ended_by(0.2, DatabaseUnavailable):
                 execute(database.alias, "SELECT 1")
     finally:
         server.thaw()
@@ -393,7 +393,7 @@ def test_health_check_of_a_frozen_server(server: Server, make_database: MakeData
     assert isinstance(server, EmbeddedServer)
     server.freeze()
     try:
-        with ended_by(0.3, OperationalError, patience=blocks.GRACE + 2 + LATE):
+        with ended_by(0.3, OperationalError, patience=blocks.GRACE + LATE):
             execute(database.alias, "SELECT 1")
     finally:
         server.thaw()

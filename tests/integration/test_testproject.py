@@ -264,10 +264,10 @@ class TestIncidentCommand:
 
     def test_stock_engine_fails_as_reported(self) -> None:
         code, output = self.reproduce("stock", "--json")
-        outcome = json.loads(output)
-        naive, fixed = outcome["runs"]
+        report = json.loads(output)
+        naive, fixed = report["engines"]["stock"]["runs"]
         assert code == 0
-        assert outcome["met"] is True
+        assert report["met"] is True
         assert naive["requests"] == fixed["requests"] == 32
         assert naive["errors"]["TooManyConnections (53300)"] > 0
         assert naive["ok"] + naive["failed"] == naive["requests"]
@@ -277,7 +277,7 @@ class TestIncidentCommand:
     def test_ours_answers_everything(self) -> None:
         code, output = self.reproduce("dbpool")
         assert code == 0
-        assert "Gone: 0 failed requests" in output
+        assert "dbpool: Gone: 0 failed requests" in output
         assert re.search(r"^ +answered +32 +32$", output, re.MULTILINE)
         assert re.search(r"^ +connections refused +0 +0$", output, re.MULTILINE)
 
