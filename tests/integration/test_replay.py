@@ -19,7 +19,7 @@ from django.utils.decorators import method_decorator
 from django.views import View
 
 from django_dbpool.decorators import replayable
-from django_dbpool.transaction import dedicated, pin
+from django_dbpool.transaction import dedicated, idempotent, pin
 from tests.app import failing
 from tests.app.models import Item
 from tests.fixtures.pools import execute, hold, in_use, rows_of
@@ -185,6 +185,13 @@ def test_read_through_a_server_side_cursor(autocommit: str) -> None:
     site.act = lambda request, alias: list(Item.objects.using(alias).iterator())
     site.fail = kill
     assert get("/once_more/").content == b"run 2"
+
+
+@pytest.mark.parametrize("act", [lambda request, alias: execute(alias, "SELECT 1"), write], ids=["read", "write"])
+def test_what_may_run_twice_by_declaration(autocommit: str, observer: Observer, act: Act) -> None:
+    site.act, site.fail = idempotent()(act), kill
+    assert get("/once_more/").content == b"run 2"
+    assert rows_of(observer, "app_item") == (2 if act is write else 0)
 
 
 def test_own_transaction_that_is_rolled_back(autocommit: str, observer: Observer) -> None:
