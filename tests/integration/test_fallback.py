@@ -16,7 +16,7 @@ from django.urls import path
 
 from django_dbpool.decorators import fallback
 from django_dbpool.decorators.degrading import CALM, Transitions
-from django_dbpool.errors import DatabaseUnavailable, PoolError, PoolExhausted
+from django_dbpool.errors import DatabaseUnavailable, PoolError, PoolExhausted, raised_in_request
 from testproject.postgres import free_port
 from testproject.reports.stale import last_good
 from tests.app import failing
@@ -339,6 +339,16 @@ def test_answer_of_a_fallback_is_marked_and_stays(
     response = get(path, client, alias=make_pool())
     assert (response.status_code, response.content) == (200, b"")
     assert not {"Degraded", "Cache-Control"} & set(response.headers)
+
+
+def test_middleware_does_not_hear_of_it(busy: str) -> None:
+    raised: list[BaseException] = []
+    raised_in_request.set(raised)
+    try:
+        assert names(busy) == ["PoolExhausted"]
+    finally:
+        raised_in_request.set(None)
+    assert raised == []
 
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])

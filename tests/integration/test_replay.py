@@ -19,6 +19,7 @@ from django.utils.decorators import method_decorator
 from django.views import View
 
 from django_dbpool.decorators import replayable
+from django_dbpool.errors import raised_in_request
 from django_dbpool.transaction import dedicated, idempotent, pin
 from tests.app import failing
 from tests.app.models import Item
@@ -223,6 +224,17 @@ def test_number_of_runs(atomic: str, failures: int, content: bytes | None) -> No
     response = get("/often/")
     assert site.runs == 4
     assert (response.content if response.status_code == 200 else None) == content
+
+
+def test_middleware_does_not_hear_of_the_first_run(autocommit: str) -> None:
+    raised: list[BaseException] = []
+    site.fail = kill
+    raised_in_request.set(raised)
+    try:
+        assert once_more(RequestFactory().get("/")).content == b"run 2"
+    finally:
+        raised_in_request.set(None)
+    assert raised == []
 
 
 def test_attributes_of_the_request_are_those_of_its_begin(atomic: str) -> None:
