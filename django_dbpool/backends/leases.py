@@ -17,7 +17,7 @@ import psycopg
 from django.apps import apps
 from django.db import DatabaseError, InterfaceError
 
-from ..core import writes
+from ..core import blocks, writes
 from ..core.session import declared
 from ..core.sqlstate import READ_ONLY
 from ..errors import remember
@@ -92,7 +92,7 @@ class LeaseMixin(AcquiringMixin):
             self._pin(reason)
 
     def _note_write(self, sql: Any) -> None:
-        if sql is not self._read and not self._initializing:
+        if sql is not self._read and not self._initializing and not blocks.is_idempotent():
             writes.note_statement(in_transaction=self.in_atomic_block or not self.autocommit)
 
     def _end_statement(self) -> None:

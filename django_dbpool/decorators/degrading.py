@@ -13,7 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.http.response import HttpResponseBase
 
-from ..errors import PoolError
+from ..errors import PoolError, withdraw
 from ..middleware.failures.failure import failure_of
 from .open_transactions import open_transaction
 
@@ -88,6 +88,7 @@ def _synchronous(
             if _must_be_seen(error) or open_transaction(unbegun=False) is not None:
                 raise
             result = use(error, *args, **kwargs)
+            withdraw(error)
             log.used(error)
             return _marked(result, error)
         if log.degraded:
@@ -109,6 +110,7 @@ def _asynchronous(
             if _must_be_seen(error) or await sync_to_async(open_transaction)(unbegun=False) is not None:
                 raise
             result = await use(error, *args, **kwargs)
+            withdraw(error)
             log.used(error)
             return _marked(result, error)
         if log.degraded:

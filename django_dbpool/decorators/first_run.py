@@ -8,6 +8,7 @@ from typing import Self
 
 from django.http import HttpRequest
 
+from ..errors import raised_in_request
 from ..middleware.failures.failure import Failure
 
 # Reading the body uses the stream up; what came of it stays.
@@ -23,6 +24,7 @@ class FirstRun:
     def __init__(self, request: HttpRequest) -> None:
         self._request = request
         self._attributes = dict(vars(request))
+        self._raised = list(raised_in_request.get() or ())
         self._flags = [
             (keeper, flag, getattr(keeper, flag))
             for name, flag in _FLAGS
@@ -49,7 +51,13 @@ class FirstRun:
         return bool(now.get("_read_started")) and "_body" not in now and not self._attributes.get("_read_started")
 
     def restore(self) -> None:
-        """Take the attributes away that the view has set, and put back those that it has changed."""
+        """
+        Take the attributes away that the view has set, put back those that it has changed, and have the middleware
+        forget what was raised.
+        """
+        raised = raised_in_request.get()
+        if raised is not None:
+            raised[:] = self._raised
         now = vars(self._request)
         body = {name: value for name, value in now.items() if name in _OF_THE_BODY}
         now.clear()

@@ -47,6 +47,7 @@ def raising(code: str) -> str:
 # What to execute in a transaction; where the connection itself is the failure, any statement will do.
 FAILURES = {
     "exhausted": "SELECT 1",
+    "overloaded": "SELECT 1",
     "down": "SELECT 1",
     "full": "SELECT 1",
     "open": "SELECT 1",
@@ -61,8 +62,8 @@ FAILURES = {
     "lost write": "INSERT INTO fails_at_commit SELECT '' FROM pg_terminate_backend(pg_backend_pid())",
     "lost commit": "INSERT INTO fails_at_commit VALUES ('die')",
 }
-RAISED = ("PoolOverloaded", "ShuttingDown")
-"""Failures of the pool's own state, which other tests bring about; here an error is like the other."""
+RAISED = {"stopping": errors.ShuttingDown}
+"""A process that stops would stop the tests: others bring that about."""
 
 REFUSAL = Refusal("extra", waited=0.5, in_use=1, max_size=1, waiting=7)
 MISTAKES = {"42P01": "SELECT * FROM no_such_table", "23505": raising("23505"), "08P01": raising("08P01")}
@@ -71,7 +72,7 @@ MISTAKES = {"42P01": "SELECT * FROM no_such_table", "23505": raising("23505"), "
 def fail(request: HttpRequest) -> None:
     alias, failure = request.GET["alias"], request.GET["failure"]
     if failure in RAISED:
-        raise getattr(errors, failure)(REFUSAL)
+        raise RAISED[failure](REFUSAL)
     with ExitStack() as stack:
         if failure != "lost write":  # outside of a transaction
             stack.enter_context(transaction.atomic(using=alias))

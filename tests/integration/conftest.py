@@ -7,15 +7,16 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import connections, transaction
+from django.db import connections
 from psycopg import sql
 
 from django_dbpool.backends.leases import LeaseMixin
 from testproject.postgres import Server, free_port
+from testproject.processes import wait_until
 from tests.app import failing
 from tests.fixtures.aliases import MakeAlias
-from tests.fixtures.pools import backend
-from tests.fixtures.workers import Worker
+from tests.fixtures.pools import hold
+from tests.fixtures.workers import PATIENCE, Worker
 
 
 @pytest.fixture(params=["transaction", "session"])
@@ -80,17 +81,20 @@ def pins(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def failing_alias(
-    make_pool: Callable[..., str], worker: Worker, observer: psycopg.Connection[Any], session_server: Server
+    make_pool: Callable[..., str],
+    make_worker: Callable[[], Worker],
+    observer: psycopg.Connection[Any],
+    session_server: Server,
 ) -> Iterator[Callable[..., str]]:
     """An alias on which one of the failures of ``tests.app.failing`` happens."""
 
-    def hold(alias: str) -> None:
-        transaction.set_autocommit(False, using=alias)
-        backend(alias)
-
     def make(failure: str, **entry: Any) -> str:
         observer.execute(failing.RAISE)
-        pool = {"timeout": 0.05, "retry": False, "breaker": failure == "open"}
+        pool: dict[str, Any] = {
+            "timeout": 0.05 if failure == "exhausted" else 5,
+            "retry": False,
+            "breaker": failure == "open",
+        }
         if failure == "down":
             return make_pool(PORT=str(free_port()), POOL=pool, **entry)
         if failure == "full":
@@ -100,11 +104,16 @@ def failing_alias(
             return make_pool(USER="crowded", POOL=pool, **entry)
         if failure == "slow":
             return make_pool(POOL={**pool, "command_timeout": 0.05}, **entry)
+        if failure == "overloaded":
+            pool |= {"timeout": 20, "max_waiting": 1}
         alias = make_pool(POOL=pool, **entry)
         if failure == "open":
             connections[alias].pool.connector.breaker.isolate()
-        if failure == "exhausted":
-            worker(hold, alias)
+        if failure in ("exhausted", "overloaded"):
+            make_worker()(hold, alias)
+        if failure == "overloaded":
+            make_worker().start(hold, alias)
+            assert wait_until(lambda: connections[alias].pool.snapshot().waiting == 1, PATIENCE)
         if failure == "55P03":
             observer.execute("SELECT pg_advisory_lock(4711)")
         return alias

@@ -16,23 +16,18 @@ from django.urls import path
 
 from django_dbpool.decorators import fallback
 from django_dbpool.decorators.degrading import CALM, Transitions
-from django_dbpool.errors import DatabaseUnavailable, PoolError, PoolExhausted
+from django_dbpool.errors import DatabaseUnavailable, PoolError, PoolExhausted, raised_in_request
 from testproject.postgres import free_port
 from testproject.reports.stale import last_good
 from tests.app import failing
 from tests.app.models import Item
-from tests.fixtures.pools import backend, execute
+from tests.fixtures.pools import execute, hold
 from tests.fixtures.workers import Worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 MakePool = Callable[..., str]
 Caplog = pytest.LogCaptureFixture
-
-
-def hold(alias: str) -> int:
-    transaction.set_autocommit(False, using=alias)
-    return backend(alias)
 
 
 def cached_names(error: PoolError, alias: str) -> list[str]:
@@ -346,6 +341,16 @@ def test_answer_of_a_fallback_is_marked_and_stays(
     assert not {"Degraded", "Cache-Control"} & set(response.headers)
 
 
+def test_middleware_does_not_hear_of_it(busy: str) -> None:
+    raised: list[BaseException] = []
+    raised_in_request.set(raised)
+    try:
+        assert names(busy) == ["PoolExhausted"]
+    finally:
+        raised_in_request.set(None)
+    assert raised == []
+
+
 @pytest.mark.parametrize("client", [Client, AsyncClient])
 def test_errors_that_come_after_a_fallback_are_left_alone(site: None, busy: str, client: type[Any]) -> None:
     assert get("/mistaken/", client, alias=busy).status_code == 500
@@ -362,7 +367,7 @@ def test_view_with_atomic_requests(site: None, make_pool: MakePool, worker: Work
 
 def test_last_good_answer(site: None, make_pool: MakePool, worker: Worker) -> None:
     """The example of the guide."""
-    alias = make_pool(POOL={"timeout": 0.05})
+    alias = make_pool(POOL={"timeout": 0.3})
     Item.objects.using(alias).create(name="a")
     good = get("/remembered/", Client, alias=alias)
     assert "Age" not in good

@@ -9,15 +9,14 @@ from typing import Any, NoReturn
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.db import connections, transaction
+from django.db import connections
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.test import AsyncClient, Client, override_settings
 
-from django_dbpool import errors
 from django_dbpool.middleware import DatabasePoolMiddleware
 from tests.app import failing
-from tests.fixtures.pools import backend, execute, in_use
+from tests.fixtures.pools import execute, hold, in_use
 from tests.fixtures.workers import Worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -36,7 +35,6 @@ TEMPLATES = [
         "OPTIONS": {"context_processors": ["tests.app.failing.context_processor"]},
     }
 ]
-NAME_OF_LOST = "ConnectionLost" if hasattr(errors, "ConnectionLost") else "AdminShutdown"
 KINDS = {
     "exhausted": ("busy", logging.WARNING, "PoolExhausted"),
     "down": ("unavailable", logging.ERROR, "DatabaseUnavailable"),
@@ -46,7 +44,7 @@ KINDS = {
     "40001": ("conflict", logging.WARNING, "SerializationFailure"),
     "40P01": ("conflict", logging.WARNING, "DeadlockDetected"),
     "53100": ("unavailable", logging.ERROR, "DiskFull"),
-    "57P01": ("interrupted", logging.WARNING, NAME_OF_LOST),
+    "57P01": ("interrupted", logging.WARNING, "ConnectionLost"),
 }
 PLACES = [
     "view",
@@ -84,11 +82,6 @@ def get(request: pytest.FixtureRequest) -> Get:
         return Client(raise_request_exception=False).get
     # In this thread, so that the tests' connections are the views'.
     return async_to_sync(AsyncClient(raise_request_exception=False).get)
-
-
-def hold(alias: str) -> int:
-    transaction.set_autocommit(False, using=alias)
-    return backend(alias)
 
 
 def records(caplog: Caplog) -> list[logging.LogRecord]:
@@ -274,7 +267,7 @@ def sessions(make_pool: MakePool, settings: Any) -> Iterator[str]:
         "django.contrib.sessions.middleware.SessionMiddleware",
         "django.contrib.auth.middleware.AuthenticationMiddleware",
     ]
-    alias = Everything.alias = make_pool(POOL={"timeout": 0.05})
+    alias = Everything.alias = make_pool(POOL={"timeout": 0.3})
     settings.DATABASE_ROUTERS = [Everything()]
     from django.contrib.sessions.models import Session
 

@@ -17,8 +17,8 @@ from django.test import AsyncClient, Client, override_settings
 from django.urls import path
 
 from tests.app import failing
-from tests.fixtures.failures import POSSIBLE, check
-from tests.fixtures.pools import backend, in_use
+from tests.fixtures.failures import FAILURES, HELD, check
+from tests.fixtures.pools import hold, in_use
 from tests.fixtures.workers import Worker
 
 pytest.importorskip("rest_framework", reason="Django REST framework is not installed")
@@ -76,11 +76,6 @@ def site() -> Iterator[None]:
         yield
 
 
-def hold(alias: str) -> int:
-    transaction.set_autocommit(False, using=alias)
-    return backend(alias)
-
-
 @pytest.mark.parametrize("atomic", [False, True])
 @pytest.mark.parametrize("debug", [False, True])
 @pytest.mark.parametrize("place", ["authentication", "permission", "serializer", "view"])
@@ -100,7 +95,7 @@ def test_problem(make_pool: Callable[..., str], worker: Worker, place: str, debu
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("failure", POSSIBLE)
+@pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("place", ["authentication", "permission", "serializer", "view"])
 @pytest.mark.parametrize("atomic", [False, True])
 def test_every_failure_in_every_place(
@@ -117,4 +112,4 @@ def test_every_failure_in_every_place(
         with override_settings(DEBUG=debug):
             response = get("/items/", query, headers={"Accept": "application/json"})
         check(response, failure, alias, caplog)
-        assert in_use(alias) == (1 if failure == "exhausted" else 0)
+        assert in_use(alias) == HELD.get(failure, 0)

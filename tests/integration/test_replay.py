@@ -19,10 +19,11 @@ from django.utils.decorators import method_decorator
 from django.views import View
 
 from django_dbpool.decorators import replayable
-from django_dbpool.transaction import dedicated, pin
+from django_dbpool.errors import raised_in_request
+from django_dbpool.transaction import dedicated, idempotent, pin
 from tests.app import failing
 from tests.app.models import Item
-from tests.fixtures.pools import backend, execute, in_use, rows_of
+from tests.fixtures.pools import execute, hold, in_use, rows_of
 from tests.fixtures.workers import Worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -125,13 +126,13 @@ def setting(observer: Observer) -> Iterator[Site]:
 
 @pytest.fixture
 def atomic(make_pool: MakePool) -> str:
-    site.alias = make_pool(ATOMIC_REQUESTS=True, POOL={"timeout": 0.05})
+    site.alias = make_pool(ATOMIC_REQUESTS=True)
     return site.alias
 
 
 @pytest.fixture
 def autocommit(make_pool: MakePool) -> str:
-    site.alias = make_pool(POOL={"timeout": 0.05})
+    site.alias = make_pool()
     return site.alias
 
 
@@ -167,7 +168,7 @@ def test_transaction_of_the_request_begins_anew(
     assert in_use(atomic) == 0
     (record,) = [record for record in caplog.records if record.name == "django_dbpool.request"]
     assert (record.levelno, vars(record)["attempt"]) == (logging.INFO, 1)
-    assert vars(record)["error_type"] in ("AdminShutdown", "ConnectionLost", "SerializationFailure", "DeadlockDetected")
+    assert vars(record)["error_type"] in ("ConnectionLost", "SerializationFailure", "DeadlockDetected")
 
 
 def test_asynchronous_view(autocommit: str) -> None:
@@ -185,6 +186,13 @@ def test_read_through_a_server_side_cursor(autocommit: str) -> None:
     site.act = lambda request, alias: list(Item.objects.using(alias).iterator())
     site.fail = kill
     assert get("/once_more/").content == b"run 2"
+
+
+@pytest.mark.parametrize("act", [lambda request, alias: execute(alias, "SELECT 1"), write], ids=["read", "write"])
+def test_what_may_run_twice_by_declaration(autocommit: str, observer: Observer, act: Act) -> None:
+    site.act, site.fail = idempotent()(act), kill
+    assert get("/once_more/").content == b"run 2"
+    assert rows_of(observer, "app_item") == (2 if act is write else 0)
 
 
 def test_own_transaction_that_is_rolled_back(autocommit: str, observer: Observer) -> None:
@@ -216,6 +224,17 @@ def test_number_of_runs(atomic: str, failures: int, content: bytes | None) -> No
     response = get("/often/")
     assert site.runs == 4
     assert (response.content if response.status_code == 200 else None) == content
+
+
+def test_middleware_does_not_hear_of_the_first_run(autocommit: str) -> None:
+    raised: list[BaseException] = []
+    site.fail = kill
+    raised_in_request.set(raised)
+    try:
+        assert once_more(RequestFactory().get("/")).content == b"run 2"
+    finally:
+        raised_in_request.set(None)
+    assert raised == []
 
 
 def test_attributes_of_the_request_are_those_of_its_begin(atomic: str) -> None:
@@ -372,8 +391,9 @@ def test_commit_whose_outcome_is_unknown(atomic: str, observer: Observer) -> Non
         observer.execute("DROP TABLE dies_at_commit; DROP FUNCTION dies")
 
 
-def test_exhausted_pool(autocommit: str, worker: Worker) -> None:
-    worker(lambda: (transaction.set_autocommit(False, using=autocommit), backend(autocommit)))
+def test_exhausted_pool(make_pool: MakePool, worker: Worker) -> None:
+    site.alias = make_pool(POOL={"timeout": 0.05})
+    worker(hold, site.alias)
     site.act = read
     refused()
 

@@ -210,7 +210,7 @@ MUTANTS = (
     Mutant(
         "a write is repeated",
         "retry: reads of the ORM only",
-        ((CURSORS, "        if sql is self.db._read:\n", "        if sql:\n"),),
+        ((CURSORS, "        if sql is self.db._read or (", "        if sql or ("),),
         ("tests/integration/test_read_retry.py",),
     ),
     Mutant(

@@ -15,7 +15,7 @@ import pytest
 from django.db import connections
 
 import django_dbpool
-from django_dbpool import asgi, errors, middleware, testing, transaction
+from django_dbpool import asgi, decorators, errors, middleware, testing, transaction
 from django_dbpool.core.errors import Expiry, Refusal
 from django_dbpool.core.ledger import Holder
 from django_dbpool.pool import stopping
@@ -57,7 +57,7 @@ def test_type_checkers_are_told() -> None:
 
 @pytest.mark.parametrize(
     ("module", "prefix"),
-    [(transaction, "transaction."), (errors, "errors."), (middleware, ""), (testing, ""), (asgi, "")],
+    [(transaction, "transaction."), (errors, "errors."), (middleware, ""), (testing, ""), (asgi, ""), (decorators, "")],
 )
 def test_every_public_name_is_used(module: ModuleType, prefix: str) -> None:
     assert {f"{prefix}{name}" for name in module.__all__} - USED == set()
@@ -113,6 +113,7 @@ def test_it_runs_without_a_database() -> None:
     assert asyncio.run(api.cancelling()) == 1
     assert api.settings() == {"default": {"NAME": "shop"}}
     api.middleware()
+    api.decorators()
     api.of_leak(testing.SessionStateLeaked("default", (), ()))
 
 
