@@ -130,6 +130,11 @@ class Connector:
             permit.success()
         return conn
 
+    @property
+    def fails(self) -> bool:
+        """The last attempt did, and not because the server has enough connections."""
+        return self.last_error is not None and not sqlstate.is_server_full(code_of(self.last_error))
+
     def refuse_if_open(self) -> None:
         """
         Before a caller queues.
@@ -242,6 +247,8 @@ class Connector:
 
     def _server_answers(self) -> None:
         self.successes += 1
+        if self.fails:
+            self.pool.gate.excuse()
         self.last_error = None
         self._wake()
         self.pool.housekeeping.server_answers()

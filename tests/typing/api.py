@@ -66,6 +66,34 @@ def pin() -> None:
         pass
 
 
+@transaction.reserved()
+def health(request: HttpRequest) -> HttpResponse:
+    return HttpResponse()
+
+
+@transaction.group("batch")
+async def rebuild(number: int) -> str:
+    return str(number)
+
+
+@transaction.priority()
+def pay(*, cents: int) -> bool:
+    return cents > 0
+
+
+async def marked() -> None:
+    assert_type(health(HttpRequest()), HttpResponse)
+    assert_type(await rebuild(1), str)
+    assert_type(pay(cents=5), bool)
+    with transaction.reserved(), transaction.priority(), transaction.group("customer 7") as nothing:
+        assert_type(nothing, None)
+    try:
+        pay(cents=1)
+    except errors.PoolOverloaded as error:
+        assert_type(error.holders_age, float)
+        assert_type([holder.group for holder in error.holders], list[str | None])
+
+
 def dedicated() -> None:
     with transaction.dedicated("default", autocommit=False, application_name="leader") as connection:
         connection.execute("SELECT 1")
