@@ -14,7 +14,7 @@ from ..core.errors import Loss, Moment
 from ..errors import CommitUnknown, ConnectionLost, LeaseTimedOut, withdraw
 from ..pool.commit_status import outcome
 from ..pool.entry import INERROR, INTRANS, UNKNOWN
-from ..pool.session_state import text_of, without_leading_comments
+from ..pool.session_state import GAP, text_of, without_leading_comments
 
 if TYPE_CHECKING:
     from ..pool.entry import PoolEntry
@@ -32,6 +32,24 @@ _READING = re.compile(
     r"|COPY\b(?!.*\b(?:INSERT|UPDATE|DELETE|MERGE|STDIN)\b).*\bTO\s+STDOUT\b",
     re.IGNORECASE | re.DOTALL,
 )
+_CALL = re.compile(rf"""([\w$."\x80-\U0010ffff]+){GAP}*\(""", re.DOTALL)
+# fmt: off
+_HARMLESS = frozenset([
+    # Words that stand before a bracket and call nothing.
+    "all", "and", "any", "array", "as", "between", "by", "copy", "cross", "cube", "distinct", "else", "except",
+    "exists", "filter", "format", "from", "grouping", "having", "in", "intersect", "is", "join", "lateral", "like",
+    "limit", "not", "offset", "on", "or", "over", "row", "rollup", "select", "sets", "some", "then", "union",
+    "using", "values", "when", "where", "with",
+    # Functions that change nothing.
+    "abs", "age", "array_agg", "avg", "bool_and", "bool_or", "cast", "ceil", "char_length", "coalesce", "concat",
+    "count", "current_setting", "date", "date_part", "date_trunc", "dense_rank", "extract", "first_value", "floor",
+    "generate_series", "greatest", "json_agg", "json_build_object", "jsonb_agg", "jsonb_build_object", "lag",
+    "last_value", "lead", "least", "left", "length", "lower", "max", "min", "mod", "now", "nullif",
+    "pg_backend_pid", "pg_is_in_recovery", "pg_sleep", "position", "rank", "replace", "right", "round",
+    "row_number", "row_to_json", "split_part", "string_agg", "substr", "substring", "sum", "to_char", "to_date",
+    "to_json", "to_jsonb", "to_timestamp", "trim", "unnest", "upper", "version",
+])
+# fmt: on
 _COMMITS = re.compile(
     r"(?:^|;)\s*(?:COMMIT(?!\s+PREPARED)\b|PREPARE\s+TRANSACTION|END(?:\s+(?:WORK|TRANSACTION))?\s*(?:$|;|AND\b))",
     re.IGNORECASE,
@@ -104,7 +122,7 @@ def moment_of(statement: Any, before: int, *, in_transaction: bool, read: bool =
     if statement is None or before == UNKNOWN:
         return "unsent"
     inside = in_transaction or before in (INTRANS, INERROR)
-    text = None if read else _simplified(statement)
+    text = None if read else simplified(statement)
     if text is not None:
         commit = _COMMITS.search(text)
         if commit is not None and (before == INTRANS or commit.start() > 0):
@@ -115,10 +133,10 @@ def moment_of(statement: Any, before: int, *, in_transaction: bool, read: bool =
             read = True  # without a transaction it does nothing, and one that has failed it rolls back
     if inside:
         return "transaction"
-    return "read" if read or (text is not None and _only_reads(text)) else "write"
+    return "read" if read or (text is not None and only_reads(text)) else "write"
 
 
-def _simplified(statement: Any) -> str | None:
+def simplified(statement: Any) -> str | None:
     """From its first word on, without the bodies of functions; None if it can't be known."""
     try:
         text = text_of(statement)
@@ -127,6 +145,13 @@ def _simplified(statement: Any) -> str | None:
     return _QUOTED_BODY.sub("", without_leading_comments(text)).rstrip("; \t\r\n")
 
 
-def _only_reads(text: str) -> bool:
-    """A function that writes, called inside of a SELECT, is not seen."""
-    return ";" not in text and _READING.match(text) is not None
+def only_reads(text: str) -> bool:
+    """
+    Of a simplified text: whether it changes nothing.
+
+    What a function does is not seen in a SELECT that calls it: one that isn't known may write. What a view, an operator
+    or a cast of one's own calls is not seen at all.
+    """
+    if ";" in text or _READING.match(text) is None:
+        return False
+    return all(call[1].lower().removeprefix("pg_catalog.") in _HARMLESS for call in _CALL.finditer(text))

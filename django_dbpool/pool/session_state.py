@@ -19,11 +19,11 @@ known_neutral: set[str] = set()
 """Texts that were found to leave nothing in the session."""
 
 # Between two words: the server's scanner ends a line comment at \r too.
-_GAP = r"(?:\s|--[^\n\r]*(?:[\n\r]|$)|/\*.*?\*/)"
-_LEADING = re.compile(rf"(?:{_GAP}|[(;])+", re.DOTALL)
+GAP = r"(?:\s|--[^\n\r]*(?:[\n\r]|$)|/\*.*?\*/)"
+_LEADING = re.compile(rf"(?:{GAP}|[(;])+", re.DOTALL)
 _WORD = re.compile(r"[A-Za-z_][\w$]*")
 # With a dot behind it the word is no key word but the beginning of a setting's name: SET local.timeout = 1.
-_SECOND = re.compile(rf"{_GAP}*([A-Za-z_][\w$]*)({_GAP}*\.)?", re.DOTALL)
+_SECOND = re.compile(rf"{GAP}*([A-Za-z_][\w$]*)({GAP}*\.)?", re.DOTALL)
 _NESTED_COMMENT = re.compile(r"/\*(?:(?!\*/).)*?/\*", re.DOTALL)
 
 # First words that leave nothing in the session by themselves. An unknown word pins.
@@ -49,19 +49,19 @@ _FUNCTIONS = (
 # These look for comments between the words instead of removing comments first: a literal may contain what looks like
 # one, and would take the rest of the statement with it.
 _CALL = re.compile(
-    rf"(?<![a-z0-9_])(?:pg_catalog{_GAP}*\.{_GAP}*|\"pg_catalog\"{_GAP}*\.{_GAP}*)?\"?"
+    rf"(?<![a-z0-9_])(?:pg_catalog{GAP}*\.{GAP}*|\"pg_catalog\"{GAP}*\.{GAP}*)?\"?"
     r"(set_config|pg_(?:try_)?advisory_lock(?:_shared)?|nextval|currval|lastval|setval|setseed|dblink_connect)"
-    rf"\"?{_GAP}*\(",
+    rf"\"?{GAP}*\(",
     re.DOTALL,
 )
 _PARAMETER = r"(?:'[^']*'|%(?:\(\w+\))?s)"
 _LOCAL_CONFIG = re.compile(rf"set_config\"?\s*\(\s*{_PARAMETER}\s*,\s*{_PARAMETER}\s*,\s*(?:true|'t(?:rue)?')\s*\)")
 _TEMPORARY = re.compile(
-    rf"\binto{_GAP}+(?:local{_GAP}+|global{_GAP}+)?temp(?:orary)?\b"
-    rf"|\bcreate{_GAP}+(?:or{_GAP}+replace{_GAP}+)?(?:local{_GAP}+|global{_GAP}+)?temp(?:orary)?\b",
+    rf"\binto{GAP}+(?:local{GAP}+|global{GAP}+)?temp(?:orary)?\b"
+    rf"|\bcreate{GAP}+(?:or{GAP}+replace{GAP}+)?(?:local{GAP}+|global{GAP}+)?temp(?:orary)?\b",
     re.DOTALL,
 )
-_WITH_HOLD = re.compile(rf"\bwith{_GAP}+hold\b", re.DOTALL)
+_WITH_HOLD = re.compile(rf"\bwith{GAP}+hold\b", re.DOTALL)
 
 
 def reason_to_pin(query: Any) -> str | None:

@@ -54,6 +54,7 @@ class Attempt(Done):
         connection = connections[self._alias]
         refuse_inside_transaction(connection)
         if self._block is not None and not is_pooled(connection):
+            connection.close_if_health_check_failed()
             connection.ensure_connection()
         for alias in connections:
             # In this transaction everything goes back with it. On other databases nothing does.
@@ -92,7 +93,7 @@ class Attempt(Done):
             result = execute(sql, params, many, context)
         except Exception as error:
             if not self._is_in_block(connection):
-                if is_harmless(sql):
+                if is_harmless(connection, sql):
                     self.harmless = error
                 elif driver_error(error) is not None or isinstance(error, PoolError):
                     self.unknown = self.unknown or not was_refused(error)
@@ -101,7 +102,7 @@ class Attempt(Done):
         return result
 
     def note(self, connection: BaseDatabaseWrapper, sql: Any) -> None:
-        if is_harmless(sql) or not any(watched is connection for watched, _ in self._watched):
+        if is_harmless(connection, sql) or not any(watched is connection for watched, _ in self._watched):
             return
         if self._is_in_block(connection):
             self._note_its_commit(connection)
@@ -159,8 +160,11 @@ class Attempt(Done):
             raise
 
     def end(self) -> None:
-        """After all of it, whatever happened."""
+        """After all of it, whatever happened, where it was entered."""
         leave(current_attempt, self)
+
+    def unwatch(self) -> None:
+        """In the thread of the connections: statements of others, which run there, go through the same list."""
         for connection, _ in self._watched:
             if self._observe in connection.execute_wrappers:
                 connection.execute_wrappers.remove(self._observe)

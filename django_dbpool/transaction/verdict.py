@@ -7,7 +7,9 @@ from typing import Any
 
 import psycopg
 from django.db import DatabaseError, OperationalError
+from django.db.backends.base.base import BaseDatabaseWrapper
 
+from ..backends.losses import only_reads, simplified
 from ..core import sqlstate
 from ..core.blocks import is_idempotent
 from ..errors import (
@@ -23,25 +25,16 @@ from ..pool.connecting import code_of
 
 ErrorTypes = type[Exception] | tuple[type[Exception], ...]
 
-_COMMENTS = r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
-# What changes nothing that a transaction would keep, and what may be done twice without anybody's noticing.
-_HARMLESS = re.compile(
-    rf"{_COMMENTS}(?:(?:SELECT|VALUES|TABLE|SHOW|SET|FETCH|DECLARE|CLOSE|ANALYZE|CHECKPOINT|VACUUM)\b"
-    r"|COPY\b[^()]*\bTO\b|COPY\s*\(\s*SELECT\b)",
-    re.IGNORECASE | re.DOTALL,
-)
-_INTO = re.compile(r"\binto\b", re.IGNORECASE)
+# What changes nothing that a transaction would keep, and may be done twice without anybody's noticing.
+_MAINTENANCE = re.compile(r"(?:VACUUM|ANALYZE|CHECKPOINT)\b[^;]*$", re.IGNORECASE)
 
 
-def is_harmless(sql: Any) -> bool:
-    """
-    Of a statement outside of a transaction: whether it may run twice. Functions that a SELECT calls are its author's
-    risk, as everywhere here.
-    """
-    if not isinstance(sql, str):
-        return False
-    text = sql.rstrip().rstrip(";")
-    return ";" not in text and _HARMLESS.match(text) is not None and _INTO.search(text) is None
+def is_harmless(connection: BaseDatabaseWrapper, sql: Any) -> bool:
+    """Of a statement outside of a transaction: whether it may run twice."""
+    if sql is getattr(connection, "_read", connection):
+        return True  # the ORM's, whatever functions it calls
+    text = simplified(sql)
+    return text is not None and (only_reads(text) or _MAINTENANCE.match(text) is not None)
 
 
 def driver_error(error: BaseException) -> psycopg.Error | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.db import connection
 from django.test import RequestFactory
 
 from django_dbpool import errors, transaction
@@ -75,4 +76,4 @@ def test_harmless_statements() -> None:
     paragraph = re.search(r"committed\. (SELECT.*?) count", section("Without a transaction"), re.DOTALL)
     assert paragraph is not None
     for word in re.split(r", | and ", paragraph[1].replace("\n", " ")):
-        assert is_harmless(word.replace("TO", "t TO STDOUT") + " x")
+        assert is_harmless(connection, word.replace("TO", "t TO STDOUT") + " x")

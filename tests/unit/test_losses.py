@@ -35,6 +35,7 @@ def moment(statement: Any, before: int = IDLE, inside: bool = False, read: bool 
         b"SELECT 2",
         sql.SQL("SELECT {}").format(sql.Literal("INSERT")),
         "SELECT '%s' AS deleted",
+        "SELECT count(*), Max(a), pg_catalog.lower(b) FROM t WHERE c IN (1) AND (d OR e) GROUP BY (f)",
     ],
 )
 def test_reads(statement: Any) -> None:
@@ -51,6 +52,13 @@ def test_reads(statement: Any) -> None:
         "SELECT 1 INTO t",
         "SELECT 1; DELETE FROM t",
         "SELECT 1 /* ; */",
+        "SELECT charge(7)",
+        "SELECT count(*), shop.charge (7)",
+        'SELECT "Charge"(7)',
+        "SELECT charge /* ( */ (7)",
+        "SELECT * FROM charge_all()",
+        "SELECT x FROM t WHERE pg_notify('a', b) IS NULL",
+        "SELECT nextval('s')",
         "EXPLAIN ANALYZE DELETE FROM t",
         "COPY t FROM STDIN",
         "COPY (DELETE FROM t RETURNING 1) TO STDOUT",

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -261,10 +261,12 @@ def test_unknown_outcomes() -> None:
         "SET work_mem = '1MB'",
         "COPY t TO STDOUT",
         "copy (SELECT 1) TO STDOUT",
+        b"SELECT 2",
+        psycopg.sql.SQL("SELECT 1"),
     ],
 )
-def test_harmless(sql: str) -> None:
-    assert is_harmless(sql)
+def test_harmless(sql: Any) -> None:
+    assert is_harmless(connection, sql)
 
 
 @pytest.mark.parametrize(
@@ -280,13 +282,14 @@ def test_harmless(sql: str) -> None:
         "COPY (DELETE FROM t RETURNING a) TO STDOUT",
         "/* SELECT */ UPDATE t SET a = 1",
         "",
-        b"SELECT 1",
+        b"INSERT",
         None,
-        psycopg.sql.SQL("SELECT 1"),
+        "SELECT charge(7)",
+        "VACUUM; DELETE FROM t",
     ],
 )
 def test_not_harmless(sql: Any) -> None:
-    assert not is_harmless(sql)
+    assert not is_harmless(connection, sql)
 
 
 @pytest.mark.parametrize(
