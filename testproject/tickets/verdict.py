@@ -12,6 +12,7 @@ from testproject.tickets.outages import REFUSAL, Killed, Outage, circuit_of
 from testproject.tickets.shop import Audit
 
 IDLE = 6
+"""Connections that are killed; a pool that fills itself to its min_size meanwhile may have one more."""
 POOL_TIMEOUT = 15.0
 
 # The errors by which the stock engine has to fail.
@@ -49,8 +50,8 @@ def judge(engine: str, measured: Measured) -> Outcome:
 def _faults_of_stock(measured: Measured) -> Iterator[str]:
     if not measured.restart.errors[CONNECTION_LOST]:
         yield f"no call failed with {CONNECTION_LOST} in the restart"
-    if measured.killed.connections != IDLE:
-        yield f"{measured.killed.connections} idle connections were killed, not {IDLE}"
+    if measured.killed.connections < IDLE:
+        yield f"only {measured.killed.connections} idle connections were killed"
     if not measured.killed.errors[NO_CONNECTION]:
         yield f"no call failed with {NO_CONNECTION} after its idle connections were killed"
     if not measured.crash.errors[NO_CONNECTION] or measured.crash.longest < POOL_TIMEOUT:
@@ -64,12 +65,12 @@ def _faults_of_ours(measured: Measured) -> Iterator[str]:
             yield f"not everybody was answered after the {name}"
     if failed := restart.errors.total():
         yield f"{failed} calls failed in the restart"
-    if killed.connections != IDLE:
-        yield f"{killed.connections} idle connections were killed, not {IDLE}"
+    if killed.connections < IDLE:
+        yield f"only {killed.connections} idle connections were killed"
     if killed.errors or killed.seconds >= MOST_SECONDS_AFTER_KILL:
         yield (
-            f"after {IDLE} idle connections were killed {killed.errors.total()} of {len(killed.calls)} calls failed, "
-            f"in {killed.seconds:.2f} s"
+            f"after {killed.connections} idle connections were killed {killed.errors.total()} of "
+            f"{len(killed.calls)} calls failed, in {killed.seconds:.2f} s"
         )
     yield from _faults_of_circuit(crash)
     if not measured.orders.exact:
@@ -96,11 +97,12 @@ def _faults_of_circuit(crash: Outage) -> Iterator[str]:
 
 
 def _story_of_stock(measured: Measured) -> str:
+    restart, killed, crash = measured.restart, measured.killed, measured.crash
     return (
-        f"Reproduced: {measured.restart.errors.total()} calls failed in a restart of "
-        f"{measured.restart.away:.0f} s; with {IDLE} dead connections in the pool a call on a healthy server waited "
-        f"{measured.killed.seconds:.0f} s for {NO_CONNECTION}; while the server was away "
-        f"{measured.crash.errors[NO_CONNECTION]} calls waited {POOL_TIMEOUT:.0f} s each to fail."
+        f"Reproduced: {restart.errors.total()} calls failed in a restart of {restart.away:.0f} s; with "
+        f"{killed.connections} dead connections in the pool a call on a healthy server waited {killed.seconds:.0f} s "
+        f"for {NO_CONNECTION}; while the server was away {crash.errors[NO_CONNECTION]} calls waited "
+        f"{POOL_TIMEOUT:.0f} s each to fail."
     )
 
 
@@ -108,7 +110,7 @@ def _story_of_ours(measured: Measured) -> str:
     circuit = circuit_of(measured.crash)
     assert circuit is not None
     return (
-        f"Gone: 0 failed calls in the restart; 0 after {IDLE} connections were killed, in "
+        f"Gone: 0 failed calls in the restart; 0 after {measured.killed.connections} connections were killed, in "
         f"{measured.killed.seconds:.2f} s; while the server was away {circuit.refused} calls were refused in "
         f"{circuit.median * 1000:.1f} ms each, and {_seconds(measured.crash.served_after)} after its return the first "
         f"was answered. Each of {measured.orders.saved} orders is there exactly once."
@@ -125,7 +127,8 @@ def rows(measured: list[Measured]) -> list[Row]:
     circuits = [circuit_of(crash) for crash in crashes]
     orders = [one.orders for one in measured]
     return [
-        Row(f"{IDLE} idle connections killed, {len(kills[0].calls)} calls after it"),
+        Row(f"idle connections killed, {len(kills[0].calls)} calls after it"),
+        Row("  killed", [killed.connections for killed in kills]),
         *error_rows([killed.errors for killed in kills]),
         Row("  all calls together", [_seconds(killed.seconds) for killed in kills]),
         Row(f"server restarted, away for {restarts[0].away:.1f} s"),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
+from django_dbpool.pool import command as commands
 from testproject.postgres import Server
-from tests.faults.helpers import Database
+from testproject.processes import wait_until
+from tests.faults.helpers import PATIENCE, Database
+from tests.faults.timeouts import LIMIT
 from tests.fixtures.aliases import MakeAlias
 
 MakeDatabase = Callable[..., Database]
@@ -52,3 +56,17 @@ def table(session_server: Server) -> Iterator[str]:
         connection.execute(f"CREATE TABLE {name} (key text)")
         yield name
         connection.execute(f"DROP TABLE {name}")
+
+
+@pytest.fixture
+def limited(make_database: MakeDatabase) -> Database:
+    """Two connections, whose statements may take ``LIMIT`` seconds."""
+    return make_database(command_timeout=LIMIT, max_size=2)
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """No thread hangs in a cancellation, no statement is watched for ever."""
+    yield
+    assert wait_until(lambda: not commands.running, PATIENCE), commands.running
+    assert wait_until(lambda: not any(t.name == "dbpool-cancel" for t in threading.enumerate()), PATIENCE)

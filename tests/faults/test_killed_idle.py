@@ -243,8 +243,12 @@ def test_looked_at_while_lent(database: Database) -> None:
         while not stop.is_set():
             database.pool.check()
 
+    def work() -> None:
+        for _ in range(1000):
+            statement(database)
+
     looking = [Task(look) for _ in range(2)]
-    working = [Task(lambda: [statement(database) for _ in range(1000)]) for _ in range(2)]
+    working = [Task(work) for _ in range(2)]
     try:
         assert [task.error() for task in working] == [None, None]
     finally:

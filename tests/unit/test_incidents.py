@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from django.core.management import CommandError, call_command
 
 from testproject.incidents.management.commands.incident import INCIDENTS, Command
 from testproject.incidents.outcome import Outcome, Report, Row, error_rows
+from testproject.tickets import incident
 from testproject.tickets.operations import KINDS, Operation
 from testproject.tickets.outages import REFUSAL, Killed, Outage, circuit_of
-from testproject.tickets.shop import Audit
+from testproject.tickets.shop import Audit, ShopError
 from testproject.tickets.verdict import CONNECTION_LOST, IDLE, NO_CONNECTION, Measured, judge, rows
 
 
@@ -38,6 +40,25 @@ class TestCommand:
     def test_refused(self, arguments: list[str], message: str) -> None:
         with pytest.raises(CommandError, match=message):
             call_command(Command(), *arguments)
+
+    @pytest.mark.parametrize(("met", "code"), [(True, None), (False, 1)])
+    def test_exit_code_is_the_verdict(self, monkeypatch: pytest.MonkeyPatch, met: bool, code: int | None) -> None:
+        report = Report("tickets", "title", {}, [("stock",)], [Row("calls", [1])], [Outcome("stock", met, "so", {})])
+        monkeypatch.setattr(incident, "run", lambda engines, *args: report)
+        out = io.StringIO()
+        with nullcontext() if code is None else pytest.raises(SystemExit) as ended:
+            call_command(Command(), "tickets", stdout=out)
+        assert (ended.value.code if ended else None) == code
+        assert out.getvalue().endswith("stock: so\n")
+
+    def test_a_run_that_breaks_has_no_verdict(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def run(*args: object) -> Report:
+            raise ShopError("the shop on stock ended with 1")
+
+        monkeypatch.setattr(incident, "run", run)
+        with pytest.raises(CommandError, match="ended with 1") as caught:
+            call_command(Command(), "tickets", stderr=io.StringIO())
+        assert caught.value.returncode == 2
 
 
 class TestReport:
@@ -106,7 +127,7 @@ WITHOUT_REFUSALS = outage(*BEFORE, *UNAVAILABLE, *AFTER)
         ({"restart": outage(*BEFORE, failed("AdminShutdown (57P01)", 10.1), *AFTER)}, "1 calls failed in the restart"),
         ({"restart": outage(*BEFORE, *AFTER, recovered=False)}, "after the restart"),
         ({"restart": outage(*AFTER[:2])}, "after the restart"),
-        ({"killed": Killed(2, GOOD.killed.calls)}, "2 idle connections were killed"),
+        ({"killed": Killed(2, GOOD.killed.calls)}, "only 2 idle connections were killed"),
         ({"killed": Killed(IDLE, [failed("Lost", 1.0)])}, "1 of 1 calls failed"),
         ({"killed": Killed(IDLE, [answered("reads", 1.0), answered("reads", 1.2)])}, "in 0.20 s"),
         ({"crash": WITHOUT_REFUSALS}, "the circuit did not open"),
@@ -159,7 +180,7 @@ FAILING = Measured(
         ({"restart": GOOD.restart}, f"no call failed with {CONNECTION_LOST}"),
         ({"restart": outage(failed("OperationalError: gone", 10.1))}, f"no call failed with {CONNECTION_LOST}"),
         ({"killed": GOOD.killed}, f"no call failed with {NO_CONNECTION} after"),
-        ({"killed": Killed(0, FAILING.killed.calls)}, "0 idle connections were killed"),
+        ({"killed": Killed(0, FAILING.killed.calls)}, "only 0 idle connections were killed"),
         ({"crash": GOOD.crash}, "no call waited 15 s"),
         ({"crash": outage(failed(NO_CONNECTION, 12.0, seconds=2))}, "no call waited 15 s"),
     ],
