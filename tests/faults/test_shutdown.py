@@ -19,7 +19,7 @@ from django.db.utils import OperationalError
 
 import django_dbpool
 from django_dbpool.errors import ShuttingDown
-from django_dbpool.pool import stopping
+from django_dbpool.pool import background, stopping
 from testproject.postgres import EmbeddedServer
 from testproject.processes import wait_until
 from tests.faults.conftest import MakeDatabase
@@ -142,9 +142,7 @@ def test_transaction_is_finished(database: Database, table: str, worker: Worker)
     assert database.observer.execute(f"SELECT key FROM {table}").fetchall() == [("a",)]
 
 
-def test_thread_of_no_unit_finishes_its_transaction_and_no_more(
-    database: Database, table: str, worker: Worker
-) -> None:
+def test_thread_of_no_unit_finishes_its_transaction_and_no_more(database: Database, table: str, worker: Worker) -> None:
     """Also while somebody else is still waited for. Its commit hook belongs to the transaction."""
     other, long, step = Worker("other"), Step(), Step()
 
@@ -422,19 +420,13 @@ def test_end_of_a_request_that_nobody_reported(database: Database) -> None:
     assert django_dbpool.shutdown(timeout=PATIENCE).clean
 
 
-def test_lease_of_a_thread_that_is_gone(database: Database) -> None:
-    """It is reclaimed, not waited for."""
-
-    kept = []
-
-    def leave() -> None:
-        kept.append(connections[database.alias])  # else the wrapper's end reports it
-        connections[database.alias].set_autocommit(False)
-        database.backend()
-
-    Task(leave).result()
+def test_lease_of_a_thread_that_is_gone(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is reclaimed, not waited for; of a connection taken by hand nothing else tells that its thread has ended."""
+    monkeypatch.setattr(background, "_tick", lambda: 60.0)  # the next round of the upkeep is a minute away
+    connection = Task(database.pool.getconn).result()
     result = django_dbpool.shutdown(timeout=PATIENCE)
     assert result.clean
+    assert connection.closed
     assert wait_until(lambda: not database.backends(), PATIENCE)
 
 
