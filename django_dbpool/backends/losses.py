@@ -33,7 +33,8 @@ _READING = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _COMMITS = re.compile(
-    r"(?:^|;)\s*(?:COMMIT|PREPARE\s+TRANSACTION|END(?:\s+(?:WORK|TRANSACTION))?\s*(?:$|;|AND\b))", re.IGNORECASE
+    r"(?:^|;)\s*(?:COMMIT(?!\s+PREPARED)\b|PREPARE\s+TRANSACTION|END(?:\s+(?:WORK|TRANSACTION))?\s*(?:$|;|AND\b))",
+    re.IGNORECASE,
 )
 _GOES_ON_AFTER_ROLLBACK = re.compile(r"\b(?:ROLLBACK|ABORT)\b[^;]*;\s*\S", re.IGNORECASE)
 _QUOTED_BODY = re.compile(r"\$(\w*)\$.*?\$\1\$", re.DOTALL)
@@ -108,7 +109,7 @@ def moment_of(statement: Any, before: int, *, in_transaction: bool, read: bool =
         commit = _COMMITS.search(text)
         if commit is not None and (before == INTRANS or commit.start() > 0):
             return "commit"
-        if _GOES_ON_AFTER_ROLLBACK.search(text):
+        if _GOES_ON_AFTER_ROLLBACK.search(text) or (commit is not None and ";" in text):
             return "write"
         if commit is not None:
             read = True  # without a transaction it does nothing, and one that has failed it rolls back

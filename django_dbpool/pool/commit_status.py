@@ -19,6 +19,7 @@ import psycopg
 from psycopg import Connection, Cursor
 from psycopg.rows import tuple_row
 
+from ..core import blocks
 from ..core.errors import GateClosed, LeaseRefused
 from ..core.ledger import Owner
 from . import watchdog
@@ -63,12 +64,12 @@ def transaction_id(entry: PoolEntry) -> str | None:
 
 def outcome(pool: ManagedPool, history: str, xid: str) -> Outcome:
     """
-    What became of a transaction. Waits while it is in progress, as long as a caller may wait for a connection.
+    What became of a transaction. Waits while it is in progress, as long as this caller may wait for a connection.
 
     Args:
         history: of the server that gave the id.
     """
-    deadline = pool.clock() + pool.config.timeout
+    deadline = pool.clock() + (blocks.shortened(pool.config.timeout) or 0.0)
     pause, nothing = FIRST_PAUSE, threading.Event()
     while (remaining := deadline - pool.clock()) > 0:
         try:

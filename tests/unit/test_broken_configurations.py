@@ -83,6 +83,7 @@ TABLE: list[Broken] = [
     Broken("dbpool.E001", "unknown key None.", "Known keys:", {"POOL": {None: 1}}),
     pool("dbpool.E001", "enabled = 'yes' is not a boolean", "True or False", enabled="yes"),
     pool("dbpool.E001", "enabled = 0 is not a boolean", "True or False", enabled=0),
+    pool("dbpool.E001", "commit_status = 'ask' is not a boolean", "True or False", commit_status="ask"),
     pool("dbpool.E001", "mode = 'statement' is not a mode", '"transaction" (lend for one', mode="statement"),
     pool("dbpool.E001", "min_size (12) is above max_size (10)", "Lower min_size", min_size=12),
     pool("dbpool.E001", "max_size = '20' is not a whole number", "int('20')", max_size="20"),

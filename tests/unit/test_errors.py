@@ -6,20 +6,34 @@ import copy
 import dataclasses
 import multiprocessing.reduction
 import pickle
+from typing import get_args
 
 import psycopg
 import pytest
 from django.db import DatabaseError, OperationalError
 
-from django_dbpool.core.errors import Exhausted, Expiry, LeaseRefused, QueueFull, Refusal, Unreachable
+from django_dbpool.core.errors import (
+    Exhausted,
+    Expiry,
+    LeaseRefused,
+    Loss,
+    Moment,
+    QueueFull,
+    Refusal,
+    Unreachable,
+)
 from django_dbpool.core.ledger import Holder
 from django_dbpool.errors import (
+    CommitUnknown,
+    ConnectionLost,
     DatabaseUnavailable,
     LeaseTimedOut,
     PoolError,
     PoolExhausted,
     PoolOverloaded,
     from_refusal,
+    raised_in_request,
+    withdraw,
 )
 
 HOLDERS = tuple(
@@ -163,3 +177,48 @@ def test_timed_out_survives_pickling(protocol: int) -> None:
     assert (str(loaded), loaded.args, loaded.refusal, loaded.expiry) == (str(error), error.args, REFUSAL, EXPIRY)
     assert (loaded.setting, loaded.limit, loaded.maybe_committed) == ("command_timeout", 10.0, True)
     assert isinstance(loaded, OperationalError)
+
+
+# -- connections that were lost ------------------------------------------------------------------------------------
+
+SAID = dataclasses.replace(REFUSAL, driver="terminating connection due to administrator command")
+MOMENTS = get_args(Moment)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_lost_says_what_and_whether_and_what_to_do(moment: Moment) -> None:
+    error = (CommitUnknown if moment == "commit" else ConnectionLost)(SAID, Loss(moment))
+    text = str(error)
+    assert text.startswith("The connection to database 'default' was lost ")
+    assert "The driver says: terminating connection due to administrator command." in text
+    assert error.maybe_committed is (moment in ("write", "commit"))
+    assert ("may have been committed" in text) is error.maybe_committed
+    assert ("Look before you repeat it" in text) is error.maybe_committed
+    assert ("Repeat the whole block" in text) is not error.maybe_committed
+
+
+def test_unknown_commit_is_a_lost_connection() -> None:
+    assert issubclass(CommitUnknown, ConnectionLost)
+    assert issubclass(ConnectionLost, PoolError)
+
+
+@pytest.mark.parametrize("kind", [ConnectionLost, CommitUnknown])
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_lost_survives_pickling(kind: type[ConnectionLost], protocol: int) -> None:
+    error = kind(SAID, Loss("commit"))
+    loaded = pickle.loads(pickle.dumps(error, protocol))
+    assert type(loaded) is kind
+    assert (str(loaded), loaded.refusal, loaded.loss, loaded.maybe_committed) == (str(error), SAID, error.loss, True)
+
+
+def test_what_was_dealt_with_is_withdrawn() -> None:
+    """A read that was repeated is nothing that a request's answer could be about."""
+    raised: list[BaseException] = []
+    token = raised_in_request.set(raised)
+    try:
+        kept, repeated = ConnectionLost(SAID, Loss("write")), ConnectionLost(SAID, Loss("read"))
+        withdraw(repeated)
+        assert raised == [kept]
+    finally:
+        raised_in_request.reset(token)
+    withdraw(kept)  # outside of a request
