@@ -140,10 +140,10 @@ class ManagedPool(LendingByHand):
         deadline = start + (self.config.timeout if timeout is None else timeout)
         ticket = ticket_for(owner, self.gate, priority)
         try:
-            self._in_transit.add(ticket)
             try:
                 if stopping.announced is not None:
-                    stopping.check(finishing=priority)
+                    stopping.check(finishing=priority)  # before this call is seen to be one that asks
+                self._in_transit.add(ticket)
                 self.connector.refuse_if_open()
                 return self._admitted(ticket, owner, deadline, check)
             except (*AT_THE_GATE, Rejected, Stopping, psycopg.Error) as error:

@@ -19,7 +19,7 @@ from django.db.utils import OperationalError
 
 import django_dbpool
 from django_dbpool.errors import ShuttingDown
-from django_dbpool.pool import stopping
+from django_dbpool.pool import background, stopping
 from testproject.postgres import EmbeddedServer
 from testproject.processes import wait_until
 from tests.faults.conftest import MakeDatabase
@@ -140,6 +140,68 @@ def test_transaction_is_finished(database: Database, table: str, worker: Worker)
     assert shutdown.result().clean
     assert isinstance(worker.start(database.backend).exception(PATIENCE), ShuttingDown)
     assert database.observer.execute(f"SELECT key FROM {table}").fetchall() == [("a",)]
+
+
+def test_thread_of_no_unit_finishes_its_transaction_and_no_more(database: Database, table: str, worker: Worker) -> None:
+    """Also while somebody else is still waited for. Its commit hook belongs to the transaction."""
+    other, long, step = Worker("other"), Step(), Step()
+
+    def hold() -> None:
+        with transaction.atomic(using=database.alias):
+            database.backend()
+            long.wait()
+
+    def write() -> list[object]:
+        hooked: list[object] = []
+        with transaction.atomic(using=database.alias):
+            transaction.on_commit(lambda: hooked.append(database.backend()), using=database.alias)
+            database.backend()
+            step.wait()
+        try:
+            database.backend()
+        except ShuttingDown as error:
+            hooked.append(type(error))
+        return hooked
+
+    holding, writing = other.start(hold), worker.start(write)
+    long.reached()
+    step.reached()
+    shutdown = Task(django_dbpool.shutdown, PATIENCE)
+    assert wait_until(announced, PATIENCE)
+    step.go_on()
+    pid, refused = writing.result(PATIENCE)
+    assert isinstance(pid, int)
+    assert refused is ShuttingDown
+    assert shutdown.is_alive()
+    long.go_on()
+    holding.result(PATIENCE)
+    assert shutdown.result().clean
+    other.stop()
+
+
+def test_helper_of_a_request_may_lease(database: Database, worker: Worker) -> None:
+    """A thread that a request has started doesn't know that it belongs to one."""
+    worker(begin_request, "/old/")
+    shutdown = Task(django_dbpool.shutdown, PATIENCE)
+    assert wait_until(announced, PATIENCE)
+    assert worker(lambda: Task(database.backend).result())
+    worker(end_request)
+    assert shutdown.result().clean
+
+
+def test_circuit_does_not_open_the_door_again(database: Database, worker: Worker) -> None:
+    """To suspend the hot path is the breaker's way, too."""
+    known = Worker("known")
+    known(request, database, "/first/")
+    worker(begin_request, "/old/")
+    shutdown = Task(django_dbpool.shutdown, PATIENCE)
+    assert wait_until(lambda: database.pool.gate.suspended, PATIENCE)
+    database.pool.breaker.isolate()
+    database.pool.breaker.reset()
+    assert isinstance(known.start(request, database, "/late/").exception(PATIENCE), ShuttingDown)
+    worker(end_request)
+    assert shutdown.result().clean
+    known.stop()
 
 
 def test_holder_may_need_another_alias(database: Database, make_database: MakeDatabase, worker: Worker) -> None:
@@ -358,16 +420,13 @@ def test_end_of_a_request_that_nobody_reported(database: Database) -> None:
     assert django_dbpool.shutdown(timeout=PATIENCE).clean
 
 
-def test_lease_of_a_thread_that_is_gone(database: Database) -> None:
-    """It is reclaimed, not waited for."""
-
-    def leave() -> None:
-        connections[database.alias].set_autocommit(False)
-        database.backend()
-
-    Task(leave).result()
+def test_lease_of_a_thread_that_is_gone(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is reclaimed, not waited for; of a connection taken by hand nothing else tells that its thread has ended."""
+    monkeypatch.setattr(background, "_tick", lambda: 60.0)  # the next round of the upkeep is a minute away
+    connection = Task(database.pool.getconn).result()
     result = django_dbpool.shutdown(timeout=PATIENCE)
     assert result.clean
+    assert connection.closed
     assert wait_until(lambda: not database.backends(), PATIENCE)
 
 
