@@ -195,29 +195,35 @@ class Connector:
 
     def attempt(self, deadline: float) -> Connection[Any]:
         """One attempt, or two if the first told how to make the second."""
-        pool = self.pool
-        remaining = max(0.001, deadline - pool.clock())
-        try:
-            conn = self._connect(min(pool.config.connect_timeout, remaining))
-        except psycopg.Error as error:
-            if self._on_refused is not None and self._on_refused(error):
-                return self.attempt(deadline)
-            raise
-        pool.prepare(conn)
+        conn = self._connect(deadline) if round(self._timeout(deadline)) >= SHORTEST_ATTEMPT else self._hurry(deadline)
+        self.pool.prepare(conn)
         return conn
 
-    def _connect(self, timeout: float) -> Connection[Any]:
+    def _timeout(self, deadline: float) -> float:
+        pool = self.pool
+        return min(pool.config.connect_timeout, max(0.001, deadline - pool.clock()))
+
+    def _connect(self, deadline: float) -> Connection[Any]:
+        try:
+            return self.pool._connect(timeout=self._timeout(deadline))
+        except psycopg.Error as error:
+            if self._on_refused is not None and self._on_refused(error):
+                return self._connect(deadline)
+            raise
+
+    def _hurry(self, deadline: float) -> Connection[Any]:
         """
         An attempt takes two seconds if nobody answers, however few it is given. A caller who has less leaves it to a
         thread; what comes of it later is kept for the next.
         """
-        if round(timeout) >= SHORTEST_ATTEMPT:
-            return self.pool._connect(timeout=timeout)
         found: Future[Connection[Any]] = Future()
         name = f"dbpool-connect-{self.pool.alias}"
-        threading.Thread(target=self._connect_later, args=(found, timeout), name=name, daemon=True).start()
         try:
-            return found.result(max(timeout, GRACE))
+            threading.Thread(target=self._connect_later, args=(found, deadline), name=name, daemon=True).start()
+        except RuntimeError:  # no more threads: the interpreter ends, or the system's limit is reached
+            return self._connect(deadline)
+        try:
+            return found.result(max(self._timeout(deadline), GRACE))
         except BaseException as error:
             if not (found.cancel() or found.exception()):  # it came in this moment
                 self._keep(found.result())
@@ -225,9 +231,9 @@ class Connector:
                 raise psycopg.errors.ConnectionTimeout("connection timeout expired") from None
             raise
 
-    def _connect_later(self, found: Future[Connection[Any]], timeout: float) -> None:
+    def _connect_later(self, found: Future[Connection[Any]], deadline: float) -> None:
         try:
-            conn = self.pool._connect(timeout=timeout)
+            conn = self._connect(deadline)
         except BaseException as error:  # noqa: BLE001  # raised in the thread that waits
             if found.set_running_or_notify_cancel():
                 found.set_exception(error)

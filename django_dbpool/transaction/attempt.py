@@ -54,6 +54,7 @@ class Attempt(Done):
         connection = connections[self._alias]
         refuse_inside_transaction(connection)
         if self._block is not None and not is_pooled(connection):
+            connection.close_if_health_check_failed()
             connection.ensure_connection()
         for alias in connections:
             # In this transaction everything goes back with it. On other databases nothing does.
@@ -159,8 +160,11 @@ class Attempt(Done):
             raise
 
     def end(self) -> None:
-        """After all of it, whatever happened."""
+        """After all of it, whatever happened, where it was entered."""
         leave(current_attempt, self)
+
+    def unwatch(self) -> None:
+        """In the thread of the connections: statements of others, which run there, go through the same list."""
         for connection, _ in self._watched:
             if self._observe in connection.execute_wrappers:
                 connection.execute_wrappers.remove(self._observe)

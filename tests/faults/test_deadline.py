@@ -170,11 +170,13 @@ def test_frozen_between_two_statements(frozen: tuple[EmbeddedServer, Database]) 
 
 
 def test_a_late_commit_is_not_sent(database: Database, table: str) -> None:
-    """So everybody knows what became of it."""
+    """So everybody knows what became of it; and the connection is as good as before."""
+    before = database.backend()
     with ended_by(0.2) as found, djangos.atomic(using=database.alias):
         execute(database.alias, f"INSERT INTO {table} VALUES ('late')")
         pass_by()
     assert (found[0].setting, found[0].maybe_committed) == ("deadline", False)
+    assert database.backend() == before
     assert database.fetch(f"SELECT count(*) FROM {table}") == 0
     database.assert_whole()
 

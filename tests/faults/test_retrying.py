@@ -87,6 +87,26 @@ def test_a_server_that_comes_back(
 
 
 @pytest.mark.parametrize("settings", KINDS)
+def test_a_persistent_connection_that_is_found_dead(
+    server: EmbeddedServer, make_database: MakeDatabase, settings: dict[str, Any], request: Any
+) -> None:
+    """By Django's health check, which a transaction begins with."""
+    if settings:
+        settings = {**settings, "CONN_MAX_AGE": None}
+    database = make_database(server, CONN_HEALTH_CHECKS=True, **settings)
+    database.fetch("SELECT 1")
+    database.connection.close_if_unusable_or_obsolete()
+    server.stop()
+    try:
+        transaction.retrying(database.alias, sleep=start_in_pause(server), total=60).call(
+            write, database.alias, request.node.name
+        )
+    finally:
+        server.start()
+    assert rows(server, request.node.name) == 1
+
+
+@pytest.mark.parametrize("settings", KINDS)
 def test_a_server_that_goes_in_the_middle(
     server: EmbeddedServer, make_database: MakeDatabase, settings: dict[str, Any], request: Any
 ) -> None:

@@ -19,7 +19,7 @@ from django.db.transaction import TransactionManagementError
 from django.test import TestCase
 
 from django_dbpool import transaction
-from django_dbpool.errors import PoolExhausted, RetryingInsideTransaction
+from django_dbpool.errors import PoolExhausted, RetryingInsideTransaction, raised_in_request
 from tests.app.failing import RAISE
 from tests.app.models import Item, Log
 from tests.fixtures.pools import backend, execute, in_use
@@ -175,8 +175,9 @@ def test_interrupt_in_the_pause(alias: str, observer: Observer) -> None:
 
 def test_a_full_pool_is_not(make_pool: MakePool, worker: Worker) -> None:
     """More attempts are more load."""
-    alias = make_pool(size=1, POOL={"timeout": 0.1})
+    alias = make_pool(size=1, POOL={"timeout": 0.3})
     taken, work = Step(), Work(alias)
+    execute(alias, "SELECT 1")  # connecting may take longer than that
 
     def take() -> None:
         with djangos.atomic(using=alias):
@@ -724,6 +725,20 @@ def test_last_error_has_a_note(alias: str, caplog: pytest.LogCaptureFixture) -> 
     assert records[1].attempt == 2
 
 
+def test_what_was_repeated_is_nobody_else_s_business(make_pool: MakePool) -> None:
+    """The middleware would take it for the reason of an error that comes later in the request."""
+    alias = make_pool()
+    work = Work(alias, lambda: fail(alias), lambda: die(alias))
+    noticed: list[BaseException] = []
+    token = raised_in_request.set(noticed)
+    try:
+        transaction.retrying(alias, **NOW).call(work)
+    finally:
+        raised_in_request.reset(token)
+    assert work.runs == 3
+    assert noticed == []
+
+
 def test_between_attempts_no_connection_is_held(make_pool: MakePool, mode: str) -> None:
     alias = make_pool(mode=mode)
     held: list[int] = []
@@ -791,20 +806,22 @@ def test_tasks_side_by_side_are_told_apart(alias: str) -> None:
     """Their statements run in one thread; what one has written keeps no other from repeating."""
     runs: list[str] = []
 
-    @transaction.retrying(alias, atomic=False)
-    async def reader() -> None:
-        runs.append("read")
-        await Item.objects.using(alias).acount()
-        await written.wait()
-        if runs.count("read") == 1:
-            await sync_to_async(fail)(alias)
-
     async def main() -> None:
-        global written
-        written = asyncio.Event()
+        reading, written = asyncio.Event(), asyncio.Event()
+
+        @transaction.retrying(alias, atomic=False)
+        async def reader() -> None:
+            runs.append("read")
+            await Item.objects.using(alias).acount()
+            reading.set()
+            await written.wait()
+            if runs.count("read") == 1:
+                await sync_to_async(fail)(alias)
+
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(reader())
+                await reading.wait()
                 await Log.objects.using(alias).acreate(key="of another task")
                 written.set()
         finally:
@@ -812,9 +829,6 @@ def test_tasks_side_by_side_are_told_apart(alias: str) -> None:
 
     asyncio.run(main())
     assert runs == ["read", "read"]
-
-
-written: asyncio.Event
 
 
 def test_asynchronous_loop(alias: str) -> None:
