@@ -14,6 +14,7 @@ from ..core.readers import Fault
 from .alias import Alias
 
 BAD_FUNCTION = "dbpool.E015"
+NEVER_FIRES = "dbpool.W011"
 
 
 def the_function_of_groups_exists(alias: Alias) -> Iterator[Fault]:
@@ -26,6 +27,21 @@ def the_function_of_groups_exists(alias: Alias) -> Iterator[Fault]:
             "request) and returns the name of its group, or None.",
             BAD_FUNCTION,
         )
+
+
+def limits_of_groups_can_be_reached(alias: Alias) -> Iterator[Fault]:
+    config = alias.config
+    if config.groups is None:
+        return
+    for name, limit in (*config.groups.limits.items(), ("default", config.groups.default or 0)):
+        if limit >= config.max_size:
+            yield Fault(
+                "groups",
+                f"groups: the limit of {name!r} ({limit}) never takes effect: max_size ({config.max_size}) is reached "
+                "before it.",
+                "Lower it below max_size, or remove it.",
+                NEVER_FIRES,
+            )
 
 
 def with_function(config: PoolConfig) -> PoolConfig:

@@ -11,7 +11,7 @@ from typing import Any
 from ..core.config import SERVER_LIMITS
 from ..core.readers import Fault, shown
 from .alias import Alias, startup_variables
-from .groups import the_function_of_groups_exists
+from .groups import NEVER_FIRES, limits_of_groups_can_be_reached, the_function_of_groups_exists
 from .options import is_timeout, unknown_options, unusable_options
 
 OWNED_VARIABLE = "dbpool.E008"
@@ -22,7 +22,6 @@ SHARED_STATE = "dbpool.E012"
 NO_OPTIONS = "dbpool.E013"
 
 SLOW_CONNECT = "dbpool.W007"
-NEVER_FIRES = "dbpool.W011"
 NO_KEEPALIVES = "dbpool.W012"
 OVERRIDDEN = "dbpool.W013"
 MILLISECONDS = "dbpool.W014"
@@ -134,7 +133,10 @@ def connecting_fits_into_the_wait(alias: Alias) -> Iterator[Fault]:
 
 
 def every_limit_can_be_reached(alias: Alias) -> Iterator[Fault]:
-    limits = {**alias.server_limits, "command_timeout": alias.config.command_timeout}
+    config = alias.config
+    limits = {**alias.server_limits, "command_timeout": config.command_timeout, "timeout": config.timeout}
+    if "queue_target" in alias.given:  # its default is meant for other timeouts, which nobody need know
+        limits["queue_target"] = config.queue_target
     for longer, shorter in (
         ("lock_timeout", "statement_timeout"),
         ("statement_timeout", "transaction_timeout"),
@@ -142,6 +144,7 @@ def every_limit_can_be_reached(alias: Alias) -> Iterator[Fault]:
         ("idle_in_transaction_timeout", "transaction_timeout"),
         ("statement_timeout", "command_timeout"),
         ("lock_timeout", "command_timeout"),
+        ("queue_target", "timeout"),
     ):
         first, last = limits.get(shorter), limits.get(longer)
         if first is not None and last is not None and last >= first:
@@ -272,6 +275,7 @@ RULES: tuple[Rule, ...] = (
     reset_reaches_its_session,
     a_service_leaves_room_for_settings,
     the_function_of_groups_exists,
+    limits_of_groups_can_be_reached,
 )
 
 

@@ -32,8 +32,9 @@ def make_database(make_alias: MakeAlias, session_server: Server) -> Iterator[Mak
         options = {"application_name": application, **settings.pop("OPTIONS", {})}
         observer = (server or session_server).connect(application_name="observer")
         observers.append(observer)
-        # What happens without a second attempt; tests of attempts and circuits say so.
-        pool = {"min_size": 0, "max_size": 4, "timeout": 20, "retry": False, "breaker": False, **pool}
+        # Without a second attempt, and everybody may wait; tests of attempts, circuits and overload say so.
+        plain = {"min_size": 0, "max_size": 4, "timeout": 20, "retry": False, "breaker": False, "queue_target": None}
+        pool = {**plain, **pool}
         alias = make_alias(server, POOL=pool, OPTIONS=options, **settings)
         return Database(alias, application, observer)
 

@@ -29,7 +29,7 @@ from tests.app.models import Item
 from tests.faults.conftest import MakeDatabase
 from tests.faults.helpers import PATIENCE, Clock, Database, Task
 
-ON = {"retry": True, "breaker": True}
+ON = {"retry": True, "breaker": True, "queue_target": 0.05}
 FAST = {"retry": {"attempts": 2, "base_delay": 0.01, "total": 0.5}}
 
 
