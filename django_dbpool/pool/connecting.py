@@ -209,11 +209,13 @@ class Connector:
         threading.Thread(target=self._connect_later, args=(found, timeout), name=name, daemon=True).start()
         try:
             return found.result(max(timeout, GRACE))
-        except BaseException as error:
-            if not (found.cancel() or found.exception()):  # it came in this moment
-                self._keep(found.result())
-            if isinstance(error, TimeoutError):
+        except TimeoutError:
+            if found.cancel():
                 raise psycopg.errors.ConnectionTimeout("connection timeout expired") from None
+            return found.result()  # it came in this moment
+        except BaseException:
+            if not found.cancel() and found.exception() is None:
+                self._keep(found.result())
             raise
 
     def _connect_later(self, found: Future[Connection[Any]], timeout: float) -> None:
