@@ -342,7 +342,14 @@ def withdraw(error: BaseException) -> None:
     """It was dealt with where it was raised: the middleware need not hear of it."""
     raised = raised_in_request.get()
     if raised:
-        raised[:] = [other for other in raised if other is not error and other is not error.__context__]
+        raised[:] = [other for other in raised if other is not error.__context__ and not _came_of(other, error)]
+
+
+def _came_of(error: BaseException | None, origin: BaseException) -> bool:
+    """Whether it is that, or was raised while that was handled, as by the ROLLBACK on a lost connection."""
+    while error is not None and error is not origin:
+        error = error.__context__
+    return error is origin
 
 
 def from_refusal(refused: LeaseRefused) -> PoolError:

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.signals import request_finished, request_started
 
+from .core.admission import UNMARKED, admission
 from .core.ledger import begin_unit, current_unit, end_unit, unit_labels, unit_names
 
 
@@ -63,6 +64,9 @@ def _begin(environ: dict[str, Any] | None = None, scope: dict[str, Any] | None =
 
 def _end(**_: Any) -> None:
     current_unit.set(None)
+    if admission.get() is not UNMARKED:
+        # A block that was interrupted at its very end: the thread's next requests must not use the reserve.
+        admission.set(UNMARKED)
     end_unit()
 
 

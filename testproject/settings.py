@@ -19,6 +19,7 @@ INSTALLED_APPS = [
     "django_dbpool",
     "testproject.incidents",
     "testproject.reports",
+    "testproject.tickets",
 ]
 
 MIDDLEWARE = [

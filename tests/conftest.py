@@ -16,6 +16,7 @@ from testproject.postgres import EmbeddedServer, Server
 from tests import settings
 from tests.fixtures.aliases import MakeAlias, temporary_aliases
 from tests.fixtures.leases import leases_left
+from tests.fixtures.passwords import Vault, password_server
 from tests.fixtures.proxy import Proxy
 
 SERVER = pytest.StashKey[Server]()
@@ -86,3 +87,16 @@ def proxy(session_server: Server) -> Iterator[Proxy]:
     """A proxy in front of the session's server, started."""
     with Proxy(session_server.host, session_server.port) as proxy:
         yield proxy
+
+
+@pytest.fixture(scope="module")
+def strict_server() -> Iterator[EmbeddedServer]:
+    """A server of the module's own that wants a password of one role."""
+    with password_server() as server:
+        yield server
+
+
+@pytest.fixture
+def vault(strict_server: EmbeddedServer) -> Vault:
+    """Where that role's password is kept."""
+    return Vault(strict_server)

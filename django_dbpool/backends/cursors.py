@@ -146,6 +146,7 @@ class LeasedCursor(DjangosCursor):
     def copy(self, statement: Any, params: Any = None, **kwargs: Any) -> Iterator[Any]:
         """As psycopg's ``Cursor.copy``; the connection is held until the block ends."""
         db = self.db
+        blocks.note_statement(db, statement)
         before = db._state()
         cursor = db._begin_statement(self, statement)
         with (
@@ -158,6 +159,7 @@ class LeasedCursor(DjangosCursor):
     def stream(self, query: Any, params: Any = None, **kwargs: Any) -> Iterator[Any]:
         """As psycopg's ``Cursor.stream``; the connection is held until the iterator ends or is closed."""
         db = self.db
+        blocks.note_statement(db, query)
         before = db._state()
         cursor = db._begin_statement(self, query)
         with db._streaming(query, before), db.wrap_database_errors:

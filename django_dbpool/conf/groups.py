@@ -22,8 +22,8 @@ def the_function_of_groups_exists(alias: Alias) -> Iterator[Fault]:
         yield Fault(
             "groups",
             function,
-            "Write the dotted path of a function that takes a unit of work (the WSGI environ or ASGI scope of a request) and "
-            "returns the name of its group, or None.",
+            "Write the dotted path of a function that takes a unit of work (the WSGI environ or ASGI scope of a "
+            "request) and returns the name of its group, or None.",
             BAD_FUNCTION,
         )
 

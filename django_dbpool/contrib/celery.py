@@ -19,9 +19,6 @@ from ..core.ledger import begin_unit, end_unit, thread_units, unit_labels
 
 __all__: list[str] = []
 
-CHILD_TIMEOUT = 3.0
-"""Seconds; what a prefork child has begun is over when it is told to end."""
-
 
 def _label(context: Any) -> str:
     """For example ``task shop.tasks.send_mails[1f0c...]``."""
@@ -39,11 +36,7 @@ def _end(task: Any = None, **_: Any) -> None:
         end_unit()
 
 
-def _shut_down_child(**_: Any) -> None:
-    shutdown(CHILD_TIMEOUT)
-
-
-def _shut_down_worker(**_: Any) -> None:
+def _shut_down(**_: Any) -> None:
     shutdown()
 
 
@@ -51,6 +44,6 @@ unit_labels[Context] = _label
 signals.task_prerun.connect(_begin, weak=False, dispatch_uid="django_dbpool.task_prerun")
 signals.task_postrun.connect(_end, weak=False, dispatch_uid="django_dbpool.task_postrun")
 # Of a prefork child; billiard ends it without Python's own end, so atexit does nothing there.
-signals.worker_process_shutdown.connect(_shut_down_child, weak=False, dispatch_uid="django_dbpool.process_shutdown")
+signals.worker_process_shutdown.connect(_shut_down, weak=False, dispatch_uid="django_dbpool.process_shutdown")
 # Of the worker's main process, in whose threads or greenlets the tasks of the other kinds of worker run.
-signals.worker_shutdown.connect(_shut_down_worker, weak=False, dispatch_uid="django_dbpool.worker_shutdown")
+signals.worker_shutdown.connect(_shut_down, weak=False, dispatch_uid="django_dbpool.worker_shutdown")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from contextvars import ContextVar
 from time import monotonic
+from typing import Any, Protocol
 
 GRACE = 0.5
 """Seconds beyond a deadline for the ROLLBACK that follows from it, and for a COMMIT that was sent before it."""
@@ -41,6 +42,16 @@ class Deadline(Declaration):
         return self.at - monotonic()
 
 
+class Attempt(Protocol):
+    """One run of a block that may be repeated, as long as it has done nothing for good."""
+
+    outer: Any
+
+    def note(self, connection: Any, sql: Any) -> None:
+        """A statement is done, or about to be."""
+
+
+current_attempt: ContextVar[Attempt | None] = ContextVar("dbpool_attempt", default=None)
 current_deadline: ContextVar[Deadline | None] = ContextVar("dbpool_deadline", default=None)
 current_idempotence: ContextVar[Declaration | None] = ContextVar("dbpool_idempotent", default=None)
 
@@ -58,6 +69,14 @@ def use_deadlines() -> None:
 def use_idempotence() -> None:
     global idempotence_used
     idempotence_used = True
+
+
+def note_statement(connection: Any, sql: Any) -> None:
+    """Of what passes by Django's ``execute_wrappers``, in which attempts see the others: COPY and ``stream()``."""
+    attempt = current_attempt.get()
+    while attempt is not None:
+        attempt.note(connection, sql)
+        attempt = attempt.outer
 
 
 def deadline() -> Deadline | None:

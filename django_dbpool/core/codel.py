@@ -104,6 +104,11 @@ class Codel:
         self._refused += 1
         return True
 
+    def excuse(self) -> None:
+        """Waiting has another reason than too much work: begin anew."""
+        self.slow = False
+        self._begin_interval(self._clock())
+
     def _look(self, now: float, waiting: int) -> None:
         """At the end of an interval: is, or stays, the queue too slow?"""
         if waiting < self.crowd and not self.slow:

@@ -348,6 +348,12 @@ class Gate(Generic[E]):
             self.suspended = suspended
             self._note()
 
+    def excuse(self) -> None:
+        """Those that wait do so because no connection can be made: no reason to refuse them for an overload."""
+        if self.codel is not None:
+            with self._lock:
+                self.codel.excuse()
+
     def refuse_queued(self) -> None:
         """Send everybody away who waits now."""
         with self._lock:

@@ -62,9 +62,8 @@ def _limits(raw: Any) -> dict[str, int]:
         if not isinstance(name, str) or not name:
             raise reject(f"has a name that is no text: {shown(name)}.", _HINT)
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise reject(
-                f"has a limit for {name!r} that is no count: {shown(limit)}.", "Write an integer of at least 1."
-            )
+            hint = "Write an integer of at least 1."
+            raise reject(f"has a limit for {name!r} that is no count: {shown(limit)}.", hint)
     return dict(raw)
 
 

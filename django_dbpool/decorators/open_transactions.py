@@ -27,9 +27,9 @@ def in_transaction(connection: Any) -> bool:
     if connection.in_atomic_block:
         # TestCase's are around each test and end with it.
         return not all(block._from_testcase for block in connection.atomic_blocks)
-    if isinstance(connection, PooledDatabaseMixin):
-        return not connection.autocommit and connection._entry is not None
-    return connection.connection is not None and not connection.autocommit
+    pooled = isinstance(connection, PooledDatabaseMixin) and connection._pooled
+    held = connection._entry if pooled else connection.connection
+    return held is not None and not connection.autocommit
 
 
 def _begun(connection: Any) -> bool:

@@ -41,6 +41,9 @@ SHORTEST_ATTEMPT = 2
 GRACE = 0.5
 """Seconds for an attempt that is begun just before its deadline: a server that answers at once is not called away."""
 
+HASTY = 1.0
+"""Seconds; whoever gives a server less of its ``transaction.deadline()`` learns nothing of it by getting no answer."""
+
 PROBE_TIMEOUT = float(SHORTEST_ATTEMPT)
 
 
@@ -112,6 +115,7 @@ class Connector:
             ServerFull: the server has no connection left for us, but the pool has some.
             psycopg.Error: of the last attempt.
         """
+        given = deadline - self.pool.clock()
         with self.breaker.allow() as permit:
             try:
                 conn = self._attempts(deadline)
@@ -119,12 +123,17 @@ class Connector:
                 code = code_of(error)
                 # The server that refuses a password or is full is there. One that did not answer before the caller's
                 # own deadline may have had no time to.
-                hasty = isinstance(error, psycopg.errors.ConnectionTimeout) and seconds_left() <= 0
+                hasty = given < HASTY and isinstance(error, psycopg.errors.ConnectionTimeout) and seconds_left() <= 0
                 if not (sqlstate.is_credentials(code) or sqlstate.is_server_full(code) or hasty):
                     permit.failure(error)
                 raise
             permit.success()
         return conn
+
+    @property
+    def fails(self) -> bool:
+        """The last attempt did, and not because the server has enough connections."""
+        return self.last_error is not None and not sqlstate.is_server_full(code_of(self.last_error))
 
     def refuse_if_open(self) -> None:
         """
@@ -186,29 +195,35 @@ class Connector:
 
     def attempt(self, deadline: float) -> Connection[Any]:
         """One attempt, or two if the first told how to make the second."""
-        pool = self.pool
-        remaining = max(0.001, deadline - pool.clock())
-        try:
-            conn = self._connect(min(pool.config.connect_timeout, remaining))
-        except psycopg.Error as error:
-            if self._on_refused is not None and self._on_refused(error):
-                return self.attempt(deadline)
-            raise
-        pool.prepare(conn)
+        conn = self._connect(deadline) if round(self._timeout(deadline)) >= SHORTEST_ATTEMPT else self._hurry(deadline)
+        self.pool.prepare(conn)
         return conn
 
-    def _connect(self, timeout: float) -> Connection[Any]:
+    def _timeout(self, deadline: float) -> float:
+        pool = self.pool
+        return min(pool.config.connect_timeout, max(0.001, deadline - pool.clock()))
+
+    def _connect(self, deadline: float) -> Connection[Any]:
+        try:
+            return self.pool._connect(timeout=self._timeout(deadline))
+        except psycopg.Error as error:
+            if self._on_refused is not None and self._on_refused(error):
+                return self._connect(deadline)
+            raise
+
+    def _hurry(self, deadline: float) -> Connection[Any]:
         """
         An attempt takes two seconds if nobody answers, however few it is given. A caller who has less leaves it to a
         thread; what comes of it later is kept for the next.
         """
-        if round(timeout) >= SHORTEST_ATTEMPT:
-            return self.pool._connect(timeout=timeout)
         found: Future[Connection[Any]] = Future()
         name = f"dbpool-connect-{self.pool.alias}"
-        threading.Thread(target=self._connect_later, args=(found, timeout), name=name, daemon=True).start()
         try:
-            return found.result(max(timeout, GRACE))
+            threading.Thread(target=self._connect_later, args=(found, deadline), name=name, daemon=True).start()
+        except RuntimeError:  # no more threads: the interpreter ends, or the system's limit is reached
+            return self._connect(deadline)
+        try:
+            return found.result(max(self._timeout(deadline), GRACE))
         except TimeoutError:
             if found.cancel():
                 raise psycopg.errors.ConnectionTimeout("connection timeout expired") from None
@@ -218,9 +233,9 @@ class Connector:
                 self._keep(found.result())
             raise
 
-    def _connect_later(self, found: Future[Connection[Any]], timeout: float) -> None:
+    def _connect_later(self, found: Future[Connection[Any]], deadline: float) -> None:
         try:
-            conn = self.pool._connect(timeout=timeout)
+            conn = self._connect(deadline)
         except BaseException as error:  # noqa: BLE001  # raised in the thread that waits
             if found.set_running_or_notify_cancel():
                 found.set_exception(error)
@@ -240,6 +255,8 @@ class Connector:
 
     def _server_answers(self) -> None:
         self.successes += 1
+        if self.fails:
+            self.pool.gate.excuse()
         self.last_error = None
         self._wake()
         self.pool.housekeeping.server_answers()

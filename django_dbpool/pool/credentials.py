@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -98,22 +99,26 @@ class Rotation:
         self._provider = provider
         self._setting = setting
         self._attempt = threading.local()
+        self._unsent: deque[tuple[float, Credentials]] = deque(maxlen=1)
 
     def ask(self) -> Credentials:
         """For the attempt to connect that comes next in this thread."""
         attempt = self._attempt.__dict__
         fresh = attempt.pop("fresh", None)
         attempt["again"] = fresh is not None
-        credentials: Credentials = fresh or self._unused(attempt) or ask(self._provider, self._setting)
+        credentials: Credentials = fresh or self._unused() or ask(self._provider, self._setting)
         attempt["used"] = credentials
         return credentials
 
-    def _unused(self, attempt: dict[str, Any]) -> Credentials | None:
+    def _unused(self) -> Credentials | None:
         """
-        What the attempt before this one never came to send, if that was just now: a server that is away is tried many
-        times, which is no reason to have a vault make as many passwords.
+        What another attempt never came to send, if that was just now: a server that is away is tried many times, which
+        is no reason to have a vault make as many passwords.
         """
-        asked_at, credentials = attempt.pop("unused", (0.0, None))
+        try:
+            asked_at, credentials = self._unsent.pop()
+        except IndexError:
+            return None
         return credentials if monotonic() - asked_at < UNUSED_FOR else None
 
     def changed(self, error: BaseException) -> bool:
@@ -121,7 +126,7 @@ class Rotation:
         attempt = self._attempt.__dict__
         used = attempt.pop("used", None)
         if used is not None and not password_was_refused(error):
-            attempt["unused"] = (monotonic(), used)
+            self._unsent.append((monotonic(), used))
             return False
         if used is None or attempt.get("again"):
             return False

@@ -144,10 +144,15 @@ class PoolEntry:
         """Server-side cursors, COPY and the like that still read from or write to this connection."""
 
     def suspicious(self) -> bool:
-        """True if the server has said something while nobody asked: mostly that it is gone."""
+        """
+        True if the server has said something while nobody asked: mostly that it is gone.
+
+        Asked also by those who don't hold it. So not by ``poll``, which its holder may be calling: a poll object
+        serves one thread at a time, the other gets RuntimeError("concurrent poll() invocation").
+        """
         try:
-            return bool(self.poll(0))
-        except (OSError, ValueError):
+            return bool(make_poll(self.conn.fileno())(0))
+        except (OSError, ValueError, psycopg.Error):
             return True
 
     def set_autocommit(self, value: bool) -> None:

@@ -308,7 +308,13 @@ class ManagedPool(LendingByHand):
 
     def _admit(self, ticket: Ticket[PoolEntry], deadline: float) -> PoolEntry | None:
         self.housekeeping.ensure_running()
-        return self.gate.enter(ticket, deadline, self.housekeeping.reclaim_lost)
+        return self.gate.enter(ticket, deadline, self._while_waiting)
+
+    def _while_waiting(self) -> None:
+        """Every second of each caller that waits."""
+        if not self.entries or self.connector.fails:
+            self.gate.excuse()
+        self.housekeeping.reclaim_lost()
 
     def _take_back(self, ticket: Ticket[PoolEntry]) -> None:
         entry = self.gate.abandon(ticket)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
@@ -13,11 +12,10 @@ from django.db.transaction import Atomic
 from psycopg.pq import TransactionStatus
 
 from ..backends.mixin import PooledDatabaseMixin
+from ..core.blocks import current_attempt
 from ..errors import PoolError, RetryingInsideTransaction
 from .declared import leave
 from .verdict import Done, driver_error, is_harmless, was_refused
-
-_current: ContextVar[Attempt | None] = ContextVar("dbpool_attempt", default=None)
 
 
 def is_pooled(connection: BaseDatabaseWrapper) -> bool:
@@ -37,7 +35,7 @@ class Attempt(Done):
 
     def __init__(self, alias: str, number: int, *, atomic: bool) -> None:
         self.number = number
-        self.outer: Attempt | None = None
+        self.outer: Any = None
         self._alias = alias
         self._block = Atomic(alias, savepoint=True, durable=False) if atomic else None
         self._is_outermost = False
@@ -56,6 +54,7 @@ class Attempt(Done):
         connection = connections[self._alias]
         refuse_inside_transaction(connection)
         if self._block is not None and not is_pooled(connection):
+            connection.close_if_health_check_failed()
             connection.ensure_connection()
         for alias in connections:
             # In this transaction everything goes back with it. On other databases nothing does.
@@ -72,8 +71,8 @@ class Attempt(Done):
 
     def enter(self) -> None:
         """Begin, where the block is going to run."""
-        self.outer = _current.get()
-        _current.set(self)
+        self.outer = current_attempt.get()
+        current_attempt.set(self)
         if self._block is None:
             return
         self._is_outermost = not connections[self._alias].in_atomic_block
@@ -90,26 +89,29 @@ class Attempt(Done):
         if not self._is_mine():
             return execute(sql, params, many, context)
         connection = context["connection"]
-        harmless = is_harmless(sql)
         try:
             result = execute(sql, params, many, context)
         except Exception as error:
             if not self._is_in_block(connection):
-                if harmless:
+                if is_harmless(sql):
                     self.harmless = error
                 elif driver_error(error) is not None or isinstance(error, PoolError):
                     self.unknown = self.unknown or not was_refused(error)
             raise
-        if not harmless:
-            if self._is_in_block(connection):
-                self._note_its_commit(connection)
-            else:
-                self.kept = f"a statement on database {connection.alias!r}"
+        self.note(connection, sql)
         return result
+
+    def note(self, connection: BaseDatabaseWrapper, sql: Any) -> None:
+        if is_harmless(sql) or not any(watched is connection for watched, _ in self._watched):
+            return
+        if self._is_in_block(connection):
+            self._note_its_commit(connection)
+        else:
+            self.kept = f"a statement on database {connection.alias!r}"
 
     def _is_mine(self) -> bool:
         """Other tasks and requests may run in the same thread, between two statements of an asynchronous block."""
-        attempt = _current.get()
+        attempt = current_attempt.get()
         while attempt is not None and attempt is not self:
             attempt = attempt.outer
         return attempt is self
@@ -158,8 +160,11 @@ class Attempt(Done):
             raise
 
     def end(self) -> None:
-        """After all of it, whatever happened."""
-        leave(_current, self)
+        """After all of it, whatever happened, where it was entered."""
+        leave(current_attempt, self)
+
+    def unwatch(self) -> None:
+        """In the thread of the connections: statements of others, which run there, go through the same list."""
         for connection, _ in self._watched:
             if self._observe in connection.execute_wrappers:
                 connection.execute_wrappers.remove(self._observe)

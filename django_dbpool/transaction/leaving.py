@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+from itertools import pairwise
 from types import FrameType
 
 
@@ -14,17 +15,25 @@ def goes_round(frame: FrameType) -> bool:
     Python tells ``__exit__`` of exceptions, not of ``return`` and ``break``: only the bytecode shows where it goes on.
     """
     instructions = {each.offset: each for each in dis.get_instructions(frame.f_code)}
-    following = sorted(offset for offset in instructions if offset > frame.f_lasti)
-    if not following or instructions[following[0]].opname != "POP_TOP":  # the result of __exit__
+    following = dict(pairwise(instructions))
+    offset = following.get(frame.f_lasti)
+    if offset is None or instructions[offset].opname != "POP_TOP":  # the result of __exit__
         return False
-    for offset in following[1:]:
+    offset = following.get(offset)
+    while offset is not None:
         each = instructions[offset]
-        if each.opname in ("NOP", "EXTENDED_ARG"):
-            continue
-        if not each.opname.startswith("JUMP_BACKWARD"):
+        if each.opname.startswith("JUMP_BACKWARD"):
+            return _after_extensions(instructions, each.argval) == "FOR_ITER"
+        if each.opname == "JUMP_FORWARD":  # forward only, so it comes to an end
+            offset = each.argval
+        elif each.opname in ("NOP", "EXTENDED_ARG"):
+            offset = following.get(offset)
+        else:
             return False
-        target = instructions.get(each.argval)
-        while target is not None and target.opname == "EXTENDED_ARG":
-            target = instructions.get(target.offset + 2)
-        return target is not None and target.opname == "FOR_ITER"
     return False
+
+
+def _after_extensions(instructions: dict[int, dis.Instruction], offset: int) -> str:
+    while instructions[offset].opname == "EXTENDED_ARG":
+        offset += 2
+    return instructions[offset].opname

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
-from asgiref.sync import iscoroutinefunction
+from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.db import DEFAULT_DB_ALIAS
 
 from ..core.retry import RetryPolicy
@@ -61,14 +61,13 @@ class Retrying:
         """Call the function until it succeeds, and give what it returns."""
         run = Run(self._named(function))
         while True:
-            with run.begin():
-                result = function(*args, **kwargs)
-                if inspect.iscoroutine(result):
-                    result.close()
-                    raise TypeError(
-                        f"transaction.retrying(): {_name_of(function)}() returned a coroutine, which would run after "
-                        "the block. Decorate the coroutine function itself, with atomic=False."
-                    )
+            attempt = run.begin()
+            try:
+                with attempt:
+                    result = function(*args, **kwargs)
+                    _refuse_coroutine(result, function)
+            finally:
+                attempt.unwatch()
             if run.finished:
                 return result
 
@@ -77,8 +76,12 @@ class Retrying:
         self._refuse_atomic("call_async() is asynchronous")
         run = Run(self._named(function))
         while True:
-            with await run.begin_async():
-                result = await function(*args, **kwargs)
+            attempt = await run.begin_async()
+            try:
+                with attempt:
+                    result = await function(*args, **kwargs)
+            finally:
+                await sync_to_async(attempt.unwatch)()
             if run.finished:
                 return result
 
@@ -90,7 +93,7 @@ class Retrying:
             try:
                 yield attempt
             finally:
-                attempt.end()
+                attempt.unwatch()
             _refuse_unused(attempt)
 
     async def __aiter__(self) -> AsyncIterator[RunningAttempt]:
@@ -102,7 +105,7 @@ class Retrying:
             try:
                 yield attempt
             finally:
-                attempt.end()
+                await sync_to_async(attempt.unwatch)()
             _refuse_unused(attempt)
 
     def _named(self, function: Callable[..., Any]) -> Plan:
@@ -199,6 +202,15 @@ def _validate(alias: object, attempts: object, total: object, max_delay: object,
     for kind in on if isinstance(on, tuple) else (on,):
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
             raise TypeError(f"transaction.retrying(on={on!r}): types of errors that derive from Exception.")
+
+
+def _refuse_coroutine(result: object, function: Callable[..., Any]) -> None:
+    if inspect.iscoroutine(result):
+        result.close()
+        raise TypeError(
+            f"transaction.retrying(): {_name_of(function)}() returned a coroutine, which would run after the block. "
+            "Decorate the coroutine function itself, with atomic=False."
+        )
 
 
 def _refuse_unused(attempt: RunningAttempt) -> None:

@@ -18,7 +18,7 @@ from asgiref.sync import sync_to_async
 from ..cancellation import current_scope
 from ..core.blocks import seconds_left
 from ..core.retry import Retrier, RetryPolicy
-from ..errors import CircuitOpen
+from ..errors import CircuitOpen, withdraw
 from .attempt import Attempt
 from .leaving import goes_round
 from .verdict import ErrorTypes, driver_error, is_transient, why_not
@@ -67,11 +67,11 @@ class Run:
             try:
                 attempt.prepare()
             except Exception as error:
-                attempt.end()
+                attempt.unwatch()
                 if not self.goes_on(error, attempt):
                     raise
             except BaseException:
-                attempt.end()
+                attempt.unwatch()
                 raise
             else:
                 return attempt
@@ -87,7 +87,7 @@ class Run:
         try:
             await sync_to_async(attempt.prepare)()
         except BaseException:
-            attempt.end()
+            await sync_to_async(attempt.unwatch)()  # runs after it there, should it have been cancelled
             raise
         return attempt
 
@@ -114,6 +114,7 @@ class Run:
                 _note(error, f"transaction.retrying() did not repeat it: {reason}")
             return False
         self._failed, self._delay, self.finished = attempt, delay, False
+        withdraw(error)
         logger.info(
             "database %r: attempt %d of %d of %s failed: %s; the next in %.3f s",
             plan.alias,

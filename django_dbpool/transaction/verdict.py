@@ -12,8 +12,9 @@ from ..core import sqlstate
 from ..core.blocks import is_idempotent
 from ..errors import (
     CircuitOpen,
+    CommitUnknown,
+    ConnectionLost,
     DatabaseUnavailable,
-    LeaseTimedOut,
     PoolError,
     RetryingInsideTransaction,
     ServerConnectionsExhausted,
@@ -25,7 +26,8 @@ ErrorTypes = type[Exception] | tuple[type[Exception], ...]
 _COMMENTS = r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
 # What changes nothing that a transaction would keep, and what may be done twice without anybody's noticing.
 _HARMLESS = re.compile(
-    rf"{_COMMENTS}(?:SELECT|VALUES|TABLE|SHOW|SET|FETCH|DECLARE|CLOSE|ANALYZE|CHECKPOINT|VACUUM)\b",
+    rf"{_COMMENTS}(?:(?:SELECT|VALUES|TABLE|SHOW|SET|FETCH|DECLARE|CLOSE|ANALYZE|CHECKPOINT|VACUUM)\b"
+    r"|COPY\b[^()]*\bTO\b|COPY\s*\(\s*SELECT\b)",
     re.IGNORECASE | re.DOTALL,
 )
 _INTO = re.compile(r"\binto\b", re.IGNORECASE)
@@ -76,22 +78,13 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _is_transient_of_pool(error: PoolError) -> bool:
-    if isinstance(error, LeaseTimedOut):
-        return False
     if isinstance(error, DatabaseUnavailable):
         cause = error.__cause__
         code = code_of(cause)
         # To repeat what was refused for its password locks accounts. Other causes are a provider's of passwords.
         return (cause is None or isinstance(cause, psycopg.Error)) and (code is None or sqlstate.is_transient(code))
-    if isinstance(error, (CircuitOpen, ServerConnectionsExhausted)):
-        return True
-    # A connection that was lost in use knows whether something may have been committed on it. More load does not help
-    # a pool that has none to give.
-    return hasattr(error, "maybe_committed")
-
-
-def is_unknown_commit(error: BaseException) -> bool:
-    return any(kind.__name__ == "CommitUnknown" for kind in type(error).__mro__)
+    # Not PoolExhausted: more load does not help a pool that has no connection to give. Nor time limits.
+    return isinstance(error, (CircuitOpen, ConnectionLost, ServerConnectionsExhausted))
 
 
 def why_not(error: Exception, attempt: Done, on: ErrorTypes) -> str | None:
@@ -106,7 +99,7 @@ def why_not(error: Exception, attempt: Done, on: ErrorTypes) -> str | None:
         return "it was refused"
     if attempt.committed or getattr(error, "committed", False):
         return "it has been committed"
-    if attempt.commit_unknown or is_unknown_commit(error):
+    if attempt.commit_unknown or isinstance(error, CommitUnknown):
         return "nobody knows whether it has been committed"
     if not is_idempotent():
         if attempt.kept:

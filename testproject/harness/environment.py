@@ -55,9 +55,8 @@ def manage(env: Mapping[str, str], *arguments: str, interrupts: Interrupts | Non
 
 def start(command: list[str], env: Mapping[str, str], **options: Any) -> subprocess.Popen[Any]:
     """Start a process in a session of its own: Ctrl-C in the terminal reaches its starter alone, who ends it."""
-    return subprocess.Popen(
-        command, env=dict(env), cwd=ROOT, stdin=subprocess.DEVNULL, start_new_session=True, **options
-    )
+    options = {"stdin": subprocess.DEVNULL, **options}
+    return subprocess.Popen(command, env=dict(env), cwd=ROOT, start_new_session=True, **options)
 
 
 def end(process: subprocess.Popen[Any]) -> None:
@@ -65,6 +64,7 @@ def end(process: subprocess.Popen[Any]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    for pipe in (process.stdout, process.stderr):
+    for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
-            pipe.close()
+            with contextlib.suppress(BrokenPipeError):  # of what it has not read any more
+                pipe.close()

@@ -1,56 +1,58 @@
-"""What the run of an incident has measured, as a story and as JSON."""
+"""What the run of an incident has measured: as a table for readers, and as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-from testproject.harness.load import Figures
-
-
-@dataclass(frozen=True)
-class PageRun:
-    """One page under the load, on a site that was started for it."""
-
-    page: str
-    figures: Figures
-    peak: int
-    """Most connections of the site at once, as pg_stat_activity showed them."""
-    opened: int
-    """Connections that the server has accepted from the site."""
-    refused: int
-    """Connections that the server's log says it refused with SQLSTATE 53300."""
-
-    def as_json(self) -> dict[str, Any]:
-        figures = self.figures
-        return {
-            "page": self.page,
-            "requests": figures.requests,
-            "ok": figures.ok,
-            "failed": figures.failed,
-            "errors": figures.errors,
-            "peak_connections": self.peak,
-            "connections_opened": self.opened,
-            "connections_refused": self.refused,
-            "seconds": round(figures.seconds, 3),
-            "p50": figures.p50 and round(figures.p50, 4),
-        }
 
 
 @dataclass(frozen=True)
 class Outcome:
+    """What became of one engine."""
+
+    engine: str
+    met: bool
+    """It failed by the error that was reported, or met its numbers, whichever is expected of it."""
+    verdict: str
+    figures: dict[str, Any]
+    """For programs."""
+
+
+@dataclass(frozen=True)
+class Row:
+    label: str
+    cells: Sequence[object] = ()
+    """One for each column; none in a heading."""
+
+
+@dataclass(frozen=True)
+class Report:
     incident: str
     title: str
-    engine: str
     setup: dict[str, str]
-    runs: list[PageRun]
-    limits: dict[str, int]
-    met: bool
-    verdict: str
+    columns: list[tuple[str, ...]]
+    """Their headings, in as many lines as a tuple has."""
+    rows: list[Row]
+    outcomes: list[Outcome]
+
+    @property
+    def met(self) -> bool:
+        return all(outcome.met for outcome in self.outcomes)
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "runs": [run.as_json() for run in self.runs]}
+        return {
+            "incident": self.incident,
+            "title": self.title,
+            "setup": self.setup,
+            "met": self.met,
+            "engines": {
+                outcome.engine: {"met": outcome.met, "verdict": outcome.verdict, **outcome.figures}
+                for outcome in self.outcomes
+            },
+        }
 
     def story(self) -> Iterator[str]:
         """The lines for a reader."""
@@ -59,23 +61,26 @@ class Outcome:
         for name, value in self.setup.items():
             yield f"  {name:<10}{value}"
         yield ""
-        yield from _table(self.runs)
+        yield from self._table()
         yield ""
-        yield self.verdict
+        for outcome in self.outcomes:
+            yield textwrap.fill(f"{outcome.engine}: {outcome.verdict}", width=100)
+
+    def _table(self) -> Iterator[str]:
+        width = max(len(row.label) for row in self.rows) + 2
+        for line in zip(*self.columns, strict=True):
+            yield _line("", line, width)
+        for row in self.rows:
+            yield _line(row.label, row.cells, width)
 
 
-def _table(runs: list[PageRun]) -> Iterator[str]:
-    errors = dict.fromkeys(error for run in runs for error in run.figures.errors)
-    rows: list[tuple[str, list[Any]]] = [
-        ("", [f"{run.page} page" for run in runs]),
-        ("requests", [run.figures.requests for run in runs]),
-        ("  answered", [run.figures.ok for run in runs]),
-        *((f"  failed: {error}", [run.figures.errors.get(error, 0) for run in runs]) for error in errors),
-        ("connections at once", [run.peak for run in runs]),
-        ("connections opened", [run.opened for run in runs]),
-        ("connections refused", [run.refused for run in runs]),
-        ("time", [f"{run.figures.seconds:.1f} s" for run in runs]),
+def _line(label: str, cells: Sequence[object], width: int) -> str:
+    return f"  {label:<{width}}" + "".join(f"{cell:>12}" for cell in map(str, cells)) if cells else f"  {label}"
+
+
+def error_rows(errors: Sequence[Counter[str]]) -> list[Row]:
+    """One for each error that any column has."""
+    return [
+        Row(f"  failed: {name}", [counter[name] for counter in errors])
+        for name in dict.fromkeys(name for counter in errors for name in counter)
     ]
-    width = max(len(name) for name, _ in rows) + 2
-    for name, values in rows:
-        yield f"  {name:<{width}}" + "".join(f"{value:>12}" for value in values)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
 
 from testproject.harness.environment import environment, manage
 from testproject.harness.interrupts import Interrupts
-from testproject.harness.load import http_calls
+from testproject.harness.load import Figures, http_calls
 from testproject.harness.load import run as run_load
 from testproject.harness.observer import Observer
 from testproject.harness.serving import Site
-from testproject.incidents.outcome import Outcome, PageRun
+from testproject.incidents.outcome import Outcome, Report, Row, error_rows
 from testproject.postgres import EmbeddedServer, Server
 from testproject.reports.engine import NAMES
 
 TITLE = "a page that opens hundreds of connections"
+SWITCHES: Sequence[str] = ()
 TOO_MANY_CONNECTIONS = "53300"
 
 MAX_CONNECTIONS = 20
@@ -25,30 +29,92 @@ VISITORS = 8
 REQUESTS = 32
 PAGES = ("naive", "fixed")
 
+Say = Callable[[str], None]
 
-def run(engine: str, interrupts: Interrupts, say: Callable[[str], None]) -> Outcome:
-    """Run both pages under the same load and compare the numbers with what `engine` is expected to do."""
+
+@dataclass(frozen=True)
+class PageRun:
+    """One page under the load, on a site that was started for it."""
+
+    page: str
+    figures: Figures
+    peak: int
+    """Most connections of the site at once, as pg_stat_activity showed them."""
+    opened: int
+    """Connections that the server has accepted from the site."""
+    refused: int
+    """Connections that the server's log says it refused with SQLSTATE 53300."""
+
+    def as_json(self) -> dict[str, Any]:
+        figures = self.figures
+        return {
+            "page": self.page,
+            "requests": figures.requests,
+            "ok": figures.ok,
+            "failed": figures.failed,
+            "errors": figures.errors,
+            "peak_connections": self.peak,
+            "connections_opened": self.opened,
+            "connections_refused": self.refused,
+            "seconds": round(figures.seconds, 3),
+            "p50": figures.p50 and round(figures.p50, 4),
+        }
+
+
+def run(engines: Sequence[str], without: Sequence[str], interrupts: Interrupts, say: Say) -> Report:
+    """Run both pages under the same load on each engine, one after the other."""
+    by_engine: dict[str, dict[str, PageRun]] = {}
+    for engine in engines:
+        say(f"{NAMES[engine]}:")
+        by_engine[engine] = {page.page: page for page in _open_pages(engine, interrupts, say)}
+    setup = {
+        "server": f"PostgreSQL, max_connections {MAX_CONNECTIONS}, one of them for the observer",
+        "site": f"gunicorn, {VISITORS} threads; a new site for each page",
+        "load": f"{VISITORS} visitors at once, {REQUESTS} requests in all for each page",
+    }
+    for engine in engines:
+        setup[engine] = NAMES[engine] + (f", max_size {MAX_SIZE}" if engine == "dbpool" else "")
+    return Report(
+        "reports",
+        TITLE,
+        setup,
+        [(engine, f"{page} page") for engine, runs in by_engine.items() for page in runs],
+        _rows([page for runs in by_engine.values() for page in runs.values()]),
+        [Outcome(engine, *judge(engine, runs), _figures(runs)) for engine, runs in by_engine.items()],
+    )
+
+
+def _rows(runs: list[PageRun]) -> list[Row]:
+    return [
+        Row("requests", [run.figures.requests for run in runs]),
+        Row("  answered", [run.figures.ok for run in runs]),
+        *error_rows([Counter(run.figures.errors) for run in runs]),
+        Row("connections at once", [run.peak for run in runs]),
+        Row("connections opened", [run.opened for run in runs]),
+        Row("connections refused", [run.refused for run in runs]),
+        Row("time", [f"{run.figures.seconds:.1f} s" for run in runs]),
+    ]
+
+
+def _figures(runs: dict[str, PageRun]) -> dict[str, Any]:
+    limits = {"max_connections": MAX_CONNECTIONS, "max_size": MAX_SIZE, "visitors": VISITORS}
+    return {"limits": limits, "runs": [run.as_json() for run in runs.values()]}
+
+
+def _open_pages(engine: str, interrupts: Interrupts, say: Say) -> list[PageRun]:
     with ExitStack() as stack:
-        say(f"Starting a PostgreSQL with max_connections = {MAX_CONNECTIONS} ...")
+        say(f"  starting a PostgreSQL with max_connections = {MAX_CONNECTIONS}")
         with interrupts.held():
             server = Server.embedded({"max_connections": str(MAX_CONNECTIONS)})
             stack.enter_context(server)
         env = environment(server, engine, {"max_size": MAX_SIZE} if engine == "dbpool" else None)
         manage(env, "migrate", "--verbosity", "0", interrupts=interrupts)
-        seeded = manage(env, "seed_reports", interrupts=interrupts).strip()
+        manage(env, "seed_reports", interrupts=interrupts)
         runs = []
         for page in PAGES:
-            say(f"Opening the {page} page {REQUESTS} times, {VISITORS} visitors at once ...")
+            say(f"  opening the {page} page {REQUESTS} times, {VISITORS} visitors at once")
             runs.append(_open_page(page, server, env, interrupts))
-    met, verdict = judge(engine, {run.page: run for run in runs})
-    setup = {
-        "engine": NAMES[engine] + (f", max_size {MAX_SIZE}" if engine == "dbpool" else ""),
-        "server": f"PostgreSQL, max_connections {MAX_CONNECTIONS}, one of them for the observer",
-        "site": f"gunicorn, {VISITORS} threads; {seeded}",
-        "load": f"{VISITORS} visitors at once, {REQUESTS} requests in all; a new site for each page",
-    }
-    limits = {"max_connections": MAX_CONNECTIONS, "max_size": MAX_SIZE, "visitors": VISITORS}
-    return Outcome("reports", TITLE, engine, setup, runs, limits, met, verdict)
+        return runs
 
 
 def _open_page(page: str, server: EmbeddedServer, env: dict[str, str], interrupts: Interrupts) -> PageRun:

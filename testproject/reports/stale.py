@@ -42,4 +42,5 @@ def _stale(error: Exception, /, request: HttpRequest, *args: object, **kwargs: o
 
 
 def _key(request: HttpRequest) -> str:
-    return "last-good:" + hashlib.sha256(request.get_full_path().encode()).hexdigest()
+    varies = "\n".join([request.get_full_path(), request.headers.get("Accept", "")])
+    return "last-good:" + hashlib.sha256(varies.encode()).hexdigest()

@@ -14,6 +14,7 @@ from testproject.reports import engine, queries
 from testproject.reports.errors import describe, failure_response, friendly_errors, wants_json
 from testproject.reports.models import Entry, Report
 from testproject.reports.rates import aeuro_rate, euro_rate
+from testproject.reports.stale import last_good
 
 
 @friendly_errors
@@ -32,6 +33,13 @@ def naive(request: HttpRequest) -> HttpResponseBase:
 def fixed(request: HttpRequest) -> HttpResponseBase:
     """The page as it was repaired."""
     return _summary(request, "fixed", queries.one_query)
+
+
+@friendly_errors
+@last_good
+def kept(request: HttpRequest) -> HttpResponse:
+    """The repaired page, as it was when the database could last be asked."""
+    return _summary(request, "kept", queries.one_query)
 
 
 @friendly_errors
@@ -54,7 +62,7 @@ async def priced_async(request: HttpRequest, pk: int) -> HttpResponse:
     return _priced_response(request, report, total, rate)
 
 
-def _summary(request: HttpRequest, page: str, read: Callable[[], list[queries.RegionSummary]]) -> HttpResponseBase:
+def _summary(request: HttpRequest, page: str, read: Callable[[], list[queries.RegionSummary]]) -> HttpResponse:
     started = time.perf_counter()
     rows = read()
     milliseconds = (time.perf_counter() - started) * 1000

@@ -97,7 +97,7 @@ class SavedSession:
 class SessionStore(db.SessionStore):
     """Of a visitor whom the backend below knows; has no table, and saves nothing."""
 
-    model = SavedSession
+    model = SavedSession  # type: ignore[assignment]
 
     def load(self) -> dict[str, Any]:
         fail_at("session load", asked[0])

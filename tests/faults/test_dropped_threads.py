@@ -71,7 +71,7 @@ class Dropping:
 
 @pytest.fixture(params=["transaction", "session"])
 def dropping(request: pytest.FixtureRequest, make_database: MakeDatabase, table: str) -> Iterator[Dropping]:
-    yield Dropping(make_database(mode=request.param, max_size=8, timeout=60), table)
+    yield Dropping(make_database(mode=request.param, max_size=8, timeout=60, queue_target=None), table)
     gc.collect()
 
 

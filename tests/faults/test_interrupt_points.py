@@ -7,12 +7,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from typing import Any
 
 import psycopg
 import pytest
 from django.db import Error, connections, transaction
 
+from django_dbpool import transaction as admission
 from django_dbpool.core import gate as gate_module
 from django_dbpool.errors import DatabaseUnavailable, PoolExhausted
 from django_dbpool.pool import housekeeping
@@ -38,10 +40,14 @@ def damage(database: Database) -> str | None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(housekeeping, "LOST_AFTER", 0.0)  # nobody is in the middle of anything
         pool.housekeeping.reclaim_lost()
+    free = [*gate.free, *gate.reserve_free]
+    reserved = {entry for entry in pool.entries if entry.reserved}
     facts = {
-        "size": gate.size == len(pool.entries),
-        "free": len(gate.free) == len(set(gate.free)) and set(gate.free) == pool.entries,
-        "attention": gate.attention == 0 == gate.waiting,
+        "size": gate.size == len(pool.entries - reserved),
+        "reserve": gate.reserve_used == len(reserved) <= gate.reserve_size and set(gate.reserve_free) == reserved,
+        "free": len(free) == len(set(free)) and set(free) == pool.entries,
+        "attention": gate.attention == (gate.groups is not None) and gate.waiting == 0,
+        "groups": gate.members() == set(),
         "in_use": pool.snapshot().in_use == 0,
         "limit": gate.size <= gate.max_size,
     }
@@ -233,3 +239,80 @@ def test_while_giving_to_the_next(make_database: MakeDatabase, monkeypatch: pyte
     database = make_database(max_size=1)
     every_point(database, statement, wanted)
     database.assert_whole()
+
+
+GROUPS = {"limits": {"batch": 1}}
+
+
+AT_THE_GATE = tuple(ENGINE[0] + part for part in ("/core/gate", "/core/groups", "/pool/managed", "/pool/admitting"))
+
+
+def marked(mark: Any, database: Database) -> None:
+    """In a context of its own: a mark whose block was interrupted at its end stays until the context ends."""
+
+    def use() -> None:
+        with mark:
+            database.fetch("SELECT 1")
+
+    copy_context().run(use)
+
+
+def in_group(database: Database) -> None:
+    marked(admission.group("batch"), database)
+
+
+def test_with_a_limit_for_its_group(make_database: MakeDatabase) -> None:
+    """The place in the group comes back whatever happens."""
+    database = make_database(groups=GROUPS)
+    every_point(database, in_group, folders=AT_THE_GATE)
+    every_point(database, in_group, cold, folders=AT_THE_GATE)
+    database.assert_whole()
+
+
+@contextmanager
+def group_soon_free(database: Database) -> Iterator[None]:
+    """The group's only place is taken until somebody waits for it, or the block ends."""
+    with admission.group("batch"):
+        context = copy_context()
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with transaction.atomic(using=database.alias):
+            database.backend()
+            held.set()
+            assert wait_until(lambda: over.is_set() or database.pool.gate.waiting == 1, PATIENCE)
+
+    task = Task(context.run, hold)
+    assert held.wait(PATIENCE)
+    yield
+    over.set()
+    task.result()
+
+
+def test_while_waiting_for_its_group(make_database: MakeDatabase) -> None:
+    """Beside the queue, and from there into it."""
+    database = make_database(groups=GROUPS)
+    every_point(database, in_group, group_soon_free, folders=AT_THE_GATE)
+    database.assert_whole()
+
+
+def in_reserve(database: Database) -> None:
+    marked(admission.reserved(), database)
+
+
+@contextmanager
+def full_and_cold(database: Database) -> Iterator[None]:
+    """A pool whose connections stay leased, and whose reserve has none."""
+    for entry in tuple(database.pool.gate.reserve_free):
+        database.pool.gate.reserve_free.remove(entry)
+        database.pool.discard(entry)
+    with full(database):
+        yield
+
+
+@pytest.mark.parametrize("around", [full, full_and_cold])
+def test_in_the_reserve(make_database: MakeDatabase, around: Callable[[Database], Any]) -> None:
+    """Its connection and the permit to open it stay the reserve's."""
+    database = make_database(max_size=1)
+    every_point(database, in_reserve, around, folders=AT_THE_GATE)
+    assert database.pool.gate.reserve_used <= 1

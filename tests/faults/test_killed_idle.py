@@ -234,6 +234,25 @@ def test_kills_under_load(make_database: MakeDatabase) -> None:
     database.assert_whole()
 
 
+def test_looked_at_while_lent(database: Database) -> None:
+    """After a loss all idle connections are looked at, by whoever met it, while others take them and look too."""
+    database.serve_at_once(4)
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            database.pool.check()
+
+    looking = [Task(look) for _ in range(2)]
+    working = [Task(lambda: [statement(database) for _ in range(1000)]) for _ in range(2)]
+    try:
+        assert [task.error() for task in working] == [None, None]
+    finally:
+        stop.set()
+    assert [task.error() for task in looking] == [None, None]
+    database.assert_whole()
+
+
 def test_health_checks_setting(make_database: MakeDatabase) -> None:
     """CONN_HEALTH_CHECKS: each unit begins with a round trip, though no news has come and none is due."""
     database = make_database(max_size=1, CONN_HEALTH_CHECKS=True)

@@ -17,21 +17,10 @@ from testproject.processes import wait_until
 from tests.app.models import Item
 from tests.faults.conftest import MakeDatabase
 from tests.faults.helpers import PATIENCE, Database, Task
-from tests.fixtures.passwords import Vault, authentications, password_server, refusals
+from tests.fixtures.passwords import Vault, authentications, refusals
 
 THREADS = 8
 SECONDS = 8
-
-
-@pytest.fixture(scope="module")
-def strict_server() -> Iterator[EmbeddedServer]:
-    with password_server() as server:
-        yield server
-
-
-@pytest.fixture
-def vault(strict_server: EmbeddedServer) -> Vault:
-    return Vault(strict_server)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from django.db import connections, transaction
 from psycopg import sql
 
+from django_dbpool.backends.leases import LeaseMixin
 from testproject.postgres import Server, free_port
 from tests.app import failing
 from tests.fixtures.aliases import MakeAlias
@@ -61,6 +62,20 @@ def make_worker(make_alias: MakeAlias) -> Iterator[Callable[[], Worker]]:
 def worker(make_worker: Callable[[], Worker]) -> Worker:
     """Another thread."""
     return make_worker()
+
+
+@pytest.fixture
+def pins(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Why connections were pinned, from now on."""
+    seen: list[str] = []
+    original = LeaseMixin._pin
+
+    def note(self: Any, reason: str) -> None:
+        seen.append(reason)
+        original(self, reason)
+
+    monkeypatch.setattr(LeaseMixin, "_pin", note)
+    return seen
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import functools
 import logging
 import subprocess
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,21 +20,9 @@ from psycopg import sql
 from django_dbpool.errors import DatabaseUnavailable
 from testproject.postgres import EmbeddedServer
 from tests.fixtures.aliases import MakeAlias
-from tests.fixtures.passwords import ROLE, Vault, authentications, password_server, refusals
+from tests.fixtures.passwords import ROLE, Vault, authentications, refusals
 from tests.fixtures.pools import backend, size, value
 from tests.fixtures.workers import Worker
-
-
-@pytest.fixture(scope="module")
-def strict_server() -> Iterator[EmbeddedServer]:
-    with password_server() as server:
-        yield server
-
-
-@pytest.fixture
-def vault(strict_server: EmbeddedServer) -> Vault:
-    return Vault(strict_server)
-
 
 MakeStrict = Callable[..., str]
 

@@ -224,14 +224,33 @@ def test_attributes_of_the_request_are_those_of_its_begin(atomic: str) -> None:
     def act(request: HttpRequest, alias: str) -> None:
         seen.append(dict(vars(request)))
         request.total = 1  # type: ignore[attr-defined]
-        request.method = "HEAD"
-        assert request.body == b""
+        request.method = "PATCH"
+        assert request.body == b"abc"
 
     site.act, site.fail = act, kill
-    get("/once_more/")
+    response = Client().generic("GET", "/once_more/", b"abc")
+    assert response.content == b"run 2"
     assert "total" not in seen[1]
     assert seen[1]["method"] == "GET"
     assert seen[1].keys() - seen[0].keys() <= {"_body", "_read_started"}
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_view_of_the_rest_framework(atomic: str, observer: Observer, client: type[Any]) -> None:
+    views = pytest.importorskip("rest_framework.views", reason="Django REST framework is not installed")
+    response = pytest.importorskip("rest_framework.response").Response
+
+    @method_decorator(replayable, name="dispatch")
+    class Items(views.APIView):  # type: ignore[name-defined]
+        def get(self, request: Any) -> Any:
+            return response({"answer": site.run(request._request).content.decode()})
+
+    site.act, site.fail = write, kill
+    urls = type("Urls", (), {"urlpatterns": [path("items/", Items.as_view())]})
+    rest = {"UNAUTHENTICATED_USER": None, "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"]}
+    with override_settings(ROOT_URLCONF=urls, REST_FRAMEWORK=rest):
+        assert get("/items/", client).json() == {"answer": "run 2"}
+    assert rows_of(observer, "app_item") == 1
 
 
 # -- it does not -----------------------------------------------------------------------------------------------------
@@ -325,14 +344,17 @@ def test_after_a_write_of_a_view_inside(autocommit: str) -> None:
     refused("/with_inner/")
 
 
-def test_hook_that_fails_after_the_commit(atomic: str, observer: Observer) -> None:
+@pytest.mark.parametrize(("work", "rows"), [(write, 1), (read, 0)], ids=["write", "read"])
+def test_hook_that_fails_after_the_commit(atomic: str, observer: Observer, work: Act, rows: int) -> None:
+    """Hooks before it have run, whatever they did."""
+
     def act(request: HttpRequest, alias: str) -> None:
-        write(request, alias)
+        work(request, alias)
         transaction.on_commit(lambda: kill(request, alias), using=alias)
 
     site.act = act
     refused()
-    assert rows_of(observer, "app_item") == 1
+    assert rows_of(observer, "app_item") == rows
 
 
 def test_commit_whose_outcome_is_unknown(atomic: str, observer: Observer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from django.db.transaction import TransactionManagementError
 from django.test import TestCase
 
 from django_dbpool import transaction
-from django_dbpool.errors import PoolExhausted, RetryingInsideTransaction
+from django_dbpool.errors import PoolExhausted, RetryingInsideTransaction, raised_in_request
 from tests.app.failing import RAISE
 from tests.app.models import Item, Log
 from tests.fixtures.pools import backend, execute, in_use
@@ -88,7 +89,7 @@ class Work:
 # -- what is repeated -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", ["40001", "40P01", "53100", "53200", "53300", "53400", "58030", "08006", "57P03"])
+@pytest.mark.parametrize("code", ["40001", "40P01", "53300", "57P03"])
 def test_transient_errors_are_repeated(alias: str, observer: Observer, code: str) -> None:
     """Each attempt's own rows go back with it."""
     work = Work(alias, lambda: fail(alias, code), lambda: fail(alias, code))
@@ -111,7 +112,7 @@ def test_a_commit_that_the_server_refuses_is_repeated(alias: str, observer: Obse
     assert (work.runs, keys(observer)) == (3, ["run 3"])
 
 
-@pytest.mark.parametrize("code", ["23505", "42P01", "57014", "55P03", "25006", "08P01", "22012"])
+@pytest.mark.parametrize("code", ["23505", "57014", "08P01"])
 def test_other_errors_are_not(alias: str, observer: Observer, code: str) -> None:
     work = Work(alias, lambda: fail(alias, code))
     with pytest.raises(DatabaseError) as raised:
@@ -150,7 +151,7 @@ def test_an_error_that_the_code_has_renamed_is_not(alias: str) -> None:
     assert work.runs == 2
 
 
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, asyncio.CancelledError])
 def test_interrupts_are_not(alias: str, observer: Observer, kind: type[BaseException]) -> None:
     def interrupt() -> None:
         raise kind
@@ -174,8 +175,9 @@ def test_interrupt_in_the_pause(alias: str, observer: Observer) -> None:
 
 def test_a_full_pool_is_not(make_pool: MakePool, worker: Worker) -> None:
     """More attempts are more load."""
-    alias = make_pool(size=1, POOL={"timeout": 0.1})
+    alias = make_pool(size=1, POOL={"timeout": 0.3})
     taken, work = Step(), Work(alias)
+    execute(alias, "SELECT 1")  # connecting may take longer than that
 
     def take() -> None:
         with djangos.atomic(using=alias):
@@ -386,6 +388,30 @@ def test_a_lost_autocommit_write_may_be_committed(alias: str) -> None:
     assert "may have been committed" in raised.value.__notes__[0]
 
 
+@pytest.mark.parametrize(("target", "ran"), [("app_log (key) FROM STDIN", 1), ("app_log TO STDOUT", 2)])
+def test_copy_is_seen(make_pool: MakePool, observer: Observer, target: str, ran: int) -> None:
+    """It passes by Django's cursors."""
+    alias, runs = make_pool(), []
+
+    def work() -> None:
+        runs.append(1)
+        with connections[alias].cursor() as cursor, cursor.copy(f"COPY {target}") as copy:
+            if "FROM" in target:
+                copy.write_row(["row"])
+            else:
+                list(copy)
+        if len(runs) == 1:
+            fail(alias)
+
+    with contextlib.suppress(OperationalError):
+        transaction.retrying(alias, atomic=False, **NOW).call(work)
+    assert len(runs) == ran
+    runs.clear()
+    transaction.retrying(alias, **NOW).call(work)
+    assert len(runs) == 2
+    assert keys(observer) == ["row"] * (2 if ran == 1 else 0)
+
+
 def test_a_refused_autocommit_write_is_repeated(alias: str, observer: Observer) -> None:
     codes = ["40001", "53200"]
 
@@ -455,8 +481,10 @@ def inside_itself(alias: str, call: Callable[[], object]) -> None:
     transaction.retrying(alias, **NOW).call(call)
 
 
-@pytest.mark.parametrize("atomic", [True, False])
-@pytest.mark.parametrize("where", [inside_atomic, inside_manual, inside_raw, inside_itself])
+@pytest.mark.parametrize(
+    ("where", "atomic"),
+    [(inside_atomic, True), (inside_atomic, False), (inside_manual, True), (inside_raw, True), (inside_itself, True)],
+)
 def test_inside_a_transaction_it_is_refused(alias: str, where: Callable[..., None], atomic: bool) -> None:
     work = Work(alias)
     with pytest.raises(RetryingInsideTransaction, match="outermost") as raised:
@@ -697,6 +725,20 @@ def test_last_error_has_a_note(alias: str, caplog: pytest.LogCaptureFixture) -> 
     assert records[1].attempt == 2
 
 
+def test_what_was_repeated_is_nobody_else_s_business(make_pool: MakePool) -> None:
+    """The middleware would take it for the reason of an error that comes later in the request."""
+    alias = make_pool()
+    work = Work(alias, lambda: fail(alias), lambda: die(alias))
+    noticed: list[BaseException] = []
+    token = raised_in_request.set(noticed)
+    try:
+        transaction.retrying(alias, **NOW).call(work)
+    finally:
+        raised_in_request.reset(token)
+    assert work.runs == 3
+    assert noticed == []
+
+
 def test_between_attempts_no_connection_is_held(make_pool: MakePool, mode: str) -> None:
     alias = make_pool(mode=mode)
     held: list[int] = []
@@ -764,20 +806,22 @@ def test_tasks_side_by_side_are_told_apart(alias: str) -> None:
     """Their statements run in one thread; what one has written keeps no other from repeating."""
     runs: list[str] = []
 
-    @transaction.retrying(alias, atomic=False)
-    async def reader() -> None:
-        runs.append("read")
-        await Item.objects.using(alias).acount()
-        await written.wait()
-        if runs.count("read") == 1:
-            await sync_to_async(fail)(alias)
-
     async def main() -> None:
-        global written
-        written = asyncio.Event()
+        reading, written = asyncio.Event(), asyncio.Event()
+
+        @transaction.retrying(alias, atomic=False)
+        async def reader() -> None:
+            runs.append("read")
+            await Item.objects.using(alias).acount()
+            reading.set()
+            await written.wait()
+            if runs.count("read") == 1:
+                await sync_to_async(fail)(alias)
+
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(reader())
+                await reading.wait()
                 await Log.objects.using(alias).acreate(key="of another task")
                 written.set()
         finally:
@@ -785,9 +829,6 @@ def test_tasks_side_by_side_are_told_apart(alias: str) -> None:
 
     asyncio.run(main())
     assert runs == ["read", "read"]
-
-
-written: asyncio.Event
 
 
 def test_asynchronous_loop(alias: str) -> None:

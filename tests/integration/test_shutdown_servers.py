@@ -122,9 +122,24 @@ def test_sigterm_under_load(kind: str, session_server: Server, ledger: psycopg.C
     assert "Traceback" not in log.read_text()
 
 
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_transaction_of_a_thread_is_waited_for(
+    kind: str, session_server: Server, ledger: psycopg.Connection, tmp_path: Path
+) -> None:
+    """Its request is answered, and Python would end without it."""
+    with serving(kind, session_server, tmp_path / "log") as (port, process):
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as link:
+            link.request("POST", "/later/a/", headers={"Connection": "close"})
+            assert link.getresponse().status == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) in (0, -signal.SIGTERM)
+    assert wait_until(lambda: sessions(ledger) == 0, PATIENCE)
+    assert ledger.execute("SELECT key, part FROM ledger ORDER BY part").fetchall() == [("a", 1), ("a", 2)]
+
+
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_celery(pool: str, session_server: Server, ledger: psycopg.Connection, tmp_path: Path) -> None:
-    """A warm shutdown waits for what runs: each task that has ended is committed, each session is closed."""
+    """A warm shutdown waits for what runs, and for threads of a task: what has begun is committed."""
     for folder in ("queue", "control", "results"):
         (tmp_path / folder).mkdir()
     environment = {
@@ -141,8 +156,11 @@ def test_celery(pool: str, session_server: Server, ledger: psycopg.Connection, t
     try:
         assert wait_until(lambda: b" ready." in log.read_bytes(), 60), log.read_text()
         client = application(tmp_path)
-        results = [client.send_task("write", [f"task{number}"]) for number in range(40)]
+        names = [f"task{number}" for number in range(8)]
+        results = [client.send_task("write", [name]) for name in names]
         assert wait_until(lambda: sum(result.ready() for result in results) >= 5, PATIENCE), log.read_text()
+        results.append(client.send_task("later", ["later"]))
+        assert wait_until(results[-1].ready, PATIENCE), log.read_text()
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
     finally:

@@ -17,7 +17,6 @@ from django.db import connections
 from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.test import RequestFactory, override_settings
 
-from django_dbpool.backends.leases import LeaseMixin
 from django_dbpool.backends.session import SessionMixin
 from django_dbpool.middleware import SessionVariablesMiddleware
 from django_dbpool.transaction import atomic, session
@@ -100,19 +99,6 @@ def sets(monkeypatch: pytest.MonkeyPatch) -> Sets:
 
     monkeypatch.setattr(SessionMixin, "_set_variables", counted)
     return sets
-
-
-@pytest.fixture
-def pins(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    seen: list[str] = []
-    original = LeaseMixin._pin
-
-    def note(self: Any, reason: str) -> None:
-        seen.append(reason)
-        original(self, reason)
-
-    monkeypatch.setattr(LeaseMixin, "_pin", note)
-    return seen
 
 
 def test_ten_thousand_reads(alias: str, variables: Variables, sets: Sets, pins: list[str]) -> None:

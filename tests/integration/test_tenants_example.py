@@ -20,7 +20,6 @@ from django.core.management import call_command
 from django.db import Error, IntegrityError, ProgrammingError, connection, connections, transaction
 from django.test import Client, override_settings
 
-from django_dbpool.backends.leases import LeaseMixin
 from django_dbpool.transaction import session
 from testproject.tenants import settings as example
 from testproject.tenants.models import Invoice, Note
@@ -47,19 +46,6 @@ def owner(transactional_db: None, observer: psycopg.Connection[Any]) -> Iterator
         yield
     finally:
         observer.execute("DROP SCHEMA IF EXISTS tenant_1, tenant_2 CASCADE; DROP OWNED BY shop_app; DROP ROLE shop_app")
-
-
-@pytest.fixture
-def pins(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    seen: list[str] = []
-    original = LeaseMixin._pin
-
-    def note(self: Any, reason: str) -> None:
-        seen.append(reason)
-        original(self, reason)
-
-    monkeypatch.setattr(LeaseMixin, "_pin", note)
-    return seen
 
 
 @pytest.fixture

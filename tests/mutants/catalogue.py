@@ -155,6 +155,30 @@ MUTANTS = (
         ("tests/unit/test_gate.py::test_an_entry_given_back_while_the_caller_queues_up_is_not_overlooked",),
     ),
     Mutant(
+        "ordinary callers are given the reserve",
+        "the reserve is for those who are marked",
+        (
+            (
+                "core/gate.py",
+                "elif ticket.rank != RESERVED or not self._grant_reserve(ticket):",
+                "elif not self._grant_reserve(ticket):",
+            ),
+        ),
+        ("tests/unit/test_gate_admission.py", "tests/faults/test_admission.py"),
+    ),
+    Mutant(
+        "the end of a lease does not free its group's place",
+        "limits of groups: the place comes back however the lease ends",
+        (("pool/managed.py", "        if ticket is not None:\n            self.gate.leave(ticket)\n", ""),),
+        ("tests/faults/test_admission.py",),
+    ),
+    Mutant(
+        "threads that wait for each other are taken for an overload",
+        "a queue that is short for the number of connections is never shed",
+        (("core/codel.py", "if waiting < self.crowd and not self.slow:", "if False:"),),
+        ("tests/unit/test_gate_admission.py",),
+    ),
+    Mutant(
         "the end of a cancelled statement does not wait for its cancellation",
         "10: a cancel never hits the next statement",
         (("pool/command.py", "    if not cancellation.done.wait(PATIENCE):\n", "    if False:\n"),),
@@ -193,7 +217,13 @@ MUTANTS = (
     Mutant(
         "what was interrupted is repeated",
         "retry: nothing that somebody stopped",
-        ((READING, "        except (OperationalError, InterfaceError):\n", "        except BaseException:\n"),),
+        (
+            (
+                READING,
+                "        except (OperationalError, InterfaceError) as error:\n",
+                "        except BaseException as error:\n",
+            ),
+        ),
         ("tests/integration/test_read_retry.py",),
     ),
     Mutant(

@@ -14,6 +14,7 @@ from django.core.asgi import get_asgi_application
 from django.db import OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql import base
+from django.db.transaction import TransactionManagementError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
@@ -24,6 +25,7 @@ from django_dbpool.backends.mixin import PooledDatabaseMixin
 from django_dbpool.conf import from_url_options
 from django_dbpool.core.ledger import Holder
 from django_dbpool.core.stopping import ShutdownResult
+from django_dbpool.decorators import fallback, replayable
 from django_dbpool.middleware import DatabasePoolMiddleware, SessionVariablesMiddleware
 from django_dbpool.pool.managed import ManagedPool
 from django_dbpool.pool.reporting import PoolSnapshot
@@ -64,11 +66,99 @@ def pin() -> None:
         pass
 
 
+@transaction.reserved()
+def health(request: HttpRequest) -> HttpResponse:
+    return HttpResponse()
+
+
+@transaction.group("batch")
+async def rebuild(number: int) -> str:
+    return str(number)
+
+
+@transaction.priority()
+def pay(*, cents: int) -> bool:
+    return cents > 0
+
+
+async def marked() -> None:
+    assert_type(health(HttpRequest()), HttpResponse)
+    assert_type(await rebuild(1), str)
+    assert_type(pay(cents=5), bool)
+    with transaction.reserved(), transaction.priority(), transaction.group("customer 7") as nothing:
+        assert_type(nothing, None)
+    try:
+        pay(cents=1)
+    except errors.PoolOverloaded as error:
+        assert_type(error.holders_age, float)
+        assert_type([holder.group for holder in error.holders], list[str | None])
+
+
 def dedicated() -> None:
     with transaction.dedicated("default", autocommit=False, application_name="leader") as connection:
         connection.execute("SELECT 1")
         connection.commit()
         assert_type(connection.info.backend_pid, int)
+
+
+@transaction.retrying
+def book(seat: int, *, name: str = "") -> str:
+    return f"{seat}{name}"
+
+
+@transaction.retrying("default", attempts=3, total=2, max_delay=0.5, on=(ValueError, KeyError))
+def book_patiently(seat: int) -> int:
+    return seat
+
+
+@transaction.retrying(atomic=False)
+async def vacuum(table: str) -> str:
+    return table
+
+
+class Booking:
+    @transaction.retrying(on=ValueError)
+    def of(self, seat: int) -> int:
+        return seat
+
+
+def retrying() -> None:
+    assert_type(book(7, name="a"), str)
+    assert_type(book_patiently(7), int)
+    assert_type(asyncio.run(vacuum("orders")), str)
+    assert_type(Booking().of(7), int)
+    for attempt in transaction.retrying(using="default", clock=lambda: 0.0, sleep=print, random=lambda: 0.5):
+        assert_type(attempt.number, int)
+        with attempt:
+            bare(1)
+    assert_type(transaction.retrying().call(bare, 7), str)
+
+
+async def retrying_later() -> None:
+    async for attempt in transaction.retrying(atomic=False, sleep=asyncio.sleep):
+        async with attempt:
+            assert_type(attempt.number, int)
+    assert_type(await transaction.retrying(atomic=False).call_async(vacuum, "orders"), str)
+
+
+@transaction.idempotent
+def read(year: int) -> int:
+    return year
+
+
+@transaction.idempotent()
+@transaction.deadline(2.5)
+async def read_later(year: int) -> int:
+    async with transaction.idempotent(), transaction.deadline(1):
+        return year
+
+
+def limits() -> None:
+    assert_type(read(2026), int)
+    assert_type(asyncio.run(read_later(2026)), int)
+    with transaction.deadline(1) as nothing, transaction.idempotent() as nothing_either:
+        assert_type(nothing, None)
+        assert_type(nothing_either, None)
 
 
 # -- session variables ----------------------------------------------------------------------------------------------
@@ -157,6 +247,9 @@ def kind_of(error: Exception) -> str:
         case errors.ConnectionLost():
             assert_type(error.maybe_committed, bool)
             return "look" if error.maybe_committed else of_pool(error)
+        case errors.RetryingInsideTransaction():
+            as_djangos: TransactionManagementError = error
+            return str(as_djangos)
         case errors.RawAccessRefused() | errors.RawAccessWarning():
             return "raw"
     return ""
@@ -224,6 +317,50 @@ def middleware() -> None:
     SessionVariablesMiddleware(synchronous)
 
 
+# -- decorators -----------------------------------------------------------------------------------------------------
+
+
+@replayable
+def page(request: HttpRequest, year: int) -> HttpResponse:
+    return HttpResponse(str(year))
+
+
+@replayable(attempts=3, within=2.5)
+async def page_later(request: HttpRequest) -> HttpResponse:
+    return HttpResponse()
+
+
+def nothing_for(error: errors.PoolError, region: str, *, limit: int = 10) -> list[int]:
+    return [] if error.alias else [limit]
+
+
+@fallback(nothing_for)
+def numbers(region: str, *, limit: int = 10) -> list[int]:
+    return [limit, len(region)]
+
+
+@fallback(nothing_for, on=(errors.CircuitOpen, OperationalError))
+def numbers_of(region: str, *, limit: int = 10) -> list[int]:
+    return numbers(region, limit=limit)
+
+
+async def nothing_later(error: errors.PoolError, region: str) -> list[int]:
+    return []
+
+
+@fallback(nothing_later)
+async def numbers_later(region: str) -> list[int]:
+    return numbers(region)
+
+
+def decorators() -> None:
+    assert_type(page(HttpRequest(), year=2026), HttpResponse)
+    assert_type(asyncio.run(page_later(HttpRequest())), HttpResponse)
+    assert_type(numbers("north", limit=2), list[int])
+    assert_type(numbers_of("north"), list[int])
+    assert_type(asyncio.run(numbers_later("north")), list[int])
+
+
 # -- engines and tests ----------------------------------------------------------------------------------------------
 
 
@@ -278,8 +415,17 @@ if TYPE_CHECKING:
         transaction.session()(7)  # type: ignore[type-var]
         with transaction.cancel_with_task():  # type: ignore[attr-defined]
             pass
+        transaction.retrying(7)  # type: ignore[call-overload]
+        transaction.retrying(attempts="3")  # type: ignore[call-overload]
+        transaction.retrying(on=7)  # type: ignore[call-overload]
+        transaction.retrying().call(book, "7")  # type: ignore[arg-type]
+        transaction.idempotent("default")  # type: ignore[call-overload]
+        transaction.deadline()  # type: ignore[call-arg]
+        transaction.deadline("1")  # type: ignore[arg-type]
 
     def refused_signatures() -> None:
+        book("7")  # type: ignore[arg-type]
+        read("2026")  # type: ignore[arg-type]
         report("2026")  # type: ignore[arg-type]
         report(2026, name="a")  # type: ignore[call-arg]
         report_later(2026) + 1  # type: ignore[operator]
@@ -293,6 +439,11 @@ if TYPE_CHECKING:
         pool.snapshot().in_use = 1  # type: ignore[misc]
         pool.holders(True)  # type: ignore[call-arg]
         from_url_options("postgres://")  # type: ignore[arg-type]
+        replayable(attempts="3")  # type: ignore[call-overload]
+        page(HttpRequest(), "2026")  # type: ignore[arg-type]
+        fallback(nothing_for, on="CircuitOpen")  # type: ignore[arg-type]
+        fallback(nothing_for)(label)  # type: ignore[arg-type]
+        numbers("north", 2)  # type: ignore[call-arg]
         django_dbpool.shutdown("5")  # type: ignore[arg-type]
         django_dbpool.warm(using=7)  # type: ignore[arg-type]
         lifespan(label)  # type: ignore[arg-type]

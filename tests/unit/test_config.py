@@ -102,13 +102,16 @@ NO_SECONDS = ["5", None, True, math.nan, math.inf, -1, -0.5, [5], HUGE]
 NO_COUNT = ["5", None, True, 1.0, -1, (5,)]
 NO_PREPARE: list[Any] = [True, 5, {}, [], {"after": -1}, {"max": 0}, {"max": "10"}, {"before": 1}]
 NO_VARIABLE: list[Any] = [None, b"x", {}, [1], "\0", "\ud800", math.nan, math.inf, 10**30]
+NO_LIMITS: list[Any] = [{}, {"a": 0}, {"a": True}, {"": 1}, {7: 1}, ["a"]]
+NO_GROUPS: list[Any] = [
+    *({}, True, 3, {"by": "unit"}, {"default": 0}, {"by": "route", "default": 1}, {"by": None, "default": 1}),
+    *({"limits": limits} for limits in NO_LIMITS),
+]
 BAD: list[tuple[str, Any]] = [
     *(("retry", value) for value in ({}, None, 3, {"attempts": 0}, {"atempts": 2}, {"total": "4"}, {"max_delay": 0})),
     *(("breaker", value) for value in ({}, None, "no", {"failure_ratio": 0}, {"failure_ratio": 1.5})),
     *(("breaker", value) for value in ({"minimum_throughput": 1}, {"probe_interval": 0}, {"enabled": 1})),
-    *(("groups", value) for value in ({}, True, 3, {"limits": {}}, {"limits": {"a": 0}}, {"limits": {"a": True}})),
-    *(("groups", value) for value in ({"limits": {"": 1}}, {"limits": {7: 1}}, {"limits": ["a"]}, {"by": "unit"})),
-    *(("groups", value) for value in ({"default": 0}, {"by": "route", "default": 1}, {"by": None, "default": 1})),
+    *(("groups", value) for value in NO_GROUPS),
     *((key, value) for key in ("enabled", "commit_status", "warm") for value in (1, 0, None, "yes")),
     *(("mode", value) for value in ("Transaction", "", None, True, ["session"], "statement")),
     *((key, value) for key in (*COUNTS, "max_size") for value in NO_COUNT),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any, cast
 
 import pytest
 
@@ -24,7 +25,7 @@ class Clock:
 
 
 def make_gate(**kwargs: int) -> Gate[str]:
-    return Gate(**{"max_size": 2, **kwargs}, clock=Clock())
+    return Gate(**cast("Any", {"max_size": 2, **kwargs}), clock=Clock())
 
 
 def queue_up(gate: Gate[str], holder: object = None, priority: bool = False) -> Ticket[str]:

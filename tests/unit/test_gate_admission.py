@@ -179,6 +179,22 @@ def test_a_short_queue_is_never_shed_however_long_it_stands(waiting: int) -> Non
     assert not any(ticket.refused for ticket in tickets)
 
 
+def test_nobody_is_shed_while_no_connection_can_be_made() -> None:
+    """The queue of an outage is gone soon after it."""
+    pool = Pool(codel=True)
+    pool.full()
+    tickets = [pool.queue() for _ in range(50)]
+    for _ in range(20):
+        pool.clock.now += 1.0
+        pool.gate.serve()
+        pool.gate.excuse()
+    assert not any(ticket.refused for ticket in tickets)
+    for ticket in tickets:
+        pool.clock.now += 0.01
+        pool.gate.give("a")
+        assert ticket.granted
+
+
 def test_threads_that_wait_for_each_other_are_no_overload() -> None:
     """32 threads on 8 connections, each lease 0.2 s, for five minutes: each waits 0.6 s and is served."""
     pool = Pool(codel=True, max_size=8)

@@ -10,9 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 EXCERPTS = [
-    pytest.param(path, code, id=f"{page.name}: {path}: {code.splitlines()[0]}")
+    pytest.param(path, code, id=f"{page.name} {number}: {path}: {code.splitlines()[0]}")
     for page in sorted(DOCS.glob("*.md"))
-    for path, code in re.findall(r"^<!-- (\S+) -->\n```\w+\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    for number, (path, code) in enumerate(
+        re.findall(r"^<!-- (\S+) -->\n```\w+\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL), 1
+    )
 ]
 
 

@@ -13,13 +13,14 @@ from testproject.databases import APPLICATION_NAME, database_from
 from testproject.harness.interrupts import Interrupts, Stopped
 from testproject.harness.load import Figures, quantile
 from testproject.harness.load import run as run_load
-from testproject.incidents.outcome import PageRun
 from testproject.reports import incident
 
 
-def page_run(page: str, ok: int = 32, errors: dict[str, int] | None = None, peak: int = 8, refused: int = 0) -> PageRun:
+def page_run(
+    page: str, ok: int = 32, errors: dict[str, int] | None = None, peak: int = 8, refused: int = 0
+) -> incident.PageRun:
     figures = Figures(clients=8, seconds=1.0, ok=ok, errors=errors or {}, p50=None, p95=None)
-    return PageRun(page, figures, peak=peak, opened=peak, refused=refused)
+    return incident.PageRun(page, figures, peak=peak, opened=peak, refused=refused)
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from django_dbpool import transaction
-from django_dbpool.core.errors import Expiry, Refusal
+from django_dbpool.core.errors import Expiry, Loss, Moment, Refusal
 from django_dbpool.errors import (
     CircuitOpen,
+    CommitUnknown,
+    ConnectionLost,
     DatabaseUnavailable,
     LeaseTimedOut,
     PoolError,
     PoolExhausted,
+    PoolOverloaded,
     ServerConnectionsExhausted,
+    ShuttingDown,
 )
 from django_dbpool.transaction.verdict import Done, is_harmless, is_transient, why_not
 from tests.faults.helpers import Clock
@@ -29,16 +33,8 @@ from tests.faults.helpers import Clock
 REFUSAL = Refusal("default", waited=1.0, in_use=1, max_size=1, waiting=0)
 
 
-class Lost(PoolError):
-    """As a connection lost in use says what became of its statement."""
-
-    def __init__(self, maybe_committed: bool) -> None:
-        super().__init__(REFUSAL)
-        self.maybe_committed = maybe_committed
-
-
-class CommitUnknown(Lost):
-    pass
+def lost(moment: Moment) -> ConnectionLost:
+    return (CommitUnknown if moment == "commit" else ConnectionLost)(REFUSAL, Loss(moment))
 
 
 def django_error(cause: BaseException | None) -> OperationalError:
@@ -175,7 +171,11 @@ REPEATED: list[Exception] = [
     unavailable(psycopg.errors.CannotConnectNow()),
     CircuitOpen(dataclasses.replace(REFUSAL, retry_after=0.0)),
     ServerConnectionsExhausted(REFUSAL),
-    Lost(False),
+    lost("read"),
+    lost("unsent"),
+    lost("transaction"),
+    lost("aborted"),
+    lost("unwritten"),
 ]
 
 
@@ -197,12 +197,14 @@ NOT_REPEATED: list[Exception] = [
     RuntimeError(),
     PoolError(REFUSAL),
     PoolExhausted(REFUSAL),
+    PoolOverloaded(REFUSAL),
+    ShuttingDown(REFUSAL),
     LeaseTimedOut(REFUSAL, Expiry("command_timeout", 1.0, 1.0, maybe_committed=False, answered=True)),
     unavailable(psycopg.errors.InvalidPassword()),
     unavailable(psycopg.OperationalError('FATAL: database "x" does not exist')),
     unavailable(ValueError("the provider of passwords")),
-    Lost(True),
-    CommitUnknown(True),
+    lost("write"),
+    lost("commit"),
 ]
 
 
@@ -238,10 +240,10 @@ def test_what_was_done_counts_more_than_the_error(done: dict[str, Any], always: 
 
 def test_unknown_outcomes() -> None:
     with transaction.idempotent():
-        assert why_not(Lost(True), Done(), ()) is None
-        assert why_not(CommitUnknown(True), Done(), PoolError) is not None
-    assert why_not(Lost(True), Done(), PoolError) is not None
-    attempt, error = Done(), Lost(True)
+        assert why_not(lost("write"), Done(), ()) is None
+        assert why_not(lost("commit"), Done(), PoolError) is not None
+    assert why_not(lost("write"), Done(), PoolError) is not None
+    attempt, error = Done(), lost("write")
     attempt.harmless = error
     assert why_not(error, attempt, ()) is None
 
@@ -257,6 +259,8 @@ def test_unknown_outcomes() -> None:
         "ANALYZE",
         "SHOW work_mem",
         "SET work_mem = '1MB'",
+        "COPY t TO STDOUT",
+        "copy (SELECT 1) TO STDOUT",
     ],
 )
 def test_harmless(sql: str) -> None:
@@ -271,6 +275,9 @@ def test_harmless(sql: str) -> None:
         "SELECT 1 INTO t",
         "WITH x AS (DELETE FROM t) SELECT 1",
         "SELECTION",
+        "COPY t FROM STDIN",
+        "COPY t (a, b) FROM STDIN",
+        "COPY (DELETE FROM t RETURNING a) TO STDOUT",
         "/* SELECT */ UPDATE t SET a = 1",
         "",
         b"SELECT 1",

@@ -47,6 +47,7 @@ ERRORS = [
     errors.LeaseTimedOut(REFUSAL, EXPIRY),
     errors.RawAccessRefused("raw"),
     errors.RawAccessWarning("raw"),
+    errors.RetryingInsideTransaction("retrying"),
 ]
 
 
@@ -82,7 +83,19 @@ def test_user_code_is_checked_strictly() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("example", [api.atomic, api.pin, api.dedicated, api.session, api.pool, api.strict])
+@pytest.mark.parametrize(
+    "example",
+    [
+        api.atomic,
+        api.pin,
+        api.dedicated,
+        api.session,
+        api.retrying,
+        api.limits,
+        api.pool,
+        api.strict,
+    ],
+)
 def test_it_runs(example: Callable[[], None]) -> None:
     example()
     assert value("default", "SELECT current_setting('app.tenant', true)") in (None, "")
