@@ -224,11 +224,13 @@ class Connector:
             return self._connect(deadline)
         try:
             return found.result(max(self._timeout(deadline), GRACE))
-        except BaseException as error:
-            if not (found.cancel() or found.exception()):  # it came in this moment
-                self._keep(found.result())
-            if isinstance(error, TimeoutError):
+        except TimeoutError:
+            if found.cancel():
                 raise psycopg.errors.ConnectionTimeout("connection timeout expired") from None
+            return found.result()  # it came in this moment
+        except BaseException:
+            if not found.cancel() and found.exception() is None:
+                self._keep(found.result())
             raise
 
     def _connect_later(self, found: Future[Connection[Any]], deadline: float) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 ACQUIRING = "backends/acquiring.py"
 LEASES = "backends/leases.py"
+LOSSES = "backends/losses.py"
 CURSORS = "backends/cursors.py"
 READING = "backends/reading.py"
 TRANSACTIONS = "backends/transactions.py"
@@ -224,5 +225,66 @@ MUTANTS = (
             ),
         ),
         ("tests/integration/test_read_retry.py",),
+    ),
+    Mutant(
+        "a lost write outside of a transaction is said not to have happened",
+        "losses: maybe_committed is true for an autocommit statement that may write",
+        ((LOSSES, 'else "write"\n\n\ndef _simplified', 'else "read"\n\n\ndef _simplified'),),
+        ("tests/unit/test_losses.py", "tests/faults/test_connection_lost.py"),
+    ),
+    Mutant(
+        "a lost COMMIT is said to have been rolled back",
+        "losses: nobody knows what became of it",
+        ((LOSSES, '            return "commit"\n', '            return "transaction"\n'),),
+        ("tests/unit/test_losses.py", "tests/faults/test_connection_lost.py"),
+    ),
+    Mutant(
+        "a lost COMMIT of a transaction that was lost before is said to be in doubt",
+        "losses: what was never sent did not happen",
+        ((LOSSES, "    if statement is None or before == UNKNOWN:\n", "    if statement is None:\n"),),
+        ("tests/unit/test_losses.py", "tests/faults/test_connection_lost.py"),
+    ),
+    Mutant(
+        "a connection that its user has closed is said to be lost",
+        "losses: by other hands than ours",
+        ((LOSSES, "    return entry.conn.broken  #", "    return True  #"),),
+        ("tests/faults/test_connection_lost.py",),
+    ),
+    Mutant(
+        "a pinned connection that was lost is replaced behind its holder's back",
+        "losses: what another connection could not keep is not given up",
+        (
+            (
+                LEASES,
+                "self._initializing or entry.pinned or entry.streams):\n            if not entry.stopped",
+                "self._initializing or entry.streams):\n            if not entry.stopped",
+            ),
+        ),
+        ("tests/faults/test_connection_lost.py",),
+    ),
+    Mutant(
+        "after a crash the server is believed",
+        "commit_status: an id that had not reached the disk is given again",
+        (("pool/commit_status.py", "            if found != history:\n", "            if False:\n"),),
+        ("tests/faults/test_commit_status.py",),
+    ),
+    Mutant(
+        "a transaction in progress is taken for rolled back",
+        "commit_status: never claims what the server does not say",
+        (
+            (
+                "pool/commit_status.py",
+                'return status if status in ("committed", "aborted") else "unknown"',
+                'return "committed" if status == "committed" else "aborted"',
+            ),
+            ("pool/commit_status.py", '            if status != "in progress":\n', "            if True:\n"),
+        ),
+        ("tests/faults/test_commit_status.py",),
+    ),
+    Mutant(
+        "a transaction that is read-only on purpose drains the pool",
+        "25006: only on a server that has become a standby",
+        (("pool/standby.py", "or not in_recovery(entry.conn)", ""),),
+        ("tests/faults/test_failover.py",),
     ),
 )

@@ -8,6 +8,9 @@ import pytest
 from psycopg import sql
 
 from django_dbpool.backends.losses import moment_of
+from django_dbpool.core.errors import Loss, Refusal
+from django_dbpool.errors import CommitUnknown, ConnectionLost
+from django_dbpool.middleware.failures.failure import failure_of
 from django_dbpool.pool.entry import IDLE, INERROR, INTRANS, UNKNOWN
 
 
@@ -118,6 +121,21 @@ def test_commit_of_a_prepared_transaction() -> None:
 
 def test_what_was_not_sent() -> None:
     assert moment(None) == moment("INSERT INTO t VALUES (1)", before=UNKNOWN) == "unsent"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "doubt"),
+    [
+        (ConnectionLost(Refusal("a", 0, 0, 1, 0), Loss("transaction")), "interrupted", False),
+        (ConnectionLost(Refusal("a", 0, 0, 1, 0), Loss("write")), "outcome-unknown", True),
+        (CommitUnknown(Refusal("a", 0, 0, 1, 0), Loss("commit")), "outcome-unknown", True),
+    ],
+)
+def test_what_visitors_are_told(error: ConnectionLost, kind: str, doubt: bool) -> None:
+    """503, and whether to look before it is sent again."""
+    failure = failure_of(error)
+    assert failure is not None
+    assert (failure.kind.slug, failure.maybe_committed, failure.connection_terminated) == (kind, doubt, True)
 
 
 def test_reads_of_the_orm_are_known() -> None:
