@@ -45,9 +45,10 @@ _HARMLESS = frozenset([
     "count", "current_setting", "date", "date_part", "date_trunc", "dense_rank", "extract", "first_value", "floor",
     "generate_series", "greatest", "json_agg", "json_build_object", "jsonb_agg", "jsonb_build_object", "lag",
     "last_value", "lead", "least", "left", "length", "lower", "max", "min", "mod", "now", "nullif",
-    "pg_backend_pid", "pg_cancel_backend", "pg_is_in_recovery", "pg_sleep", "pg_terminate_backend", "position", "rank", "replace", "right", "round",
-    "row_number", "row_to_json", "split_part", "string_agg", "substr", "substring", "sum", "to_char", "to_date",
-    "to_json", "to_jsonb", "to_timestamp", "trim", "unnest", "upper", "version",
+    "pg_backend_pid", "pg_cancel_backend", "pg_is_in_recovery", "pg_sleep", "pg_terminate_backend", "position",
+    "rank", "replace", "right", "round", "row_number", "row_to_json", "split_part", "string_agg", "substr",
+    "substring", "sum", "to_char", "to_date", "to_json", "to_jsonb", "to_timestamp", "trim", "unnest", "upper",
+    "version",
 ])
 # fmt: on
 _COMMITS = re.compile(
