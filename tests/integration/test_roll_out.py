@@ -175,7 +175,7 @@ def test_log_lines(shop: Callable[[str, str], str], caplog: pytest.LogCaptureFix
     source = Path(PoolConfig.__module__.replace(".", "/")).parent.parent
     root = Path(__file__).resolve().parents[2] / source
     calls = re.findall(
-        r"logger\.(debug|info|warning|error)\(\s*\"((?:[^\"\\]|\\.)*)\"",
+        r"logger\.(debug|info|warning|error|log)\((?:\s*level,)?\s*\"((?:[^\"\\]|\\.)*)\"",
         "\n".join(path.read_text() for path in root.rglob("*.py")),
     )
     known = [(re.sub(r"%[srd]", "\0", text), level.upper()) for level, text in calls]
@@ -183,7 +183,7 @@ def test_log_lines(shop: Callable[[str, str], str], caplog: pytest.LogCaptureFix
     assert len(lines) == 8 + 1
     for line, level in lines:
         start = line.removesuffix("...")
-        patterns = [re.escape(text).replace("\0", ".*?") for text, at in known if at == level]
+        patterns = [re.escape(text).replace("\0", ".*?") for text, at in known if at in (level, "LOG")]
         assert any(re.match(pattern, start) or re.match(_up_to(pattern, start), start) for pattern in patterns), line
 
     alias = shop("1", "transaction")
