@@ -38,6 +38,10 @@ ENGINES: dict[str, Any] = {
 }
 
 
+ON_TWO = pytest.mark.parametrize("alias", ["transaction", "stock"], indirect=True)
+"""For what doesn't look at connections."""
+
+
 @pytest.fixture(autouse=True)
 def functions(observer: Observer) -> Iterator[None]:
     """raise_for_test() and a table whose rows fail at COMMIT."""
@@ -112,6 +116,7 @@ def test_a_commit_that_the_server_refuses_is_repeated(alias: str, observer: Obse
     assert (work.runs, keys(observer)) == (3, ["run 3"])
 
 
+@ON_TWO
 @pytest.mark.parametrize("code", ["23505", "57014", "08P01"])
 def test_other_errors_are_not(alias: str, observer: Observer, code: str) -> None:
     work = Work(alias, lambda: fail(alias, code))
@@ -132,6 +137,7 @@ def test_statement_timeout_is_not(alias: str) -> None:
     assert work.runs == 1
 
 
+@ON_TWO
 def test_an_error_that_the_code_has_renamed_is_not(alias: str) -> None:
     class Mine(Exception):
         pass
@@ -151,6 +157,7 @@ def test_an_error_that_the_code_has_renamed_is_not(alias: str) -> None:
     assert work.runs == 2
 
 
+@ON_TWO
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, asyncio.CancelledError])
 def test_interrupts_are_not(alias: str, observer: Observer, kind: type[BaseException]) -> None:
     def interrupt() -> None:
@@ -162,6 +169,7 @@ def test_interrupts_are_not(alias: str, observer: Observer, kind: type[BaseExcep
     assert (work.runs, keys(observer)) == (1, [])
 
 
+@ON_TWO
 def test_interrupt_in_the_pause(alias: str, observer: Observer) -> None:
     def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
@@ -312,6 +320,7 @@ def test_writes_to_another_database_are_not_repeated(alias: str, make_pool: Make
     assert not connections[other].execute_wrappers
 
 
+@ON_TWO
 def test_reads_of_another_database_are(alias: str, make_pool: MakePool) -> None:
     other = make_pool()
 
@@ -501,6 +510,7 @@ def test_autocommit_off_by_settings(make_pool: MakePool) -> None:
         connections[alias].close()
 
 
+@ON_TWO
 def test_inside_of_one_without_a_transaction(alias: str, observer: Observer) -> None:
     """The inner one repeats; when it gives up, the outer one does, if nothing was committed."""
     work = Work(alias, *[lambda: fail(alias)] * 3)
@@ -562,6 +572,7 @@ def test_loop(alias: str, observer: Observer) -> None:
     assert (numbers, keys(observer)) == ([1, 2, 3], ["run 3"])
 
 
+@ON_TWO
 def test_loop_left_early(alias: str, observer: Observer) -> None:
     """What was left by return or break is committed."""
 
@@ -582,6 +593,7 @@ def test_loop_left_early(alias: str, observer: Observer) -> None:
     assert keys(observer) == ["run 2"] * 4
 
 
+@ON_TWO
 @pytest.mark.parametrize("how", ["return", "break", "raise", "statement"])
 def test_a_commit_that_fails_in_a_loop_left_early_is_never_lost(alias: str, observer: Observer, how: str) -> None:
     """Nobody would come for the next attempt."""
@@ -606,6 +618,7 @@ def test_a_commit_that_fails_in_a_loop_left_early_is_never_lost(alias: str, obse
     assert keys(observer) == []
 
 
+@ON_TWO
 def test_loops_that_make_no_sense(alias: str) -> None:
     with pytest.raises(RuntimeError, match="with attempt"):
         for _ in transaction.retrying(alias):
@@ -619,6 +632,7 @@ def test_loops_that_make_no_sense(alias: str) -> None:
     assert not connections[alias].execute_wrappers
 
 
+@ON_TWO
 def test_an_error_caught_around_the_attempt_ends_the_loop(alias: str) -> None:
     runs = 0
     for attempt in transaction.retrying(alias):
@@ -672,6 +686,7 @@ def test_decorator(name: str) -> None:
     assert Repository.method.__doc__ == "Doc."
 
 
+@ON_TWO
 def test_each_call_of_a_decorated_function_has_its_own_attempts(alias: str) -> None:
     @transaction.retrying(alias, attempts=2, **NOW)
     def work() -> None:
@@ -707,6 +722,7 @@ def test_functions_that_run_later_are_refused() -> None:
 # -- what it says -----------------------------------------------------------------------------------------------
 
 
+@ON_TWO
 def test_last_error_has_a_note(alias: str, caplog: pytest.LogCaptureFixture) -> None:
     work = Work(alias, *[lambda: fail(alias)] * 9)
     pauses: list[float] = []
@@ -760,6 +776,7 @@ def test_a_pinned_connection_is_kept(make_pool: MakePool) -> None:
 # -- asynchronous -----------------------------------------------------------------------------------------------
 
 
+@ON_TWO
 def test_coroutine_function(alias: str, observer: Observer) -> None:
     runs: list[str] = []
 
@@ -781,6 +798,7 @@ def test_coroutine_function(alias: str, observer: Observer) -> None:
     assert (runs, keys(observer)) == (["a", "pause", "a"], ["a"])
 
 
+@ON_TWO
 def test_coroutine_function_after_a_write(alias: str, observer: Observer) -> None:
     runs: list[str] = []
 
@@ -802,6 +820,7 @@ def test_coroutine_function_after_a_write(alias: str, observer: Observer) -> Non
     assert (runs, keys(observer)) == (["run"], ["row"])
 
 
+@ON_TWO
 def test_tasks_side_by_side_are_told_apart(alias: str) -> None:
     """Their statements run in one thread; what one has written keeps no other from repeating."""
     runs: list[str] = []
@@ -831,6 +850,7 @@ def test_tasks_side_by_side_are_told_apart(alias: str) -> None:
     assert runs == ["read", "read"]
 
 
+@ON_TWO
 def test_asynchronous_loop(alias: str) -> None:
     async def main() -> list[int]:
         numbers = []
@@ -850,6 +870,7 @@ def test_asynchronous_loop(alias: str) -> None:
     assert asyncio.run(main()) == [1, 2, 3]
 
 
+@ON_TWO
 def test_asynchronous_inside_a_transaction(alias: str) -> None:
     """The thread that runs this task's synchronous code is asked."""
 
@@ -870,6 +891,7 @@ def test_asynchronous_inside_a_transaction(alias: str) -> None:
     asyncio.run(main())
 
 
+@ON_TWO
 def test_a_cancelled_task_repeats_nothing(alias: str) -> None:
     runs: list[int] = []
 
