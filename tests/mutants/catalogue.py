@@ -211,7 +211,13 @@ MUTANTS = (
     Mutant(
         "a write is repeated",
         "retry: reads of the ORM only",
-        ((CURSORS, "        if sql is self.db._read:\n", "        if sql:\n"),),
+        (
+            (
+                CURSORS,
+                "        if sql is self.db._read or (blocks.idempotence_used and blocks.is_idempotent()):\n",
+                "        if sql:\n",
+            ),
+        ),
         ("tests/integration/test_read_retry.py",),
     ),
     Mutant(
