@@ -50,7 +50,11 @@ def test_everything_else_is_passed_on() -> None:
         sent.append(message)
 
     scope = {"type": "http", "path": "/"}
-    asyncio.run(lifespan(inner)(scope, None, send))
+
+    async def request() -> None:
+        await lifespan(inner)(scope, None, send)
+
+    asyncio.run(request())
     assert sent == [{"type": "served", "scope": scope}]
 
 
