@@ -109,10 +109,16 @@ def errors(calls: Iterable[Operation]) -> Counter[str]:
     return Counter(call.error for call in calls if call.error)
 
 
-def kill_idle(shop: Shop, connections: int, calls: int) -> Killed:
+def kill_idle(shop: Shop, connections: int, calls: int, rounds: int = 3) -> Killed:
+    """The fastest of some rounds, since a busy machine is not the engine's fault; the first in which a call fails."""
     shop.read(1)  # what a first call loads is not what is measured
-    shop.have_idle(connections)
-    return Killed(shop.kill_connections(), shop.read(calls))
+    done: list[Killed] = []
+    for _ in range(rounds):
+        shop.have_idle(connections)
+        done.append(Killed(shop.kill_connections(), shop.read(calls)))
+        if done[-1].errors:
+            return done[-1]
+    return min(done, key=lambda killed: killed.seconds)
 
 
 def interrupt(
