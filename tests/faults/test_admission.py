@@ -290,7 +290,7 @@ def test_a_generator_cant_be_decorated() -> None:
     for mark in (admission.reserved(), admission.priority(), admission.group("batch")):
         with pytest.raises(TypeError, match="generator"):
             mark(rows)
-    with pytest.raises(TypeError, match="name of a group, not int"):
+    with pytest.raises(TypeError, match="name of a group, .*, not 7"):
         admission.group(7)  # type: ignore[arg-type]
 
 
