@@ -220,7 +220,7 @@ def cursors_end_with_their_transaction(alias: Alias) -> Iterator[Fault]:
             "pooler",
             'pooler = "transaction" without DISABLE_SERVER_SIDE_CURSORS: iterator() outside a transaction opens a '
             "cursor that its next statement may not find.",
-            f"Set DATABASES[{alias.name!r}]['DISABLE_SERVER_SIDE_CURSORS'] = True.",
+            f'Set DATABASES["{alias.name}"]["DISABLE_SERVER_SIDE_CURSORS"] = True.',
             SERVER_CURSORS,
         )
 

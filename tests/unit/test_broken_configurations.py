@@ -244,7 +244,7 @@ TABLE: list[Broken] = [
     ),
     pool("dbpool.W007", "connect_timeout (5 s) is above timeout (2 s)", "Lower", timeout=2, connect_timeout=5),
     pool("dbpool.W007", "connect_timeout (30 s) is above", "Lower", {"OPTIONS": {"connect_timeout": "30"}}, timeout=2),
-    project("dbpool.W008", "is below DBPOOL['THREADS'] (16)", "to 16", {"POOL": {"mode": "session"}}, THREADS=16),
+    project("dbpool.W008", 'is below DBPOOL["THREADS"] (16)', "to 16", {"POOL": {"mode": "session"}}, THREADS=16),
     project("dbpool.W009", "max_size (4) is small", "Raise it to 10", {"POOL": {"max_size": 4}}),
     project("dbpool.W009", "max_size (4) is small", "Raise it", {"POOL": {"max_size": 4}}, THREADS=5, ROLE="web"),
     project("dbpool.W010", "BUDGET = 30, but the pools may take 44", "raise BUDGET", PROCESSES=4, BUDGET=30),
@@ -275,7 +275,7 @@ TABLE: list[Broken] = [
     ),
     Broken(
         "dbpool.E014",
-        "SessionVariablesMiddleware needs DBPOOL['SESSION_FROM_REQUEST']",
+        'SessionVariablesMiddleware needs DBPOOL["SESSION_FROM_REQUEST"]',
         "remove the middleware",
         {},
         {"MIDDLEWARE": [FIRST, "django_dbpool.middleware.SessionVariablesMiddleware"]},
@@ -598,4 +598,4 @@ def test_the_first_query_refuses_with_the_text_of_the_check(
     with pytest.raises(ImproperlyConfigured) as caught:
         connections[alias].cursor()
     for message in (unknown, unbound):
-        assert f"{message.msg} {message.hint}".replace("['x']", f"[{alias!r}]") in str(caught.value)
+        assert f"{message.msg} {message.hint}".replace('["x"]', f'["{alias}"]') in str(caught.value)
