@@ -303,8 +303,8 @@ class ConnectionLost(PoolError):
         "Repeat the whole block or statement; another connection is taken. Why the server ended this one is in its log."
     )
     _LOOK: ClassVar[str] = (
-        "Look before you repeat it, or write it so that repeating does no harm (docs/errors.md). Why the server ended "
-        "the connection is in its log."
+        "Look before you repeat it, or write it so that repeating does no harm (docs/lost-connections.md). Why the "
+        "server ended the connection is in its log."
     )
 
     def __init__(self, refusal: Refusal, loss: Loss) -> None:
@@ -328,6 +328,11 @@ class CommitUnknown(ConnectionLost):
     The connection was lost during COMMIT: ``maybe_committed`` is true. With ``POOL["commit_status"]`` the server was
     asked, and could not tell.
     """
+
+    _LOOK: ClassVar[str] = (
+        'With POOL["commit_status"] = True the server is asked what became of it; if that is set, it could not tell. '
+        f"{ConnectionLost._LOOK}"
+    )
 
 
 class RawAccessRefused(InterfaceError):

@@ -132,7 +132,7 @@ def _check(request: object) -> None:
     if not isinstance(request, HttpRequest):
         raise TypeError(
             f"replayable() has got {request!r} in place of a request. Decorate a method with "
-            "@method_decorator(replayable, name='dispatch') on its class."
+            '@method_decorator(replayable, name="dispatch") on its class.'
         )
 
 
