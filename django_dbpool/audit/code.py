@@ -1,0 +1,52 @@
+"""One module as the rules see it."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from functools import cached_property
+
+from .calls import Calls
+from .facts import Function
+from .infer import Inference
+from .queries import Hit, Queries
+from .scopes import Module
+from .slow import Slow
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    node: ast.expr | ast.stmt
+    message: str
+    fix: str
+
+
+class Code:
+    def __init__(self, tree: ast.Module) -> None:
+        self.module = Module(tree)
+        self.inference = Inference(self.module)
+        self.calls = Calls(self.module, self.inference)
+        self.queries = Queries(self.module, self.inference, self.calls)
+        self.slow = Slow(self.inference)
+        self._asking: dict[Function, tuple[Hit, list[Function]] | None] = {}
+
+    @cached_property
+    def all_calls(self) -> list[ast.Call]:
+        return [node for node in self.module.nodes if isinstance(node, ast.Call)]
+
+    def asking(self, function: Function) -> tuple[Hit, list[Function]] | None:
+        """The query that calling the function makes, and the way to it."""
+        if function not in self._asking:
+            self._asking[function] = self.calls.first(
+                [function], self.queries.query_of, lambda each: not _remembers(each)
+            )
+        return self._asking[function]
+
+
+def _remembers(function: Function) -> bool:
+    """lru_cache and its kind."""
+    if isinstance(function.node, ast.Lambda):
+        return False
+    decorators = [each.func if isinstance(each, ast.Call) else each for each in function.node.decorator_list]
+    names = [each.attr if isinstance(each, ast.Attribute) else getattr(each, "id", "") for each in decorators]
+    return any(name in ("cache", "cached", "lru_cache", "memoize") for name in names)

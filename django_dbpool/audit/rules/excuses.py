@@ -1,0 +1,170 @@
+"""What is a loop by its syntax, and yet no query for each item."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+from ..code import Code
+from ..facts import Query
+from ..queries import Loop
+from ..scopes import FORS, How
+
+FEW = 5
+_CHUNKS = re.compile(r"(^|_)(batch|batched|batches|chunk|chunked|chunks|grouper|page|pages|page_range|slices)($|_)")
+_DATABASES = re.compile(
+    r"django\.db\.connections(\.all\(\))?|django\.conf\.settings\.DATABASES(\.\w+\(\))?|.*\.get_(models|app_configs)\(\)"
+)
+_WRAPPING = {"enumerate", "sorted", "reversed", "list", "tuple", "set", "zip", "iter"}
+_WAITING = {"accept", "notifies", "poll", "recv", "select", "sleep", "wait"}
+
+
+def few_turns(code: Code, loop: Loop) -> bool:
+    """Loops over a handful of literals, over databases or models, over batches, and those that poll."""
+    if isinstance(loop, ast.While):
+        return _waits(code, loop) or _slices(code, loop)
+    if isinstance(loop, FORS):
+        return _few(code, loop.iter) or _batches(code, loop, loop.target, loop.iter)
+    return all(_few(code, each.iter) or _batches(code, loop, each.target, each.iter) for each in loop.generators)
+
+
+def _few(code: Code, node: ast.AST, depth: int = 0) -> bool:
+    match node:
+        case ast.List() | ast.Tuple() | ast.Set():
+            return len(node.elts) <= FEW and not any(isinstance(each, ast.Starred) for each in node.elts)
+        case ast.Dict():
+            return len(node.keys) <= FEW and None not in node.keys
+        case ast.Name() if depth < 3:
+            bindings = code.module.lookup(node)
+            literal = [each for each in bindings if each.how is How.VALUE and each.index is None and each.value]
+            return (
+                bool(bindings)
+                and len(literal) == len(bindings)
+                and all(_few(code, each.value, depth + 1) for each in literal if each.value is not None)
+                and not _grows(code, node)
+            )
+        case ast.Call(func=ast.Name(id="range"), args=[ast.Constant(value=int() as number)]):
+            return number <= FEW
+        case ast.Call(func=ast.Name(id=name), args=[_, *_]) if name in _WRAPPING:
+            return any(_few(code, each, depth + 1) for each in node.args) if name == "zip" else _few(code, node.args[0])
+        case ast.Call(func=ast.Attribute(value=inner, attr="items" | "values" | "keys"), args=[]):
+            return _few(code, inner, depth + 1)
+    return any(map(_DATABASES.fullmatch, code.inference.refs(node)))
+
+
+def _grows(code: Code, name: ast.Name) -> bool:
+    """``found = []`` and then ``found.append(...)``."""
+    return any(
+        isinstance(node, ast.Attribute)
+        and node.attr in ("add", "append", "extend", "insert", "setdefault", "update")
+        and isinstance(node.value, ast.Name)
+        and node.value.id == name.id
+        for node in code.module.nodes
+    ) or any(
+        isinstance(node, ast.Subscript)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == name.id
+        for node in code.module.nodes
+    )
+
+
+def _batches(code: Code, loop: Loop, target: ast.expr, iterated: ast.expr) -> bool:
+    names = [each.id for each in ast.walk(target) if isinstance(each, ast.Name)]
+    called = iterated.func if isinstance(iterated, ast.Call) else iterated
+    names.append(
+        called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
+    )
+    if any(map(_CHUNKS.search, names)):
+        return True
+    match iterated:
+        case ast.Call(func=ast.Name(id="range"), args=[_, _, step]):
+            return not (isinstance(step, ast.Constant) and step.value in (1, -1))
+        case ast.Call(func=ast.Name(id="iter"), args=[_, _]):
+            return True  # iter(lambda: list(islice(...)), [])
+    return False
+
+
+def _slices(code: Code, loop: ast.While) -> bool:
+    """``while batch := list(qs[:500])``"""
+    return any(
+        isinstance(node, ast.Subscript)
+        and isinstance(node.slice, ast.Slice)
+        and any(isinstance(fact, Query) for fact in code.inference.facts(node.value))
+        for node in code.module.nodes_in(loop.test, *loop.body)
+    )
+
+
+def _waits(code: Code, loop: ast.While) -> bool:
+    """A service that polls: its turns are no items."""
+    if not (isinstance(loop.test, ast.Constant) and loop.test.value):
+        return False
+    return any(
+        isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in _WAITING
+        for node in code.module.nodes_in(*loop.body)
+    )
+
+
+def excused(code: Code, node: ast.AST, loop: Loop) -> bool:
+    return _last_turn(code, node, loop) or _differs(code, node, loop)
+
+
+def _last_turn(code: Code, node: ast.AST, loop: Loop) -> bool:
+    """Whether the loop ends after it: it is searched for, or tried again."""
+    leaves: tuple[type[ast.stmt], ...] = (ast.Return, ast.Raise, ast.Break)
+    child, parents = node, code.module.parents
+    while child is not loop:
+        parent = parents[child]
+        block = getattr(parent, code.module.fields[child], None)
+        if isinstance(child, ast.stmt) and isinstance(block, list):
+            ends = [block[-1]]
+            if isinstance(parent, ast.Try) and block is parent.body and parent.orelse:
+                ends.append(parent.orelse[-1])
+            if isinstance(child, ast.Return | ast.Raise) or any(isinstance(end, leaves) for end in ends):
+                return True
+        if isinstance(parent, (*FORS, ast.While)) and parent is not loop:
+            leaves = (ast.Return, ast.Raise)  # a break ends only the inner loop
+        child = parent
+    return False
+
+
+def _differs(code: Code, node: ast.AST, loop: Loop) -> bool:
+    """Whether each turn asks another database or another table, or for a whole batch."""
+    targets = _targets(loop)
+    for inner in _chain(node):
+        match inner:
+            case ast.Call(func=ast.Attribute(attr="using" | "db_manager"), args=[ast.Name(id=name)]) if name in targets:
+                return True
+            case ast.Attribute(attr="objects" | "_default_manager" | "_base_manager", value=ast.Name(id=name)) if (
+                name in targets
+            ):
+                return True
+            case ast.Call(keywords=keywords) if any(
+                (keyword.arg or "").endswith("__in")
+                and isinstance(keyword.value, ast.Name)
+                and keyword.value.id in targets
+                for keyword in keywords
+            ):
+                return True
+    return False
+
+
+def _targets(loop: Loop) -> set[str]:
+    if isinstance(loop, ast.While):
+        return set()
+    targets = [loop.target] if isinstance(loop, FORS) else [each.target for each in loop.generators]
+    return {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+
+
+def _chain(node: ast.AST) -> list[ast.AST]:
+    """``a.b().c`` and what it consists of."""
+    chain = [node]
+    while True:
+        match node:
+            case ast.Call():
+                node = node.func
+            case ast.Attribute() | ast.Subscript() | ast.Await():
+                node = node.value
+            case _:
+                return chain
+        chain.append(node)
