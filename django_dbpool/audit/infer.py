@@ -368,6 +368,8 @@ class Inference:
     # -- calls and subscripts ---------------------------------------------------------------------------------------
 
     def _call(self, call: ast.Call) -> Facts:
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "get_model":
+            return frozenset({Ref("django.apps.apps.get_model()")})  # of a migration's apps, too
         return frozenset().union(*(self._result(fact, call) for fact in self.facts(call.func)))
 
     def _result(self, fact: Fact, call: ast.Call) -> Facts:
@@ -399,7 +401,7 @@ class Inference:
             return self._of_builtin(ref.last, call)
         if ref.last in _COPIES:
             return _many(self.each(first))
-        return frozenset({Row() if self._is_model_ref(ref) and not ref.path.endswith(")") else _ref(f"{ref.path}()")})
+        return frozenset({Row() if self._is_model_ref(ref) else _ref(f"{ref.path}()")})
 
     def _of_builtin(self, name: str, call: ast.Call) -> Facts:
         first = call.args[0] if call.args else None

@@ -49,7 +49,7 @@ def _silences(line: str, rule: str) -> bool:
         return False
     if match["colon"] is None:
         return True
-    # "# noqa: because" names no rule, so it silences none.
+    # A colon and then no rule, but a reason: that silences none.
     return any(rule.startswith(code.upper()) for code in _CODE.findall(match["codes"]))
 
 

@@ -39,7 +39,7 @@ def _problem(node: ast.expr, function: ast.expr) -> Problem:
 
 
 def _opens(code: Code, function: ast.expr) -> bool:
-    if isinstance(function, ast.Call):
+    if isinstance(function, ast.Call) and not _is_getattr(code, function):
         return False  # partial(psycopg.connect)(): found where it is passed
     for fact in code.inference.facts(function):
         if isinstance(fact, Ref) and _OPENING.fullmatch(fact.path):
@@ -55,12 +55,12 @@ def _is_partial(code: Code, function: ast.expr) -> bool:
     """Whether the name stands for a call that was found already."""
     if not isinstance(function, ast.Name):
         return False
-    return any(isinstance(binding.value, ast.Call) for binding in code.module.lookup(function)) and not any(
-        path == "builtins.getattr"
-        for binding in code.module.lookup(function)
-        if isinstance(binding.value, ast.Call)
-        for path in code.inference.refs(binding.value.func)
-    )
+    values = [binding.value for binding in code.module.lookup(function)]
+    return any(isinstance(value, ast.Call) and not _is_getattr(code, value) for value in values)
+
+
+def _is_getattr(code: Code, call: ast.Call) -> bool:
+    return "builtins.getattr" in code.inference.refs(call.func)
 
 
 def _passed(code: Code, value: ast.expr) -> bool:

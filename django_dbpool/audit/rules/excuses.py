@@ -11,18 +11,17 @@ from ..queries import Loop
 from ..scopes import FORS, How
 
 FEW = 5
+LONG = 50
 _CHUNKS = re.compile(r"(^|_)(batch|batched|batches|chunk|chunked|chunks|grouper|page|pages|page_range|slices)($|_)")
-_DATABASES = re.compile(
-    r"django\.db\.connections(\.all\(\))?|django\.conf\.settings\.DATABASES(\.\w+\(\))?|.*\.get_(models|app_configs)\(\)"
-)
+_DATABASES = re.compile(r"django\.db\.connections(\.all\(\))?|django\.conf\.settings\.DATABASES(\.\w+\(\))?")
 _WRAPPING = {"enumerate", "sorted", "reversed", "list", "tuple", "set", "zip", "iter"}
-_WAITING = {"accept", "notifies", "poll", "recv", "select", "sleep", "wait"}
+_WAITING = {"_input", "accept", "getpass", "input", "notifies", "poll", "recv", "select", "sleep", "wait"}
 
 
 def few_turns(code: Code, loop: Loop) -> bool:
     """Loops over a handful of literals, over databases or models, over batches, and those that poll."""
     if isinstance(loop, ast.While):
-        return _waits(code, loop) or _slices(code, loop)
+        return _until(code, loop) or _waits(code, loop) or _slices(code, loop)
     if isinstance(loop, FORS):
         return _few(code, loop.iter) or _batches(code, loop, loop.target, loop.iter)
     return all(_few(code, each.iter) or _batches(code, loop, each.target, each.iter) for each in loop.generators)
@@ -45,10 +44,16 @@ def _few(code: Code, node: ast.AST, depth: int = 0) -> bool:
             )
         case ast.Call(func=ast.Name(id="range"), args=[ast.Constant(value=int() as number)]):
             return number <= FEW
+        case ast.Call(
+            func=ast.Name(id="range"), args=[ast.Constant(value=int() as start), ast.Constant(value=int() as stop)]
+        ):
+            return stop - start <= FEW
         case ast.Call(func=ast.Name(id=name), args=[_, *_]) if name in _WRAPPING:
             return any(_few(code, each, depth + 1) for each in node.args) if name == "zip" else _few(code, node.args[0])
         case ast.Call(func=ast.Attribute(value=inner, attr="items" | "values" | "keys"), args=[]):
             return _few(code, inner, depth + 1)
+        case ast.Call(func=ast.Attribute(attr="get_models" | "get_app_configs")):
+            return True
     return any(map(_DATABASES.fullmatch, code.inference.refs(node)))
 
 
@@ -95,6 +100,21 @@ def _slices(code: Code, loop: ast.While) -> bool:
     )
 
 
+def _until(code: Code, loop: ast.While) -> bool:
+    """``while user is None:``, ``while not done:``: until something succeeds, not for each of many."""
+    match loop.test:
+        case ast.Compare(left=ast.Name(id=name), ops=[ast.Is() | ast.Eq()], comparators=[ast.Constant()]):
+            pass
+        case ast.UnaryOp(op=ast.Not(), operand=ast.Name(id=name)):
+            pass
+        case _:
+            return False
+    return any(
+        isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
+        for node in code.module.nodes_in(*loop.body)
+    )
+
+
 def _waits(code: Code, loop: ast.While) -> bool:
     """A service that polls: its turns are no items."""
     if not (isinstance(loop.test, ast.Constant) and loop.test.value):
@@ -106,7 +126,15 @@ def _waits(code: Code, loop: ast.While) -> bool:
 
 
 def excused(code: Code, node: ast.AST, loop: Loop) -> bool:
-    return _last_turn(code, node, loop) or _differs(code, node, loop)
+    return _is_statement(node, loop) or _last_turn(code, node, loop) or _differs(code, node, loop)
+
+
+def _is_statement(node: ast.AST, loop: Loop) -> bool:
+    """``for statement in statements: cursor.execute(statement)``: no two are the same query."""
+    match node:
+        case ast.Call(func=ast.Attribute(attr="execute"), args=[ast.Name(id=name)]):
+            return name in _targets(loop)
+    return False
 
 
 def _last_turn(code: Code, node: ast.AST, loop: Loop) -> bool:
@@ -131,7 +159,7 @@ def _last_turn(code: Code, node: ast.AST, loop: Loop) -> bool:
 def _differs(code: Code, node: ast.AST, loop: Loop) -> bool:
     """Whether each turn asks another database or another table, or for a whole batch."""
     targets = _targets(loop)
-    for inner in _chain(node):
+    for inner in _chain(code, node, loop):
         match inner:
             case ast.Call(func=ast.Attribute(attr="using" | "db_manager"), args=[ast.Name(id=name)]) if name in targets:
                 return True
@@ -156,15 +184,21 @@ def _targets(loop: Loop) -> set[str]:
     return {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
 
 
-def _chain(node: ast.AST) -> list[ast.AST]:
-    """``a.b().c`` and what it consists of."""
+def _chain(code: Code, node: ast.AST, loop: Loop) -> list[ast.AST]:
+    """``a.b().c`` and what it consists of; names that the loop binds are followed."""
     chain = [node]
-    while True:
+    while len(chain) < LONG:
         match node:
             case ast.Call():
                 node = node.func
             case ast.Attribute() | ast.Subscript() | ast.Await():
                 node = node.value
+            case ast.Name():
+                values = [each.value for each in code.module.lookup(node) if each.how is How.VALUE]
+                if len(values) != 1 or values[0] is None or loop not in code.module.chain(values[0]):
+                    break
+                node = values[0]
             case _:
-                return chain
+                break
         chain.append(node)
+    return chain

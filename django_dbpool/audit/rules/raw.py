@@ -41,6 +41,9 @@ def check(code: Code) -> Iterator[Problem]:
 
 def _takes(code: Code, node: ast.AST) -> bool:
     match node:
+        # An engine's own, and that of a migration's operation: both belong to it.
+        case ast.Attribute(value=ast.Name(id="self") | ast.Attribute(value=ast.Name(id="schema_editor"))):
+            return False
         case ast.Attribute(attr="connection", ctx=ast.Load()):
             pass
         case ast.Call(func=ast.Name(id="getattr"), args=[_, ast.Constant(value="connection"), *_]):

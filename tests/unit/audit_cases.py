@@ -1,0 +1,889 @@
+"""Samples for the rules of the audit: each line that has to be reported ends in ``#> <rule>``, and no other may be."""
+
+from __future__ import annotations
+
+CASES: dict[str, str] = {}
+
+
+def case(name: str, source: str) -> None:
+    assert name not in CASES
+    CASES[name] = source
+
+
+# -- DBP101 ---------------------------------------------------------------------------------------------------------
+
+case(
+    "connections by every way of importing",
+    """
+import psycopg
+import psycopg as pg
+import psycopg2
+import psycopg_pool.pool
+import importlib
+from psycopg import connect, Connection as C, AsyncConnection
+from psycopg_pool import ConnectionPool as Pool, AsyncNullConnectionPool
+from asyncpg import create_pool
+import asyncpg
+from functools import partial
+
+psycopg.connect("")  #> DBP101
+pg.connect("")  #> DBP101
+connect("")  #> DBP101
+C.connect("")  #> DBP101
+psycopg.Connection.connect("")  #> DBP101
+psycopg2.connect("")  #> DBP101
+pool = Pool("")  #> DBP101
+psycopg_pool.pool.NullConnectionPool("")  #> DBP101
+other = AsyncNullConnectionPool("")  #> DBP101
+importlib.import_module("psycopg").connect("")  #> DBP101
+__import__("psycopg2").connect("")  #> DBP101
+getattr(psycopg, "connect")("")  #> DBP101
+opener = psycopg.connect
+opener("")  #> DBP101
+make = partial(psycopg.connect, "")  #> DBP101
+make()
+
+async def main():
+    await AsyncConnection.connect("")  #> DBP101
+    async with create_pool("") as pool:  #> DBP101
+        pass
+    await asyncpg.connect("")  #> DBP101
+    def inner():
+        from psycopg import connect as dial
+        return dial("")  #> DBP101
+""",
+)
+case(
+    "connections: imports that may fail, star imports, classes derived",
+    """
+try:
+    import psycopg as driver
+except ImportError:
+    import psycopg2 as driver
+try:
+    import asyncpg
+except ImportError:
+    asyncpg = None
+from psycopg2 import *
+from psycopg import Connection
+from psycopg_pool import ConnectionPool
+
+class Ours(Connection):
+    pass
+
+class OurPool(ConnectionPool):
+    pass
+
+driver.connect("")  #> DBP101
+if asyncpg:
+    asyncpg.connect("")  #> DBP101
+connect("")  #> DBP101
+Ours.connect("")  #> DBP101
+OurPool("")  #> DBP101
+
+class Service:
+    driver = driver
+    def __init__(self):
+        self.connect = Connection.connect
+    def open(self):
+        return self.connect("")  #> DBP101
+""",
+)
+case(
+    "connections to something else",
+    """
+import redis
+import sqlite3
+import psycopg
+from redis import connect as dial
+from .client import connect
+from django_dbpool import transaction
+
+def open_it():
+    def connect(url): ...
+    return connect("")
+
+redis.connect("")
+sqlite3.connect("")
+dial("")
+connect("")
+post_save.connect(receiver)
+signal.connect("")
+raise psycopg.OperationalError
+isinstance(x, psycopg.Connection)
+
+def use(psycopg):
+    return psycopg.connect("")
+
+def after():
+    psycopg = Fake()
+    return psycopg.connect("")
+
+with transaction.dedicated() as connection:
+    connection.execute("LISTEN x")
+""",
+)
+
+# -- DBP102 ---------------------------------------------------------------------------------------------------------
+
+case(
+    "the raw connection taken out",
+    """
+from django.db import connection, connections, transaction, connection as db
+from django.db.backends.base.base import BaseDatabaseWrapper
+import django.db
+
+raw = connection.connection  #> DBP102
+connections["x"].connection.cursor()  #> DBP102
+db.connection.execute("")  #> DBP102
+transaction.get_connection().connection.notifies()  #> DBP102
+django.db.connection.connection.autocommit = True  #> DBP102
+
+def of(alias, wrapper: BaseDatabaseWrapper):
+    ours = connections[alias]
+    use(ours.connection)  #> DBP102
+    use(wrapper.connection)  #> DBP102
+    for each in connections.all():
+        use(each.connection)  #> DBP102
+    use(getattr(connection, "connection"))  #> DBP102
+    with connection.cursor() as cursor:
+        cursor.connection
+    return (ours
+        .connection)
+""".replace("    return (ours\n", "    return (ours  #> DBP102\n"),
+)
+case(
+    "the raw connection only looked at; attributes of the same name",
+    """
+from django.db import connection, connections
+
+print(connection.connection.info.server_version, connection.connection.closed)
+connections["x"].connection.adapters.register_dumper(int, str)
+if connection.connection is not None and not connection.connection.closed:
+    pass
+if connection.connection:
+    pass
+seen = connection.connection
+print(seen.info.backend_pid)
+
+class Client:
+    def __init__(self, connection):
+        self.connection = connection
+    def use(self):
+        return self.connection.connection
+
+def use(request, connection):
+    return request.connection, connection.connection
+""",
+)
+
+# -- DBP201 ---------------------------------------------------------------------------------------------------------
+
+case(
+    "threads that use the database",
+    """
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from concurrent import futures
+from functools import partial
+from threading import Thread, Timer
+from django.db import connection
+from shop.models import Order
+
+def work(pk):
+    Order.objects.filter(pk=pk).update(done=True)
+
+def indirect():
+    helper()
+
+def helper():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+def closes_not_always():
+    work(1)
+    connection.close()
+
+class Service:
+    def start(self):
+        Thread(target=self.run).start()  #> DBP201
+    def run(self):
+        self.step()
+    def step(self):
+        order = Order.objects.get(pk=1)
+        order.save()
+
+threading.Thread(target=work, args=(1,)).start()  #> DBP201
+Thread(None, indirect).start()  #> DBP201
+Thread(target=lambda: work(1)).start()  #> DBP201
+Thread(target=partial(work, 1)).start()  #> DBP201
+Timer(5, work).start()  #> DBP201
+Timer(5, function=closes_not_always).start()  #> DBP201
+with ThreadPoolExecutor() as executor:
+    executor.submit(work, 1)  #> DBP201
+    executor.map(work, [1])  #> DBP201
+    executor.submit(Order.objects.get, pk=1)  #> DBP201
+pool = futures.ThreadPoolExecutor(max_workers=2)
+pool.submit(partial(work, 1))  #> DBP201
+
+async def main(loop):
+    await loop.run_in_executor(None, work, 1)  #> DBP201
+    await asyncio.to_thread(work, 1)  #> DBP201
+    await asyncio.to_thread(Order.objects.count)  #> DBP201
+    await asyncio.to_thread(list, Order.objects.all())  #> DBP201
+
+class Worker(Thread):  #> DBP201
+    def run(self):
+        work(1)
+
+class Late(Worker):
+    pass
+""",
+)
+case(
+    "threads that close, or don't use the database",
+    """
+import asyncio
+import threading
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from functools import wraps
+from asgiref.sync import sync_to_async
+from django.db import close_old_connections, connection, connections
+from django_dbpool import threads
+from shop.models import Order
+from shop.work import imported
+
+def work(pk):
+    Order.objects.filter(pk=pk).update(done=True)
+
+def finally_closes():
+    try:
+        work(1)
+    finally:
+        connection.close()
+
+def all_closes():
+    try:
+        work(1)
+    finally:
+        connections.close_all()
+
+def old_closes():
+    try:
+        finally_closes()
+        work(1)
+    finally:
+        tidy()
+
+def tidy():
+    close_old_connections()
+
+def wraps_closing():
+    finally_closes()
+
+def builds_only():
+    return Order.objects.filter(pk=1)
+
+def with_closing():
+    with closing(connection):
+        work(1)
+
+@contextmanager
+def own_connection():
+    try:
+        yield
+    finally:
+        connection.close()
+
+def managed():
+    with own_connection():
+        work(1)
+
+def closes(function):
+    @wraps(function)
+    def inner(*args):
+        try:
+            return function(*args)
+        finally:
+            connections.close_all()
+    return inner
+
+@closes
+def decorated():
+    work(1)
+
+def computes():
+    return sum(range(3))
+
+for target in (1,):
+    threading.Thread(target=finally_closes).start()
+    threading.Thread(target=all_closes).start()
+    threading.Thread(target=old_closes).start()
+    threading.Thread(target=wraps_closing).start()
+    threading.Thread(target=with_closing).start()
+    threading.Thread(target=managed).start()
+    threading.Thread(target=decorated).start()
+    threading.Thread(target=builds_only).start()
+    threading.Thread(target=computes).start()
+    threading.Thread(target=imported).start()
+with threads.ThreadPoolExecutor() as executor:
+    executor.submit(work, 1)
+threads.spawn(work, 1)
+with ProcessPoolExecutor() as processes:
+    processes.submit(work, 1)
+
+async def main(loop):
+    await sync_to_async(work)(1)
+    await loop.run_in_executor(processes, work, 1)
+    await asyncio.to_thread(print, Order.objects.all)
+
+class Worker(threading.Thread):
+    def run(self):
+        try:
+            work(1)
+        finally:
+            connections.close_all()
+
+class Ticker(threading.Thread):
+    def run(self):
+        print("tick")
+""",
+)
+
+# -- DBP301 ---------------------------------------------------------------------------------------------------------
+
+case(
+    "queries in loops",
+    """
+from django.contrib.auth import get_user_model
+from django.db import connection, models
+from django.shortcuts import get_object_or_404
+from shop.models import Item, Order
+from shop import models as shop
+
+User = get_user_model()
+
+def direct(pks, names):
+    for pk in pks:
+        order = Order.objects.get(pk=pk)  #> DBP301
+        order.seen = True
+        order.save()  #> DBP301
+        order.items.all()
+        for item in order.items.all():  #> DBP301
+            item.delete()  #> DBP301
+        if order.items.filter(done=False).exists():  #> DBP301
+            continue
+        get_object_or_404(Order, pk=pk)  #> DBP301
+        shop.Item.objects.create(order=order)  #> DBP301
+        User.objects.filter(pk=pk).update(name="x")  #> DBP301
+        list(Item.objects.filter(order=pk))  #> DBP301
+    else:
+        Order.objects.count()
+    while pks:
+        Order.objects.get(pk=pks.pop())  #> DBP301
+    [Item.objects.filter(order=pk).count() for pk in pks]  #> DBP301
+    return {name: Order.objects.filter(name=name).first() for name in names}  #> DBP301
+
+def cursors(rows):
+    with connection.cursor() as cursor:
+        for row in rows:
+            cursor.execute("INSERT", row)  #> DBP301
+
+def rows_of_querysets(queryset):
+    for obj in queryset:
+        obj.save()  #> DBP301
+    for index, obj in enumerate(Order.objects.all()):
+        obj.delete()  #> DBP301
+    orders = list(Order.objects.filter(done=False))
+    for order in orders:
+        order.refresh_from_db()  #> DBP301
+    total = sum(order.items.count() for order in Order.objects.all())  #> DBP301
+    for order in found():
+        order.save()  #> DBP301
+    for name in names:
+        qs = Order.objects.filter(name=name)
+        if name:
+            qs = qs.exclude(done=True)
+        for each in qs:  #> DBP301
+            print(each)
+        print(qs[0])  #> DBP301
+
+def found():
+    return Order.objects.filter(done=False)
+
+def price(pk):
+    return lookup(pk)
+
+def lookup(pk):
+    return Item.objects.get(pk=pk).price
+
+def calls(pks):
+    for pk in pks:
+        price(pk)  #> DBP301
+
+class Basket(models.Model):
+    name = models.CharField(max_length=10)
+
+    def total(self):
+        return sum(line.price for line in self.lines.all())
+
+    @property
+    def last(self):
+        return self.lines.order_by("pk").first()
+
+    def touch(self):
+        self.save()
+
+def baskets():
+    for basket in Basket.objects.all():
+        basket.total()  #> DBP301
+        print(basket.last)  #> DBP301
+        basket.touch()  #> DBP301
+    for name in names:
+        Basket(name=name).save()  #> DBP301
+
+async def later(pks):
+    async for order in Order.objects.all():
+        await order.asave()  #> DBP301
+    for pk in pks:
+        await Order.objects.aget(pk=pk)  #> DBP301
+
+def forwards(apps, schema_editor):
+    Old = apps.get_model("shop", "Old")
+    for old in Old.objects.all():
+        old.save()  #> DBP301
+
+class View:
+    def get(self, request):
+        for row in self.get_queryset():
+            row.save()  #> DBP301
+            self.log(row)  #> DBP301
+    def log(self, row):
+        Item.objects.create(row=row)
+
+def typed(orders: "models.QuerySet[Order]", many: list[Order]):
+    for order in orders:
+        order.save()  #> DBP301
+    for order in many:
+        order.save()  #> DBP301
+""",
+)
+case(
+    "loops that don't ask for each item",
+    """
+from django.core.paginator import Paginator
+from django.db import connection, connections, models
+from itertools import batched
+from shop.models import Item, Order
+from shop.batches import run_batches
+import boto3
+import requests
+
+def iterable_only():
+    for order in Order.objects.filter(done=False):
+        print(order.name)
+    for order in list(Order.objects.all()):
+        order.done = True
+    return [order.pk for order in Order.objects.all()]
+
+def bulk(groups):
+    for group in groups:
+        Item.objects.bulk_create(group)
+        Item.objects.in_bulk(group)
+        Item.objects.bulk_update(group, ["name"])
+
+def built(names):
+    parts = []
+    for name in names:
+        parts.append(Order.objects.filter(name=name))
+    qs = Order.objects.all()
+    for name in names:
+        qs = qs.exclude(name=name)
+    return qs
+
+def cached_result(names):
+    qs = Order.objects.all()
+    for name in names:
+        for order in qs:
+            print(order, name)
+        if qs:
+            print(len(qs))
+
+def prefetched():
+    for order in Order.objects.prefetch_related("items"):
+        for item in order.items.all():
+            print(item)
+        print(order.items.count(), len(order.items.all()))
+
+class Basket(models.Model):
+    data = models.JSONField()
+    def total(self):
+        return sum(line.price for line in self.lines.all())
+
+def prefetched_methods():
+    for basket in Basket.objects.prefetch_related("lines"):
+        basket.total()
+        basket.data.get("x")
+        basket.tags_text.count(",")
+        basket.options.get("x")
+
+def batches():
+    while batch := list(Order.objects.filter(done=False)[:500]):
+        Order.objects.filter(pk__in=[order.pk for order in batch]).update(done=True)
+    while True:
+        pks = list(Order.objects.values_list("pk", flat=True)[:500])
+        if not pks:
+            break
+        Order.objects.filter(pk__in=pks).delete()
+    for start in range(0, 10_000, 500):
+        list(Order.objects.all()[start : start + 500])
+    for chunk in batched(range(10_000), 500):
+        Order.objects.filter(pk__in=chunk).update(done=True)
+    for pks in groups():
+        Order.objects.filter(pk__in=pks).update(done=True)
+    for batch in run_batches(Order.objects.all()):
+        batch.update(done=True)
+
+def few():
+    for name in ("a", "b", "c"):
+        Order.objects.create(name=name)
+    for attempt in range(3):
+        Order.objects.count()
+    [Order.objects.get(name=name) for name in ["a", "b"]]
+    for key, value in {"a": 1, "b": 2}.items():
+        Order.objects.create(name=key, value=value)
+    for name in NAMES:
+        Order.objects.create(name=name)
+
+NAMES = ("a", "b")
+
+def ends(names):
+    for name in names:
+        if name.startswith("x"):
+            return Order.objects.get(name=name)
+    for name in names:
+        if name.startswith("x"):
+            order = Order.objects.get(name=name)
+            break
+    while True:
+        try:
+            return Order.objects.create(name="x")
+        except ValueError:
+            continue
+
+def unique(slug):
+    while Order.objects.filter(slug=slug).exists():
+        slug += "x"
+
+def service():
+    while True:
+        Order.objects.filter(done=False).count()
+        time.sleep(5)
+
+def defined_only(names):
+    for name in names:
+        def later():
+            return Order.objects.get(name=name)
+        register(lambda: Order.objects.count())
+
+def others(rows, forms, files, mapping):
+    for row in rows:
+        row.save()
+        row.delete()
+        mapping.get(row)
+        requests.get(row)
+        rows.count(row)
+    for form in forms:
+        form.save()
+    bucket = boto3.resource("s3").Bucket("x")
+    for name in files:
+        bucket.objects.filter(Prefix=name).delete()
+
+class Registry:
+    objects = {}
+
+def registry(names):
+    for name in names:
+        Registry.objects.get(name)
+
+def per_database():
+    for alias in connections:
+        Order.objects.using(alias).count()
+    for each in connections.all():
+        with each.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    for model in apps.get_models():
+        model.objects.count()
+    for model in (Order, Item, Order, Item, Order, Item):
+        model.objects.count()
+""",
+)
+
+# -- DBP302 ---------------------------------------------------------------------------------------------------------
+
+case(
+    "slow calls in transactions",
+    """
+import os
+import smtplib
+import socket
+import subprocess
+import time
+import urllib.request
+from contextlib import ExitStack, contextmanager
+from time import sleep as nap
+from urllib.request import urlopen
+
+import aiohttp
+import boto3
+import httpx
+import requests
+import urllib3
+from django.core.mail import EmailMessage, send_mail, mail_admins
+from django.db import transaction
+from django.db.transaction import atomic
+from django.utils.decorators import method_decorator
+from django_dbpool import transaction as pooled
+
+session = requests.Session()
+s3 = boto3.client("s3")
+
+def block():
+    with transaction.atomic():
+        requests.get("x")  #> DBP302
+        session.post("x")  #> DBP302
+        with requests.Session() as inner:
+            inner.put("x")  #> DBP302
+        httpx.post("x")  #> DBP302
+        httpx.Client().get("x")  #> DBP302
+        urllib.request.urlopen("x")  #> DBP302
+        urlopen("x")  #> DBP302
+        urllib3.PoolManager().request("GET", "x")  #> DBP302
+        time.sleep(1)  #> DBP302
+        nap(1)  #> DBP302
+        subprocess.run(["x"])  #> DBP302
+        subprocess.Popen(["x"])  #> DBP302
+        os.system("x")  #> DBP302
+        smtplib.SMTP("x")  #> DBP302
+        send_mail("a", "b", "c", [])  #> DBP302
+        mail_admins("a", "b")  #> DBP302
+        message = EmailMessage("a")
+        message.send()  #> DBP302
+        socket.create_connection(("x", 1))  #> DBP302
+        connection = socket.socket()
+        connection.connect(("x", 1))  #> DBP302
+        s3.put_object(Bucket="x")  #> DBP302
+        boto3.resource("s3").Bucket("x").upload_file("y")  #> DBP302
+        if x:
+            for y in z:
+                notify(y)  #> DBP302
+        transaction.on_commit(requests.get("x"))  #> DBP302
+
+def notify(x):
+    deliver(x)
+
+def deliver(x):
+    requests.post("x")
+
+@atomic
+def decorated():
+    time.sleep(1)  #> DBP302
+
+@transaction.atomic(using="other")
+def decorated_with_arguments():
+    notify(1)  #> DBP302
+
+@pooled.atomic(eager=True)
+def of_ours():
+    notify(1)  #> DBP302
+
+class View:
+    @method_decorator(transaction.atomic)
+    def post(self, request):
+        self.call()  #> DBP302
+    def call(self):
+        return requests.get("x")
+
+@method_decorator(transaction.atomic, name="dispatch")
+class Whole:
+    def get(self, request):
+        time.sleep(1)  #> DBP302
+
+def several():
+    with open("x") as file, transaction.atomic(), urlopen("x") as answer:  #> DBP302
+        pass
+
+def stack():
+    with ExitStack() as stack:
+        requests.get("x")
+        stack.enter_context(transaction.atomic())
+        requests.get("x")  #> DBP302
+
+@contextmanager
+def unit():
+    with transaction.atomic():
+        yield
+
+def in_unit():
+    with unit():
+        time.sleep(1)  #> DBP302
+
+async def later():
+    with transaction.atomic():
+        async with aiohttp.ClientSession() as client:
+            async with client.get("x") as answer:  #> DBP302
+                pass
+
+def typed(client: httpx.Client):
+    with atomic():
+        client.get("x")  #> DBP302
+
+class Gateway:
+    def __init__(self):
+        self.http = requests.Session()
+    def pay(self):
+        with transaction.atomic():
+            self.http.post("x")  #> DBP302
+
+class Welcome(EmailMessage):
+    pass
+
+def welcome():
+    with transaction.atomic():
+        Welcome("x").send()  #> DBP302
+""",
+)
+case(
+    "slow calls outside of transactions",
+    """
+import time
+from functools import partial
+import boto3
+import requests
+from django.core.mail import EmailMessage, send_mail
+from django.db import transaction
+from shop.tasks import notify_task
+from shop.models import Order
+
+def around():
+    requests.get("x")
+    with transaction.atomic():
+        order = Order.objects.create()
+        transaction.on_commit(lambda: requests.post("x"))
+        transaction.on_commit(partial(requests.post, "x"))
+        transaction.on_commit(notify)
+
+        def after():
+            send_mail("a", "b", "c", [])
+
+        transaction.on_commit(after)
+
+        @transaction.on_commit
+        def later():
+            time.sleep(1)
+
+        notify_task.delay(order.pk)
+        message = EmailMessage("a")
+        time.sleep(0)
+        order.time.sleep()
+        requests_made.get("x")
+        boto3.client("s3").generate_presigned_url("get_object")
+        self.client.get("/")
+        subprocess = Runner()
+        subprocess.run("x")
+        task.delay()
+    message.send()
+    time.sleep(1)
+
+@task
+def task():
+    requests.get("x")
+
+def notify():
+    requests.get("x")
+
+@transaction.non_atomic_requests
+def view(request):
+    requests.get("x")
+
+class atomic:
+    pass
+
+def own():
+    with atomic():
+        requests.get("x")
+    with open("x"):
+        requests.get("x")
+
+def with_order():
+    with requests.get("x") as answer, transaction.atomic():
+        pass
+""",
+)
+
+# -- DBP303 ---------------------------------------------------------------------------------------------------------
+
+case(
+    "slow work while a server-side cursor is open",
+    """
+import requests
+import time
+from django.core.mail import send_mail
+from shop.models import Order
+
+def direct():
+    for order in Order.objects.filter(done=False).iterator():  #> DBP303
+        requests.post("x", order.name)
+    for index, order in enumerate(Order.objects.all().iterator(chunk_size=100)):  #> DBP303
+        send(order)
+    rows = Order.objects.iterator()
+    for row in rows:  #> DBP303
+        if row.due:
+            time.sleep(1)
+    return [fetch(order) for order in Order.objects.iterator()]  #> DBP303
+
+def send(order):
+    send_mail("a", "b", "c", [])
+
+def fetch(order):
+    return requests.get("x")
+
+def given(queryset, rows):
+    for row in queryset.iterator():  #> DBP303
+        time.sleep(1)
+    for row in rows.iterator(chunk_size=10):  #> DBP303
+        time.sleep(1)
+
+async def later():
+    async for order in Order.objects.aiterator():  #> DBP303
+        await fetch(order)
+""",
+)
+case(
+    "quick work, other iterators, rows read before",
+    """
+import csv
+import requests
+import time
+from shop.models import Order
+
+def quick(file, things):
+    for order in Order.objects.iterator():
+        file.write(order.name)
+    for row in csv.reader(file):
+        requests.post("x")
+    for thing in things.iterator():
+        requests.post("x")
+    for order in Order.objects.all():
+        requests.post("x")
+    for order in list(Order.objects.iterator()):
+        requests.post("x")
+    for order in Order.objects.iterator():
+        file.write("x")
+        later(lambda: requests.post("x"))
+    else:
+        time.sleep(1)
+""",
+)
