@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from .facts import Class, Function, Object, Row
-from .infer import Inference, is_property
+from .infer import Inference
+from .naming import defined, is_property
 from .scopes import Module
 
 T = TypeVar("T")
@@ -54,9 +55,9 @@ class Calls:
                     receiver = fact
                 case _:
                     continue
-            defined = self.inference.defined(owner, node.attr)
-            if isinstance(defined, ast.FunctionDef | ast.AsyncFunctionDef) and is_property(defined):
-                yield Function(defined, receiver)
+            member = defined(owner, node.attr)
+            if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef) and is_property(member):
+                yield Function(member, receiver)
 
     def first(
         self, start: Sequence[Function], hit: Callable[[Function], T | None], follow: Callable[[Function], bool]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
-from .scopes import FunctionNode
+from .bindings import FunctionNode
 
 
 @dataclass(frozen=True, slots=True)

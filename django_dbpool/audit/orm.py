@@ -13,9 +13,35 @@ def _with_async(*names: str) -> frozenset[str]:
 
 MANAGERS = frozenset({"objects", "_default_manager", "_base_manager"})
 LAZY = frozenset(
-    "aiterator alias all annotate complex_filter dates datetimes db_manager defer difference distinct exclude extra "
-    "filter intersection iterator only order_by prefetch_related raw reverse select_for_update select_related union "
-    "using values values_list".split()
+    [
+        "aiterator",
+        "alias",
+        "all",
+        "annotate",
+        "complex_filter",
+        "dates",
+        "datetimes",
+        "db_manager",
+        "defer",
+        "difference",
+        "distinct",
+        "exclude",
+        "extra",
+        "filter",
+        "intersection",
+        "iterator",
+        "only",
+        "order_by",
+        "prefetch_related",
+        "raw",
+        "reverse",
+        "select_for_update",
+        "select_related",
+        "union",
+        "using",
+        "values",
+        "values_list",
+    ]
 )
 """Give another queryset and ask nothing."""
 STREAMING = frozenset({"iterator", "aiterator"})

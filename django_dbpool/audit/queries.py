@@ -7,18 +7,40 @@ import re
 from dataclasses import dataclass
 
 from . import orm
+from .bindings import Comprehension
 from .calls import Calls
 from .facts import Bound, Fact, Function, Query, Ref
-from .infer import CONNECTION, Inference
-from .scopes import Comprehension, Module
+from .infer import Inference
+from .naming import CONNECTION
+from .scopes import Module
 from .text import spelled
 
 Loop = ast.For | ast.AsyncFor | ast.While | Comprehension
 
 _EVALUATING = frozenset(
     f"builtins.{name}"
-    for name in "all any bool dict enumerate filter frozenset iter len list map max min next reversed set sorted sum "
-    "tuple zip".split()
+    for name in [
+        "all",
+        "any",
+        "bool",
+        "dict",
+        "enumerate",
+        "filter",
+        "frozenset",
+        "iter",
+        "len",
+        "list",
+        "map",
+        "max",
+        "min",
+        "next",
+        "reversed",
+        "set",
+        "sorted",
+        "sum",
+        "tuple",
+        "zip",
+    ]
 )
 _CURSOR = re.compile(rf"^{re.escape(CONNECTION)}\.(chunked_)?cursor\(\)\.(execute|callproc)$")
 _USES = re.compile(

@@ -1,69 +1,29 @@
-"""Where each name of a module comes from: scopes, bindings, and which of them can reach a use."""
+"""Where each name of a module comes from: its scopes, and which of the bindings can reach a use."""
 
 from __future__ import annotations
 
 import ast
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from enum import Enum, auto
 from functools import cached_property
 
-FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
-Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
-ScopeNode = ast.Module | ast.ClassDef | FunctionNode | Comprehension
-SCOPES = (
-    ast.Module,
-    ast.ClassDef,
-    ast.FunctionDef,
-    ast.AsyncFunctionDef,
-    ast.Lambda,
-    ast.ListComp,
-    ast.SetComp,
-    ast.DictComp,
-    ast.GeneratorExp,
+from .bindings import (
+    COMPREHENSIONS,
+    FUNCTIONS,
+    MANY,
+    SCOPES,
+    WITHS,
+    Binding,
+    FunctionNode,
+    How,
+    Scope,
+    ScopeNode,
+    bindings_of,
+    origin_of,
 )
-FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-WITHS = (ast.With, ast.AsyncWith)
-FORS = (ast.For, ast.AsyncFor)
-MANY = 20
-"""So many bindings of one name are looked at, not more: generated code has thousands."""
 
-
-class How(Enum):
-    IMPORT = auto()
-    VALUE = auto()
-    ENTERED = auto()
-    ELEMENT = auto()
-    DEFINED = auto()
-    PARAMETER = auto()
-    UNKNOWN = auto()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Binding:
-    """A name is bound at ``node``, by what ``how`` says."""
-
-    how: How
-    node: ast.AST
-    value: ast.AST | None = None
-    """The expression it comes from: assigned, entered by ``with``, or iterated over."""
-    imported: str = ""
-    index: int | None = None
-    """Which part of the value, where it is unpacked."""
-    annotation: ast.expr | None = None
-    after: tuple[int, int] = (0, 0)
-    """The position from which on it holds."""
-
-
-@dataclass(slots=True, eq=False)
-class Scope:
-    node: ScopeNode
-    parent: Scope | None
-    bindings: dict[str, list[Binding]] = field(default_factory=dict)
-    elsewhere: set[str] = field(default_factory=set)
-    """Names declared global or nonlocal."""
+# Load() and its kind: one object for all places.
+_SHARED = (ast.expr_context, ast.operator, ast.unaryop, ast.boolop, ast.cmpop)
 
 
 class Module:
@@ -89,17 +49,14 @@ class Module:
         while stack:
             node = stack.pop()
             self.nodes.append(node)
+            _unquote(node)
             below = []
             for name, value in ast.iter_fields(node):
                 for child in value if isinstance(value, list) else [value]:
-                    if isinstance(child, ast.AST):
-                        # Load() and its kind are the same object everywhere.
-                        if not isinstance(
-                            child, ast.expr_context | ast.operator | ast.unaryop | ast.boolop | ast.cmpop
-                        ):
-                            self.parents[child] = node
-                            self.fields[child] = name
-                            below.append(child)
+                    if isinstance(child, ast.AST) and not isinstance(child, _SHARED):
+                        self.parents[child] = node
+                        self.fields[child] = name
+                        below.append(child)
             stack.extend(reversed(below))
 
     def _bind(self) -> None:
@@ -110,12 +67,55 @@ class Module:
         for node in self.nodes:
             if isinstance(node, ast.Global | ast.Nonlocal):
                 self.scope_of(node).elsewhere.update(node.names)
-        binder = _Binder(self)
+            elif isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
+                self.stars.append(origin_of(node))
         for node in self.nodes:
-            binder.visit(node)
+            for target, binding in bindings_of(node):
+                self._bind_target(target, binding)
         for scope in self.scopes.values():
             for bindings in scope.bindings.values():
                 bindings.sort(key=_after)
+
+    def _add(self, node: ast.AST, name: str, binding: Binding) -> None:
+        parameter = isinstance(node, FUNCTIONS) and binding.node is not node
+        scope: Scope | None = self.scopes[node] if parameter else self.scope_of(node)
+        while scope is not None and _goes_up(scope, name, binding):
+            scope = scope.parent
+        if scope is not None:
+            scope.bindings.setdefault(name, []).append(binding)
+
+    def _bind_target(self, target: ast.AST | tuple[ast.AST, str], binding: Binding) -> None:
+        """The target of an assignment, an unpacking of one level included; or a node and the name that it binds."""
+        match target:
+            case (node, name):
+                self._add(node, name, binding)
+            case ast.Name():
+                self._add(target, target.id, binding)
+            case ast.Attribute():
+                self._store(target, binding)
+            case ast.Tuple() | ast.List():
+                for index, element in enumerate(target.elts):
+                    self._bind_part(element, index, binding)
+
+    def _store(self, target: ast.Attribute, binding: Binding) -> None:
+        self.stored.add(target.attr)
+        if isinstance(target.value, ast.Name) and target.value.id in ("self", "cls"):
+            function = self.function_around(target)
+            owner = self.class_of(function) if function is not None else None
+            if binding.how in (How.VALUE, How.ENTERED) and isinstance(binding.value, ast.expr):
+                self.attributes.setdefault((owner, target.attr), []).append(binding.value)
+
+    def _bind_part(self, element: ast.expr, index: int, binding: Binding) -> None:
+        how, value = binding.how, binding.value
+        deeper: int | None = index
+        if how is How.VALUE and isinstance(value, ast.Tuple | ast.List) and index < len(value.elts):
+            value, deeper = value.elts[index], None
+        if binding.index is not None or how not in (How.VALUE, How.ELEMENT):
+            how = How.UNKNOWN
+        for name in [element] if isinstance(element, ast.Name | ast.Attribute) else ast.walk(element):
+            if isinstance(name, ast.Name | ast.Attribute):
+                kind = how if name is element else How.UNKNOWN
+                self._bind_target(name, Binding(kind, binding.node, value, index=deeper, after=binding.after))
 
     def scope_of(self, node: ast.AST) -> Scope:
         """The scope in which an expression or a statement is evaluated; of a definition: in which it stands."""
@@ -160,10 +160,10 @@ class Module:
         scope: Scope | None = self.scope_of(name)
         here = True
         while scope is not None:
-            if name.id in scope.bindings and name.id not in scope.elsewhere:
-                if not isinstance(scope.node, ast.ClassDef) or here:
-                    bindings = scope.bindings[name.id]
-                    return self._reaching(bindings, name) if here else bindings[-MANY:][::-1]
+            visible = here or not isinstance(scope.node, ast.ClassDef)
+            if visible and name.id in scope.bindings and name.id not in scope.elsewhere:
+                bindings = scope.bindings[name.id]
+                return self._reaching(bindings, name) if here else bindings[-MANY:][::-1]
             here = here and isinstance(scope.node, COMPREHENSIONS)
             scope = scope.parent
         return []
@@ -238,138 +238,24 @@ class Module:
         return [node for node in self.nodes if isinstance(node, ast.ClassDef)]
 
 
-class _Binder:
-    """Enters each node that binds names into the scope that it binds them in."""
+def _goes_up(scope: Scope, name: str, binding: Binding) -> bool:
+    # A walrus in a comprehension binds in the function around it.
+    walrus = isinstance(binding.node, ast.NamedExpr) and isinstance(scope.node, COMPREHENSIONS)
+    return walrus or (name in scope.elsewhere and scope.parent is not None)
 
-    def __init__(self, module: Module) -> None:
-        self.module = module
 
-    def visit(self, node: ast.AST) -> None:
-        method = getattr(self, type(node).__name__, None)
-        if method is not None:
-            method(node)
-
-    def add(self, node: ast.AST, name: str, binding: Binding) -> None:
-        scope: Scope | None = self.module.scope_of(node)
-        while scope is not None and self._goes_up(scope, name, binding):
-            scope = scope.parent
-        if scope is not None:
-            scope.bindings.setdefault(name, []).append(binding)
-
-    def _goes_up(self, scope: Scope, name: str, binding: Binding) -> bool:
-        # A walrus in a comprehension binds in the function around it.
-        walrus = isinstance(binding.node, ast.NamedExpr) and isinstance(scope.node, COMPREHENSIONS)
-        return walrus or (name in scope.elsewhere and scope.parent is not None)
-
-    def target(self, target: ast.AST, binding: Binding) -> None:
-        """The target of an assignment, an unpacking of one level included."""
-        match target:
-            case ast.Name():
-                self.add(target, target.id, binding)
-            case ast.Attribute(value=ast.Name(id="self" | "cls")):
-                self.module.stored.add(target.attr)
-                function = self.module.function_around(target)
-                owner = self.module.class_of(function) if function is not None else None
-                if binding.how in (How.VALUE, How.ENTERED) and isinstance(binding.value, ast.expr):
-                    self.module.attributes.setdefault((owner, target.attr), []).append(binding.value)
-            case ast.Attribute():
-                self.module.stored.add(target.attr)
-            case ast.Tuple() | ast.List():
-                for index, element in enumerate(target.elts):
-                    self._part(element, index, binding)
-
-    def _part(self, element: ast.expr, index: int, binding: Binding) -> None:
-        how, value = binding.how, binding.value
-        deeper: int | None = index
-        if how is How.VALUE and isinstance(value, ast.Tuple | ast.List) and index < len(value.elts):
-            value, deeper = value.elts[index], None
-        if binding.index is not None or how not in (How.VALUE, How.ELEMENT):
-            how = How.UNKNOWN
-        for name in [element] if isinstance(element, ast.Name | ast.Attribute) else ast.walk(element):
-            if isinstance(name, ast.Name | ast.Attribute):
-                kind = how if name is element else How.UNKNOWN
-                self.target(name, Binding(kind, binding.node, value, index=deeper, after=binding.after))
-
-    def Import(self, node: ast.Import) -> None:
-        for alias in node.names:
-            name = alias.asname or alias.name.partition(".")[0]
-            dotted = alias.name if alias.asname else name
-            self.add(node, name, Binding(How.IMPORT, node, imported=dotted, after=_end(node)))
-
-    def ImportFrom(self, node: ast.ImportFrom) -> None:
-        origin = "." * node.level + (node.module or "")
-        for alias in node.names:
-            if alias.name == "*":
-                self.module.stars.append(origin)
-                continue
-            dotted = f"{origin}{'' if origin.endswith('.') else '.'}{alias.name}"
-            self.add(node, alias.asname or alias.name, Binding(How.IMPORT, node, imported=dotted, after=_end(node)))
-
-    def Assign(self, node: ast.Assign) -> None:
-        for target in node.targets:
-            self.target(target, Binding(How.VALUE, node, node.value, after=_end(node)))
-
-    def AnnAssign(self, node: ast.AnnAssign) -> None:
-        binding = Binding(How.VALUE, node, node.value, annotation=node.annotation, after=_end(node))
-        self.target(node.target, binding)
-
-    def AugAssign(self, node: ast.AugAssign) -> None:
-        self.target(node.target, Binding(How.UNKNOWN, node, after=_end(node)))
-
-    def NamedExpr(self, node: ast.NamedExpr) -> None:
-        self.target(node.target, Binding(How.VALUE, node, node.value, after=_end(node)))
-
-    def For(self, node: ast.For | ast.AsyncFor) -> None:
-        self.target(node.target, Binding(How.ELEMENT, node.target, node.iter, after=_end(node.iter)))
-
-    AsyncFor = For
-
-    def comprehension(self, node: ast.comprehension) -> None:
-        self.target(node.target, Binding(How.ELEMENT, node.target, node.iter))
-
-    def withitem(self, node: ast.withitem) -> None:
-        if node.optional_vars is not None:
-            binding = Binding(How.ENTERED, node.optional_vars, node.context_expr, after=_end(node.context_expr))
-            self.target(node.optional_vars, binding)
-
-    def ExceptHandler(self, node: ast.ExceptHandler) -> None:
-        if node.name:
-            self.add(node, node.name, Binding(How.UNKNOWN, node, after=(node.lineno, node.col_offset)))
-
-    def FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        self.add(node, node.name, Binding(How.DEFINED, node, node, after=_end(node)))
-        self.parameters(node)
-
-    AsyncFunctionDef = FunctionDef
-
-    def Lambda(self, node: ast.Lambda) -> None:
-        self.parameters(node)
-
-    def ClassDef(self, node: ast.ClassDef) -> None:
-        self.add(node, node.name, Binding(How.DEFINED, node, node, after=_end(node)))
-
-    def parameters(self, node: FunctionNode) -> None:
-        arguments = node.args
-        bindings = self.module.scopes[node].bindings
-        plain = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-        for arg in plain:
-            bindings.setdefault(arg.arg, []).append(Binding(How.PARAMETER, arg, node, annotation=arg.annotation))
-        for rest in (arguments.vararg, arguments.kwarg):
-            if rest is not None:
-                bindings.setdefault(rest.arg, []).append(Binding(How.UNKNOWN, rest))
-
-    def MatchAs(self, node: ast.MatchAs) -> None:
-        if node.name:
-            self.add(node, node.name, Binding(How.UNKNOWN, node))
-
-    def MatchStar(self, node: ast.MatchStar) -> None:
-        if node.name:
-            self.add(node, node.name, Binding(How.UNKNOWN, node))
+def _unquote(node: ast.AST) -> None:
+    """An annotation in quotes becomes what it says."""
+    quoted = getattr(node, "annotation", None)
+    if isinstance(quoted, ast.Constant) and isinstance(quoted.value, str) and len(quoted.value) < 200:
+        try:
+            parsed = ast.parse(quoted.value.strip(), mode="eval").body
+        except (SyntaxError, ValueError):
+            return
+        for inner in ast.walk(parsed):
+            ast.copy_location(inner, quoted)
+        node.annotation = parsed  # type: ignore[attr-defined]
 
 
 def _after(binding: Binding) -> tuple[int, int]:
     return binding.after
-
-
-def _end(node: ast.stmt | ast.expr) -> tuple[int, int]:
-    return node.end_lineno or node.lineno, node.end_col_offset or node.col_offset

@@ -15,8 +15,8 @@ _PATTERNS = (
     rf"httpx\.({_VERBS}|(Async)?Client\(\)\.{_VERBS})",
     rf"aiohttp\.(client\.)?(request|ClientSession\(\)\.{_VERBS})",
     r"urllib\.request\.(urlopen|urlretrieve|build_opener\(\)\.open)",
-    r"urllib3\.(request|((poolmanager|connectionpool)\.)?(Pool|Proxy)Manager\(\)\.(request|urlopen)"
-    r"|((poolmanager|connectionpool)\.)?HTTPS?ConnectionPool\(\)\.(request|urlopen))",
+    r"urllib3\.request",
+    r"urllib3\.((poolmanager|connectionpool)\.)?((Pool|Proxy)Manager|HTTPS?ConnectionPool)\(\)\.(request|urlopen)",
     r"http\.client\.HTTPS?Connection\(\)\.(connect|request|getresponse)",
     r"httplib2\.Http\(\)\.request",
     # Waiting

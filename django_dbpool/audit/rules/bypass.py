@@ -28,7 +28,7 @@ def check(code: Code) -> Iterator[Problem]:
         if _opens(code, call.func):
             yield _problem(call, call.func)
         else:
-            # partial(psycopg.connect, ...), submit(psycopg.connect, ...)
+            # Given to partial() or submit(), say.
             for value in [*call.args, *(keyword.value for keyword in call.keywords)]:
                 if isinstance(value, ast.Name | ast.Attribute) and _passed(code, value):
                     yield _problem(value, value)

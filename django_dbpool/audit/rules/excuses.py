@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 import re
 
+from ..bindings import FORS, How
 from ..code import Code
 from ..facts import Query
 from ..queries import Loop
-from ..scopes import FORS, How
 
 FEW = 5
 LONG = 50

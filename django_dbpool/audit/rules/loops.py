@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from ..bindings import COMPREHENSIONS, FORS
 from ..code import Code, Problem
 from ..facts import Function
 from ..queries import Loop
-from ..scopes import COMPREHENSIONS, FORS
 from ..text import spelled, way
 from .excuses import excused, few_turns
 

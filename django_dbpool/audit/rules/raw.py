@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from ..code import Code, Problem
-from ..infer import CONNECTION
+from ..naming import CONNECTION
 from ..text import spelled
 
 FIX = (

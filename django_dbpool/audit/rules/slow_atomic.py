@@ -6,16 +6,17 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
+from ..bindings import FUNCTIONS, WITHS
 from ..code import Code, Problem
 from ..facts import Function
-from ..infer import is_manager
-from ..scopes import FUNCTIONS, WITHS
+from ..naming import is_manager
 from ..text import way
 
 FIX = "Call it before or after the block, or from transaction.on_commit(lambda: ...)."
 _ATOMIC = re.compile(
     r"(django\.db|django_dbpool)\.transaction\.((blocks\.)?atomic|Atomic)(\(\))?|\.*(\w+\.)*transaction\.atomic(\(\))?"
 )
+_METHOD = re.compile(r"(^|\.)method_decorator$")
 _HANDLERS = {"delete", "dispatch", "get", "head", "options", "patch", "post", "put", "trace"}
 
 
@@ -108,9 +109,9 @@ class Transactions:
         return owner is not None and any(self._decorates(each, node.name) for each in owner.decorator_list)
 
     def _decorates(self, decorator: ast.expr, method: str = "") -> bool:
-        if isinstance(decorator, ast.Call) and decorator.args:
-            if any(path.endswith("method_decorator") for path in self.code.inference.refs(decorator.func)):
-                return self._names(decorator, method) and self._decorates(decorator.args[0])
+        called = self.code.inference.refs(decorator.func) if isinstance(decorator, ast.Call) else []
+        if isinstance(decorator, ast.Call) and decorator.args and any(_METHOD.search(path) for path in called):
+            return self._names(decorator, method) and self._decorates(decorator.args[0])
         return not method and any(map(_ATOMIC.fullmatch, self._refs(decorator)))
 
     def _refs(self, decorator: ast.expr) -> list[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from ..bindings import COMPREHENSIONS, FORS
 from ..code import Code, Problem
 from ..facts import Bound, Function, Query
 from ..orm import STREAMING
-from ..scopes import COMPREHENSIONS, FORS
 from ..text import spelled, way
 
 FIX = "Read the rows in batches first, for example by slices of primary keys, and do the slow work between the batches."

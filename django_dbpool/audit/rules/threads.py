@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ..code import Code, Problem
 from ..facts import Class, Facts, Function, Query, Ref
-from ..infer import CONNECTION, is_manager
+from ..naming import CONNECTION, is_manager
 from ..queries import Hit
 from ..text import spelled, way
 
