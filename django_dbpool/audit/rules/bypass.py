@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from ..code import Code, Problem
 from ..facts import Class, Ref
+from ..naming import identifier
 from ..text import spelled
 
 FIX = (
@@ -22,13 +23,25 @@ _OPENING = re.compile(
     r"|aiopg\.((connection|pool)\.)?(connect|create_pool)"
 )
 
+# Call what they are given, now or later.
+_CALLING = {
+    "Thread",
+    "apply_async",
+    "map",
+    "partial",
+    "run_in_executor",
+    "run_sync",
+    "submit",
+    "sync_to_async",
+    "to_thread",
+}
+
 
 def check(code: Code) -> Iterator[Problem]:
     for call in code.all_calls:
         if _opens(code, call.func):
             yield _problem(call, call.func)
-        else:
-            # Given to partial() or submit(), say.
+        elif identifier(call.func) in _CALLING:
             for value in [*call.args, *(keyword.value for keyword in call.keywords)]:
                 if isinstance(value, ast.Name | ast.Attribute) and _passed(code, value):
                     yield _problem(value, value)
