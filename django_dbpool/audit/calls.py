@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import Generic, TypeVar
 
 from .facts import Class, Function, Object, Row
 from .infer import Inference
@@ -59,20 +61,55 @@ class Calls:
             if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef) and is_property(member):
                 yield Function(member, receiver)
 
-    def first(
-        self, start: Sequence[Function], hit: Callable[[Function], T | None], follow: Callable[[Function], bool]
-    ) -> tuple[T, list[Function]] | None:
-        """The first hit in these functions or in those that they call, the nearest first, with the way there."""
-        queue: list[tuple[Function, ...]] = [(each,) for each in start]
-        seen: set[ast.AST] = set()
-        for way in queue:  # grows while it is read
-            function = way[-1]
-            if function.node in seen or not follow(function):
-                continue
-            seen.add(function.node)
-            found = hit(function)
-            if found is not None:
-                return found, list(way)
+    @cached_property
+    def callers(self) -> dict[Function, list[Function]]:
+        """For each function, as it is called anywhere in the module: the functions that call it."""
+        for node in self.module.nodes:
+            self.callees(node)
+        found: dict[Function, list[Function]] = {Function(node): [] for node in self.module.functions}
+        found.update((each, []) for called in self._known.values() for each in called)
+        for function in list(found):
             for node in self.module.nodes_of(function.node):
-                queue.extend((*way, each) for each in self.callees(node))
-        return None
+                for callee in self.callees(node):
+                    found[callee].append(function)
+        return found
+
+
+class Reach(Generic[T]):
+    """
+    What functions do themselves or through others. Computed for the whole module at once, from the functions that do it
+    back to their callers: one search for each call would take hours on generated code.
+
+    Args:
+        hit: What a function does itself, or ``None``.
+        follow: Whether a function counts at all, and is to be looked into.
+    """
+
+    def __init__(
+        self, calls: Calls, hit: Callable[[Function], T | None], follow: Callable[[Function], bool] = lambda _: True
+    ) -> None:
+        self._calls = calls
+        self._hits: dict[Function, T] = {}
+        self._next: dict[Function, Function] = {}
+        for function in calls.callers:
+            found = hit(function) if follow(function) else None
+            if found is not None:
+                self._hits[function] = found
+        queue = deque(self._hits)
+        while queue:
+            callee = queue.popleft()
+            for caller in calls.callers[callee]:
+                if caller not in self._hits and caller not in self._next and follow(caller):
+                    self._next[caller] = callee
+                    queue.append(caller)
+
+    def of(self, function: Function) -> tuple[T, list[Function]] | None:
+        """What calling it does, and the way there: the function itself first."""
+        way = [function]
+        while way[-1] in self._next:
+            way.append(self._next[way[-1]])
+        return (self._hits[way[-1]], way) if way[-1] in self._hits else None
+
+    def at(self, node: ast.AST) -> tuple[T, list[Function]] | None:
+        """The same for what this node calls."""
+        return next(filter(None, map(self.of, self._calls.callees(node))), None)

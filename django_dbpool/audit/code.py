@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass
 from functools import cached_property
 
-from .calls import Calls
+from .calls import Calls, Reach
 from .facts import Function
 from .infer import Inference
 from .queries import Hit, Queries
@@ -28,19 +28,23 @@ class Code:
         self.calls = Calls(self.module, self.inference)
         self.queries = Queries(self.module, self.inference, self.calls)
         self.slow = Slow(self.inference)
-        self._asking: dict[Function, tuple[Hit, list[Function]] | None] = {}
 
     @cached_property
     def all_calls(self) -> list[ast.Call]:
         return [node for node in self.module.nodes if isinstance(node, ast.Call)]
 
-    def asking(self, function: Function) -> tuple[Hit, list[Function]] | None:
-        """The query that calling the function makes, and the way to it."""
-        if function not in self._asking:
-            self._asking[function] = self.calls.first(
-                [function], self.queries.query_of, lambda each: not _remembers(each)
-            )
-        return self._asking[function]
+    @cached_property
+    def asking(self) -> Reach[Hit]:
+        """Which functions make a query."""
+        return Reach(self.calls, self.queries.query_of, lambda each: not _remembers(each))
+
+    @cached_property
+    def waiting(self) -> Reach[str]:
+        """Which functions make a slow call."""
+        return Reach(self.calls, self._slow_in)
+
+    def _slow_in(self, function: Function) -> str | None:
+        return next(filter(None, map(self.slow.call, self.module.nodes_of(function.node))), None)
 
 
 def _remembers(function: Function) -> bool:

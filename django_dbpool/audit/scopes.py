@@ -25,6 +25,8 @@ from .bindings import (
 # Load() and its kind: one object for all places.
 _SHARED = (ast.expr_context, ast.operator, ast.unaryop, ast.boolop, ast.cmpop)
 
+_PUTTING = {"add", "append", "extend", "insert", "setdefault", "update"}
+
 
 class Module:
     """The parents, scopes and bindings of a tree. Nothing here recurses: trees may be thousands of levels deep."""
@@ -228,6 +230,18 @@ class Module:
             known = list(self.nodes_in(*body) if isinstance(body, list) else self.nodes_in(body))
             self._bodies[function] = known
         return known
+
+    @cached_property
+    def grown(self) -> set[str]:
+        """Names of containers that something is put into."""
+        found = set()
+        for node in self.nodes:
+            match node:
+                case ast.Attribute(value=ast.Name(id=name), attr=attr) if attr in _PUTTING:
+                    found.add(name)
+                case ast.Subscript(value=ast.Name(id=name), ctx=ast.Store()):
+                    found.add(name)
+        return found
 
     @cached_property
     def functions(self) -> list[FunctionNode]:

@@ -59,19 +59,7 @@ def _few(code: Code, node: ast.AST, depth: int = 0) -> bool:
 
 def _grows(code: Code, name: ast.Name) -> bool:
     """``found = []`` and then ``found.append(...)``."""
-    return any(
-        isinstance(node, ast.Attribute)
-        and node.attr in ("add", "append", "extend", "insert", "setdefault", "update")
-        and isinstance(node.value, ast.Name)
-        and node.value.id == name.id
-        for node in code.module.nodes
-    ) or any(
-        isinstance(node, ast.Subscript)
-        and isinstance(node.ctx, ast.Store)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == name.id
-        for node in code.module.nodes
-    )
+    return name.id in code.module.grown
 
 
 def _batches(code: Code, loop: Loop, target: ast.expr, iterated: ast.expr) -> bool:

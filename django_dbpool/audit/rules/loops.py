@@ -45,17 +45,12 @@ def _problem(code: Code, node: ast.AST, loop: Loop) -> Problem | None:
     hit = code.queries.query(node, loop)
     if hit is not None:
         return Problem(hit.node, f"a query for each turn of the {_name(loop)}: {hit.text}", FIX)
-    for function in code.calls.callees(node):
-        found = code.asking(function)
-        if found is not None and isinstance(node, ast.expr):
-            query, steps = found
-            return Problem(
-                node,
-                f"a query for each turn of the {_name(loop)}: {_way(node, steps)} -> {query.text} "
-                f"(line {query.node.lineno})",
-                FIX,
-            )
-    return None
+    found = code.asking.at(node)
+    if found is None or not isinstance(node, ast.expr):
+        return None
+    query, steps = found
+    text = f"{_way(node, steps)} -> {query.text} (line {query.node.lineno})"
+    return Problem(node, f"a query for each turn of the {_name(loop)}: {text}", FIX)
 
 
 def _way(node: ast.expr, steps: list[Function]) -> str:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from ..bindings import FUNCTIONS, WITHS
+from ..calls import Reach
 from ..code import Code, Problem
 from ..facts import Function
 from ..naming import is_manager
@@ -31,12 +32,14 @@ def check(code: Code) -> Iterator[Problem]:
         calls = (node for node in code.module.nodes_of(function.node) if node not in inside)
         return next(filter(None, map(code.slow.call, calls)), None)
 
+    # What is decorated is reported there, too.
+    waiting = Reach(code.calls, slow, lambda each: not transactions.decorated(each.node))
     for node in inside:
         text = code.slow.call(node)
         if text is not None and isinstance(node, ast.expr):
             yield Problem(node, f"{text} in a transaction: its connection and its locks are held meanwhile", FIX)
             continue
-        found = code.calls.first(code.calls.callees(node), slow, lambda each: not transactions.decorated(each.node))
+        found = waiting.at(node)
         if found is not None and isinstance(node, ast.expr):
             text, steps = found
             yield Problem(

@@ -54,14 +54,11 @@ def _streamed(code: Code, node: ast.expr, depth: int = 0) -> ast.expr | None:
 
 
 def _slow(code: Code, body: list[ast.stmt] | list[ast.expr]) -> str | None:
-    def slow(function: Function) -> str | None:
-        return next(filter(None, map(code.slow.call, code.module.nodes_of(function.node))), None)
-
     for node in code.module.nodes_in(*body):
         text = code.slow.call(node)
         if text is not None:
             return f"{text} (line {getattr(node, 'lineno', 0)})"
-        found = code.calls.first(code.calls.callees(node), slow, lambda _: True)
+        found = code.waiting.at(node)
         if found is not None:
             return f"{way(found[1])} -> {found[0]} (line {getattr(node, 'lineno', 0)})"
     return None

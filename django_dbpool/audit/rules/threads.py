@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from ..calls import Reach
 from ..code import Code, Problem
 from ..facts import Class, Facts, Function, Query, Ref
 from ..naming import CONNECTION, is_manager
@@ -41,16 +42,21 @@ _THREADS = ("threading.Thread", "threading.Timer")
 
 def check(code: Code) -> Iterator[Problem]:
     closing = Closing(code)
+
+    def use(function: Function) -> Hit | None:
+        return next(filter(None, map(code.queries.use, code.module.nodes_of(function.node))), None)
+
+    using = Reach(code.calls, use, lambda each: not closing.closes(each))
     for call in code.all_calls:
         target = _target(code, call)
         if target is not None:
-            found = _use(code, closing, target, call)
+            found = _use(code, using, target, call)
             if found is not None:
                 yield Problem(call, f"{spelled(call)} runs {found} in a thread that leaves its connections open", FIX)
     for node in code.module.classes:
         if _is_thread(code, node):
             run = [Function(each) for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "run"]
-            found = _in_functions(code, closing, run)
+            found = _in_functions(using, run)
             if found is not None:
                 yield Problem(node, f"thread {node.name} uses the database in {found} and leaves it connected", FIX)
 
@@ -74,7 +80,7 @@ def _target(code: Code, call: ast.Call) -> ast.expr | None:
     return None
 
 
-def _use(code: Code, closing: Closing, target: ast.expr, call: ast.Call) -> str | None:
+def _use(code: Code, using: Reach[Hit], target: ast.expr, call: ast.Call) -> str | None:
     """How the target uses the database."""
     facts = code.inference.facts(target)
     if any(code.queries.uses(fact) for fact in facts):
@@ -88,14 +94,11 @@ def _use(code: Code, closing: Closing, target: ast.expr, call: ast.Call) -> str 
     if any(isinstance(fact, Ref) and fact.path == "asyncio.run" for fact in facts):
         given = [node for argument in [*call.args, *call.keywords] for node in ast.walk(argument)]
         functions = [each for node in given for each in code.calls.callees(node)]
-    return _in_functions(code, closing, functions)
+    return _in_functions(using, functions)
 
 
-def _in_functions(code: Code, closing: Closing, functions: list[Function]) -> str | None:
-    def use(function: Function) -> Hit | None:
-        return next(filter(None, map(code.queries.use, code.module.nodes_of(function.node))), None)
-
-    found = code.calls.first(functions, use, lambda each: not closing.closes(each))
+def _in_functions(using: Reach[Hit], functions: list[Function]) -> str | None:
+    found = next(filter(None, map(using.of, functions)), None)
     if found is None:
         return None
     hit, steps = found

@@ -23,8 +23,8 @@ class Subcommand(subcommand.Subcommand):
     help = "Reads the project's sources for code that exhausts the pool or goes around it."
     description = (
         "Nothing of what is read is imported or run, and no database is needed. Exit code 0: nothing found; 1: "
-        "something was; 2: wrong usage, or a file could not be analysed (the others were). '# noqa: DBP301' at the end of a "
-        f"line silences a rule there. Rules ({', '.join(RULES)}) are explained in docs/audit.md of the sources."
+        "something was; 2: wrong usage, or a file could not be analysed (the others were). A comment '# noqa: DBP301' "
+        f"silences a rule on its line. Rules ({', '.join(RULES)}) are explained in docs/audit.md of the sources."
     )
 
     @classmethod
