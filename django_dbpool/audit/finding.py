@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
+    rule: str
     path: str
     """As it was given, or below the directory that was given."""
     line: int
     """From 1."""
     column: int
     """In characters, from 1, as editors count."""
-    rule: str
     message: str
     fix: str
 

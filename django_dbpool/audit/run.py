@@ -6,7 +6,9 @@ import ast
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from .code import Code, Problem
 from .files import python_files
@@ -54,6 +56,7 @@ def audit(
     paths: Sequence[str | Path], *, select: Sequence[str] = (), ignore: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> Report:
     """As :func:`audit_paths`, with the numbers."""
+    paths, select, ignore, exclude = map(_listed, (paths, select, ignore, exclude))
     rules = chosen(select, ignore)
     for path in paths:
         if not Path(path).exists():
@@ -72,8 +75,13 @@ def audit(
             report.findings.append(_unreadable(path, error))
         except RecursionError:
             report.findings.append(_unreadable(path, Unreadable("nested too deeply")))
-    report.findings.sort()
+    report.findings.sort(key=attrgetter("path", "line", "column", "rule"))
     return report
+
+
+def _listed(given: Any) -> Any:
+    """A single one is meant as such, though a string is a sequence, too."""
+    return [given] if isinstance(given, str | Path) else given
 
 
 def chosen(select: Sequence[str], ignore: Sequence[str]) -> list[str]:
@@ -108,8 +116,8 @@ def _lines(code: Code, node: ast.expr | ast.stmt) -> list[int]:
 
 def _finding(path: Path, source: Source, rule: str, problem: Problem) -> Finding:
     node = problem.node
-    return Finding(str(path), node.lineno, source.column(node), rule, problem.message, problem.fix)
+    return Finding(rule, str(path), node.lineno, source.column(node), problem.message, problem.fix)
 
 
 def _unreadable(path: Path, error: Unreadable) -> Finding:
-    return Finding(str(path), error.line, error.column, UNREADABLE, f"not analysed: {error}", UNREADABLE_FIX)
+    return Finding(UNREADABLE, str(path), error.line, error.column, f"not analysed: {error}", UNREADABLE_FIX)

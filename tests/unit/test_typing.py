@@ -83,6 +83,7 @@ def test_it_runs_without_a_database() -> None:
     assert asyncio.run(api.cancelling()) == 1
     assert api.settings() == {"default": {"NAME": "shop"}}
     api.middleware()
+    api.sources()
     api.of_leak(testing.SessionStateLeaked("default", (), ()))
 
 
