@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable
 
 from . import orm
@@ -14,6 +15,9 @@ from .scopes import Module
 
 DEPTH = 40
 """So many steps are followed, not more."""
+_QUERYSET = re.compile(
+    r"(^|\.)\w*QuerySet$|^django\.(\w+\.)*\w*Manager(\.from_queryset\(\))?$|(^|\.)(models|managers)\.\w*Manager$"
+)
 _QUERYSETS = {"queryset", "qs"}
 _COPIES = {"list", "tuple", "set", "frozenset", "sorted", "reversed", "iter", "deque", "filter"}
 _COLLECTIONS = {"list", "List", "set", "tuple", "Iterable", "Sequence", "Iterator", "Collection", "AsyncIterator"}
@@ -127,7 +131,15 @@ class Inference:
                 return self.each(iterated.args[0])
             if iterated.func.id == "zip" and binding.index < len(iterated.args):
                 return self.each(iterated.args[binding.index])
-        return NOTHING if binding.index is not None else self.each(iterated)
+        match iterated, binding.index:
+            case (ast.Call(func=ast.Attribute(value=of, attr="items"), args=[]), 1) | (
+                ast.Call(func=ast.Attribute(value=of, attr="values"), args=[]),
+                None,
+            ) if any(isinstance(fact, Many) for fact in self.facts(of)):
+                return self.each(of)  # what in_bulk() gave
+            case _, None:
+                return self.each(iterated)
+        return NOTHING
 
     def each(self, iterated: ast.AST | None) -> Facts:
         """What iterating over it gives."""
@@ -195,7 +207,9 @@ class Inference:
         facts = self.facts(base)
         if name in orm.MANAGERS and self.models.has_manager(base, facts):
             model = next((fact.node for fact in facts if isinstance(fact, Class | Object)), None)
-            return frozenset({Query(model=model, manager=True)})
+            own = self.facts(defined(model, name)) if model is not None else NOTHING
+            # The methods of a manager that is defined here are followed.
+            return frozenset({Query(model=model, manager=True), *(fact for fact in own if isinstance(fact, Object))})
         if name == "user" and identifier(base) == "request":
             return frozenset({Row()})
         found: Facts = frozenset().union(*(self._attribute(fact, name) for fact in facts))
@@ -263,6 +277,8 @@ class Inference:
             for fact in self.facts(base):
                 if isinstance(fact, Class) and fact.node is not node:
                     found |= self.member(fact.node, name, bound=bound, depth=depth + 1)
+                elif isinstance(fact, Ref) and bound and _QUERYSET.search(fact.path):
+                    found.add(Bound(Query(), name))
                 elif isinstance(fact, Ref):
                     found.add(ref(f"{fact.path}{'()' if bound else ''}.{name}"))
         return frozenset(found)

@@ -14,7 +14,7 @@ WRAPPERS = re.compile(
     r"|(django\.db|django_dbpool)\.transaction\.get_connection\(\)"
     r"|django\.db\.backends\.base\.base\.BaseDatabaseWrapper\(\)"
     r"|django\.db\.backends\.postgresql\.base\.DatabaseWrapper\(\)"
-    r"|django\.db\.backends\.utils\.CursorWrapper\(\)\.db)(?=$|[.\[(])"
+    r"|django\.db\.backends\.utils\.CursorWrapper\(\)\.db|django\.db\.connection\.(chunked_)?cursor\(\)\.db)(?=$|[.\[(])"
 )
 
 

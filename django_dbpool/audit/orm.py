@@ -76,7 +76,7 @@ def executes(bound: Bound, call: ast.Call) -> bool:
 def _part_executes(name: str, call: ast.Call) -> bool:
     """The attribute may be a string, a dictionary, a list, a file: ``row.data.get("x")`` asks nobody."""
     if name in _PART_PLAIN:
-        return not call.args
+        return not call.args or name.endswith(("latest", "earliest"))
     if name in _PART_NAMED:
         return bool(call.keywords) and not call.args
     if name in _PART_ADDING:
@@ -109,7 +109,7 @@ def _of_query(query: Query, name: str) -> Facts:
     row = Row(query.model, query.prefetched and not query.related)
     if name in ONE:
         return frozenset({row})
-    if name in PAIR:
+    if name in PAIR or name.endswith("in_bulk"):
         return frozenset({Many(frozenset({row}))})
     if name in EXECUTING or name in BULK or name == "none" or name.startswith(("get_", "create_", "_", "clear_")):
         return NOTHING

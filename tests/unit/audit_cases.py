@@ -887,3 +887,593 @@ def quick(file, things):
         time.sleep(1)
 """,
 )
+
+# -- the same again, as others write ---------------------------------------------------------------------------------
+
+case(
+    "connections, further",
+    """
+import psycopg, psycopg2.pool
+import psycopg.rows
+import psycopg as p, asyncpg as apg
+from psycopg import Connection, AsyncConnection as AC
+from psycopg_pool import (
+    AsyncConnectionPool,
+    NullConnectionPool as NP,
+)
+from . import psycopg as local_psycopg
+from mylib import psycopg as foreign
+from psycopg.connection import Connection as CC
+local_psycopg.connect()
+foreign.connect()
+CC.connect()  #> DBP101
+p.AsyncConnection.connect()  #> DBP101
+psycopg2.pool.ThreadedConnectionPool(1, 2)  #> DBP101
+class A:
+    conn = psycopg.connect("")  #> DBP101
+    pool: NP = NP("")  #> DBP101
+    async def open(self):
+        async with await AC.connect("") as c:  #> DBP101
+            pass
+        self.pool = await apg.create_pool(dsn="")  #> DBP101
+        async with AsyncConnectionPool("") as pool:  #> DBP101
+            async with pool.connection() as c: ...
+def f(connect=psycopg.connect):
+    return connect("")
+with psycopg.connect("") as a, a.cursor() as c:  #> DBP101
+    c.execute("")
+conns = [psycopg.connect("") for _ in range(3)]  #> DBP101
+def lazy():
+    import psycopg as later
+    return later.connect("")  #> DBP101
+if True:
+    drv = psycopg
+else:
+    drv = None
+drv.connect("")  #> DBP101
+psycopg = None
+psycopg.connect("")
+def decorator(f): return f
+@decorator
+def connect(): ...
+connect()
+import sqlalchemy
+sqlalchemy.create_engine("").connect()
+from redis.asyncio import ConnectionPool
+ConnectionPool()
+import redis
+redis.ConnectionPool.from_url("")
+redis.ConnectionPool("")
+signals.post_save.connect(f)
+from paho.mqtt.client import connect as mqtt
+mqtt("")
+""",
+)
+case(
+    "the raw connection, further",
+    """
+import django.db as ddb
+from django import db
+from django.db import connection as conn, connections as conns, transaction
+from django.db.utils import ConnectionHandler
+ddb.connection.connection.cursor()  #> DBP102
+db.connections['a'].connection.cursor()  #> DBP102
+c = conns["default"]
+raw = c.connection  #> DBP102
+pg = transaction.get_connection("x").connection.pgconn  #> DBP102
+class V:
+    def __init__(self):
+        self.conn = conn
+        self.wrapper = conns["x"]
+    def go(self):
+        self.conn.connection.notifies()  #> DBP102
+        x = self.wrapper
+        x.ensure_connection()
+        x.connection.add_notify_handler(print)  #> DBP102
+def f():
+    conn.ensure_connection()
+    with conn.connection.cursor() as cur:  #> DBP102
+        pass
+    return conn.connection.info.backend_pid
+def g(alias="default"):
+    w = conns[alias]
+    return w.connection  #> DBP102
+def h():
+    info = conn.connection.info
+    a = conn.connection.adapters
+    if conn.connection and not conn.connection.closed: pass
+    t = transaction.get_connection()
+    return t.connection  #> DBP102
+amqp.connection.connection
+self.request.connection.connection
+broker = Broker()
+broker.connection.cursor()
+def k(connection): return connection.connection
+def local():
+    connection = make()
+    return connection.connection
+with conns["x"].cursor() as cursor:
+    cursor.connection.commit()
+    cursor.db.connection.x()  #> DBP102
+def walrus():
+    if (raw := conn.connection) is not None:  #> DBP102
+        raw.execute("x")
+""",
+)
+case(
+    "threads, further",
+    """
+import threading, asyncio, concurrent.futures as cf
+import concurrent.futures
+from threading import Thread as T
+from django.db import connection, connections, close_old_connections, transaction
+from .models import Order, Item
+from functools import partial
+def save_all(objs):
+    for o in Order.objects.all(): print(o)
+class Job:
+    def start(self):
+        self.t = T(target=self._run, daemon=True)  #> DBP201
+        self.t.start()
+        T(target=Job.static).start()  #> DBP201
+        T(target=lambda: self._run()).start()  #> DBP201
+    def _run(self):
+        self._step()
+    def _step(self):
+        with transaction.atomic():
+            Item.objects.select_for_update().first()
+    @staticmethod
+    def static(): Order.objects.create()
+class W(threading.Thread):  #> DBP201
+    daemon = True
+    def run(self):
+        with connection.cursor() as c: c.execute("x")
+class W2(T):
+    def run(self):
+        try:
+            Order.objects.count()
+        finally:
+            close_old_connections()
+async def main():
+    loop = asyncio.get_running_loop()
+    await loop.run_in_executor(None, save_all, 1)  #> DBP201
+    await loop.run_in_executor(None, partial(save_all, 1))  #> DBP201
+    await asyncio.gather(*[asyncio.to_thread(save_all, x) for x in y])  #> DBP201
+    await loop.run_in_executor(None, lambda: Order.objects.count())  #> DBP201
+def many(xs):
+    with cf.ThreadPoolExecutor(4) as ex:
+        futs = [ex.submit(save_all, x) for x in xs]  #> DBP201
+        futs = {ex.submit(save_one, x): x for x in xs}  #> DBP201
+        list(ex.map(save_one, xs))  #> DBP201
+        ex.submit(len, xs)
+    executor = concurrent.futures.ThreadPoolExecutor()
+    try:
+        executor.submit(save_one)  #> DBP201
+    finally:
+        executor.shutdown()
+def save_one(x=None):
+    x = Order(name="x")
+    x.save()
+def nested():
+    def inner():
+        Order.objects.filter(x=1).delete()
+    thread = threading.Thread(name="x", target=inner)  #> DBP201
+    thread.start()
+def safe():
+    def inner():
+        try:
+            Order.objects.filter(x=1).delete()
+        except Exception:
+            log()
+        finally:
+            for c in connections.all():
+                c.close()
+    threading.Thread(target=inner).start()
+    def inner2():
+        close_old_connections()
+        try:
+            save_one()
+        finally:
+            close_old_connections()
+    threading.Thread(target=inner2).start()
+def late():
+    t = threading.Timer(1.0, save_one)  #> DBP201
+    t = threading.Timer(interval=1.0, function=save_one)  #> DBP201
+    t = threading.Timer(1.0, print)
+def view_user(request):
+    user = request.user
+    T(target=user.save).start()  #> DBP201
+def only_in_except():
+    try:
+        Order.objects.count()
+    except Exception:
+        connection.close()
+T(target=only_in_except)  #> DBP201
+class Mgr:
+    executor = cf.ThreadPoolExecutor()
+    def go(self):
+        self.executor.submit(self.w)  #> DBP201
+    def w(self):
+        o = Order.objects.get(pk=1)
+""",
+)
+case(
+    "queries in loops, further",
+    """
+from django.db import connection, transaction, models
+from .models import Order, Customer as Cust, Item
+from itertools import islice
+from django.shortcuts import get_object_or_404 as gor
+def a(ids, rows):
+    for i in ids:
+        try:
+            o = Order.objects.select_related("x").get(pk=i)  #> DBP301
+        except Order.DoesNotExist:
+            o = Order()
+        o.name = 1
+        o.save(update_fields=["name"])  #> DBP301
+    for r in rows:
+        obj, created = Order.objects.get_or_create(x=r)  #> DBP301
+        if not created:
+            obj.save()  #> DBP301
+        gor(Order, pk=r)  #> DBP301
+        Order.objects.filter(pk=r).exists() and print(1)  #> DBP301
+        qs = Item.objects.filter(order=r)
+        n = len(qs)  #> DBP301
+        if qs.exists():  #> DBP301
+            pass
+        names = [i.name for i in Item.objects.filter(x=r)]  #> DBP301
+        names = list(Item.objects.filter(x=r).values_list("name", flat=True))  #> DBP301
+        total = Item.objects.filter(x=r).aggregate(s=1)["s"]  #> DBP301
+        cnt = sum(1 for i in Item.objects.filter(x=r))  #> DBP301
+        Item(x=r).save()  #> DBP301
+        Item.objects.filter(x=r)[0]  #> DBP301
+        Item.objects.filter(x=r)[:1].get()  #> DBP301
+        x = Item.objects.filter(x=r).first()  #> DBP301
+        if r in Item.objects.values_list("x", flat=True):  #> DBP301
+            pass
+        if not Item.objects.filter(x=r):  #> DBP301
+            pass
+        dict(Item.objects.filter(x=r).values_list("a", "b"))  #> DBP301
+def b():
+    for c in Cust.objects.all():
+        for o in c.orders.all():  #> DBP301
+            for i in o.items.filter(x=1):  #> DBP301
+                i.delete()  #> DBP301
+        c.orders.count()  #> DBP301
+        c.orders.create(x=1)  #> DBP301
+        last = c.orders.order_by("-x").first()  #> DBP301
+        c.orders.latest("x")  #> DBP301
+        sum(o.total for o in c.orders.all())  #> DBP301
+        c.profile.save()  #> DBP301
+        names = [o.name for o in c.orders.all()]  #> DBP301
+        c.tags.add(1)  #> DBP301
+def c():
+    with connection.cursor() as cur:
+        for x in range(100):
+            cur.execute("SELECT 1", [x])  #> DBP301
+    cur = connection.cursor()
+    while x:
+        cur.execute("a")  #> DBP301
+    for x in y:
+        with connection.cursor() as k:
+            k.execute("z")  #> DBP301
+        connection.cursor().execute("z")  #> DBP301
+def d(ids):
+    return [Order.objects.get(pk=i) for i in ids], {i: load(i) for i in ids}, set(load(i) for i in ids)  #> DBP301
+def load(i):
+    return Order.objects.get(pk=i)
+class S:
+    model = Order
+    def go(self, ids):
+        for i in ids:
+            self.one(i)  #> DBP301
+            S.two(i)  #> DBP301
+            self.three(i)  #> DBP301
+    def one(self, i):
+        return self.model.objects.get(pk=i)
+    @staticmethod
+    def two(i): return Order.objects.get(pk=i)
+    @classmethod
+    def three(cls, i): return cls.model.objects.get(pk=i)
+def e(ids):
+    qs = Order.objects.all()
+    for i in ids:
+        qs.filter(pk=i).update(x=1)  #> DBP301
+        qs.get(pk=i)  #> DBP301
+    it = iter(ids)
+    while True:
+        i = next(it, None)
+        if i is None:
+            break
+        Order.objects.get(pk=i)  #> DBP301
+def f(order: Order, lines):
+    for l in lines:
+        order.items.create(x=l)  #> DBP301
+        order.refresh_from_db()  #> DBP301
+    for l in order.items.all():
+        l.save()  #> DBP301
+    for l in order.items.filter(x=1)[:10]:
+        l.save()  #> DBP301
+    for o, l in zip(Order.objects.all(), lines):
+        o.save()  #> DBP301
+    for i, o in enumerate(Order.objects.all(), start=1):
+        o.save()  #> DBP301
+    for o in sorted(Order.objects.all(), key=lambda o: o.x):
+        o.save()  #> DBP301
+    for o in Order.objects.iterator():
+        o.save()  #> DBP301
+    for pk, o in Order.objects.in_bulk(lines).items():
+        o.save()  #> DBP301
+    for x in lines:
+        with transaction.atomic():
+            Order.objects.create(x=x)  #> DBP301
+async def g(ids):
+    for i in ids:
+        o = await Order.objects.aget(pk=i)  #> DBP301
+        await o.adelete()  #> DBP301
+    async for o in Order.objects.filter(x=1):
+        n = await o.items.acount()  #> DBP301
+    x = [o async for o in Order.objects.all()]
+def h():
+    node = Cust.objects.get(pk=1)
+    while node.parent_id:
+        node = Cust.objects.get(pk=node.parent_id)  #> DBP301
+    while node is not None:
+        node = Cust.objects.filter(pk=node.parent_id).first()  #> DBP301
+""",
+)
+case(
+    "loops without queries, further",
+    """
+from django.db import connection, transaction, models
+from .models import Order, Customer as Cust, Item
+from django_dbpool.batch import run_batches
+from django.core.paginator import Paginator
+def a(ids, forms, cache, d, f, s):
+    for i in ids:
+        d.get(i); cache.get(i); s.filter(i); f.save(); s.count(i); s.create(x=1); d.delete(); i.items.all; i.items()
+        i.objects.get("x")
+        session.get(i); self.client.get("/"); request.GET.get(i); os.environ.get("x")
+    by_id = {o.pk: o for o in Order.objects.filter(pk__in=ids)}
+    for i in ids:
+        o = by_id.get(i)
+        o.total = 1
+    objs = [Order(pk=i) for i in ids]
+    Order.objects.bulk_create(objs)
+    Order.objects.bulk_update([o for o in objs], ["x"], batch_size=5)
+    for o in Order.objects.filter(pk__in=ids).select_related("customer"):
+        print(o.customer.name)
+    for k, v in Order.objects.values_list("a", "b"):
+        d[k] = v
+    for o in Order.objects.all()[:10]:
+        print(o)
+    for i in range(0, 100, 10):
+        Order.objects.bulk_create(objs[i:i+10])
+    for chunk in chunked(ids, 10):
+        Order.objects.filter(pk__in=chunk).delete()
+    last = 0
+    while True:
+        rows = list(Order.objects.filter(pk__gt=last).order_by("pk")[:500])
+        if not rows:
+            break
+        Order.objects.filter(pk__in=[r.pk for r in rows]).update(x=1)
+        last = rows[-1].pk
+    paginator = Paginator(Order.objects.all(), 100)
+    for n in paginator.page_range:
+        for o in paginator.page(n).object_list:
+            print(o)
+    for state in ["a", "b", "c"]:
+        print(Order.objects.filter(state=state).count())
+    counts = {s: Order.objects.filter(state=s).count() for s in ("a", "b")}
+    filters = [Order.objects.filter(x=i) for i in ids]
+    q = models.Q()
+    for i in ids:
+        q |= models.Q(pk=i)
+    qs = Order.objects.none()
+    for i in ids:
+        qs = qs | Order.objects.filter(x=i)
+    for name, kw in d.items():
+        qs = qs.annotate(**{name: kw})
+    with connection.cursor() as c:
+        c.execute("x")
+        for row in c.fetchall():
+            print(row)
+        for row in c:
+            print(row)
+        c.executemany("x", ids)
+    subs = [lambda: Order.objects.get(pk=i) for i in ids]
+    for o in Order.objects.prefetch_related("items", "items__x"):
+        t = sum(i.x for i in o.items.all())
+        for i in o.items.all(): print(i)
+        if o.items.all(): pass
+    run_batches(Order.objects.all(), lambda batch: batch.update(x=1))
+    def handler(batch):
+        for o in batch:
+            print(o)
+    return next((o for o in Order.objects.all() if o.x), None)
+def gen():
+    for o in Order.objects.all():
+        yield o
+for c in gen(): print(c)
+class F(forms.Form):
+    def save(self):
+        for f in self.forms:
+            f.save()
+def files(fs):
+    for f in fs:
+        with open(f) as fh:
+            fh.save()
+        storage.delete(f)
+        image = Image.open(f)
+        image.save("x")
+""",
+)
+case(
+    "transactions, further",
+    """
+import requests, time, subprocess, smtplib, os, httpx, socket
+from django.db import transaction, connection
+from django.core import mail
+from django.core.mail import EmailMultiAlternatives as EMA, get_connection
+import urllib.request as ur
+from urllib import request as ur2
+import boto3
+from os import system
+client = boto3.client("s3")
+def v(request):
+    with transaction.atomic(using="x"):
+        o = Order.objects.create()
+        mail.send_mail("a")  #> DBP302
+        EMA("a").send()  #> DBP302
+        m = EMA("a"); m.attach("x"); m.send(fail_silently=True)  #> DBP302
+        get_connection().send_messages([m])  #> DBP302
+        ur.urlopen("x")  #> DBP302
+        ur2.urlopen("x")  #> DBP302
+        system("x")  #> DBP302
+        client.upload_file("x")  #> DBP302
+        boto3.Session().client("sqs").send_message()  #> DBP302
+        boto3.resource("sqs").Queue("x").send_message()  #> DBP302
+        requests.request("GET", "x", timeout=5)  #> DBP302
+        requests.Session().get("x").json()  #> DBP302
+        subprocess.check_output(["x"])  #> DBP302
+        request.user.email_user("x")  #> DBP302
+        try:
+            r = requests.get("x")  #> DBP302
+        except requests.RequestException:
+            time.sleep(2)  #> DBP302
+        for i in x:
+            y = [requests.get(i) for i in x]  #> DBP302
+        helper(o)  #> DBP302
+        transaction.on_commit(lambda: helper(o))
+        with transaction.atomic():
+            time.sleep(1)  #> DBP302
+        with smtplib.SMTP("h") as s:  #> DBP302
+            s.send_message(m)  #> DBP302
+        s = socket.create_connection(("a", 1))  #> DBP302
+        sk = socket.socket(); sk.connect(("a", 1))  #> DBP302
+        with httpx.Client() as c:
+            c.get("x")  #> DBP302
+        with httpx.stream("GET", "x") as r:  #> DBP302
+            pass
+    time.sleep(1)
+def helper(o):
+    return fetch(o)
+def fetch(o):
+    return requests.get("x")
+class C:
+    @transaction.atomic
+    def save(self, *a):
+        super().save(*a)
+        self.sync()  #> DBP302
+    def sync(self):
+        httpx.post("x")
+@transaction.atomic()
+def deco():
+    subprocess.run("x")  #> DBP302
+    def inner():
+        time.sleep(1)
+    transaction.on_commit(inner)
+@transaction.atomic
+@other
+async def adeco():
+    await asyncio_sleep()
+blk = transaction.atomic
+with blk():
+    time.sleep(3)  #> DBP302
+a = transaction.atomic()
+with a:
+    time.sleep(3)  #> DBP302
+def wrapped(f): return f
+g = transaction.atomic(fetch)
+def m():
+    with transaction.atomic() as t, open("x") as f:
+        time.sleep(1)  #> DBP302
+""",
+)
+case(
+    "iterators, further",
+    """
+import requests, time
+from .models import Order
+def a():
+    for o in Order.objects.all().iterator(chunk_size=2000):  #> DBP303
+        process(o)
+    for o in Order.objects.values("x").iterator():  #> DBP303
+        try:
+            requests.get("x")
+        finally:
+            pass
+    qs = Order.objects.filter(x=1)
+    for o in qs.iterator():  #> DBP303
+        time.sleep(0.1)
+    for i, o in enumerate(qs.iterator(), 1):  #> DBP303
+        requests.get("x")
+    it = qs.iterator()
+    for o in it:  #> DBP303
+        requests.get("x")
+    for o in orders():  #> DBP303
+        requests.get("x")
+    for o in Order.objects.iterator():
+        quick(o)
+    list(requests.get(o) for o in qs.iterator())  #> DBP303
+def orders():
+    return Order.objects.iterator()
+def quick(o): o.x = 1
+def process(o): requests.post("x")
+class V:
+    def go(self):
+        for o in self.get_queryset().iterator():  #> DBP303
+            self.send(o)
+        for o in self.queryset.iterator():  #> DBP303
+            self.send(o)
+    def send(self, o): requests.post("x")
+""",
+)
+
+case(
+    "managers and querysets of the project",
+    """
+from django.db import models
+
+class OrderQuerySet(models.QuerySet):
+    def close(self, pks):
+        for pk in pks:
+            self.filter(pk=pk).update(closed=True)  #> DBP301
+
+class OrderManager(models.Manager):
+    def by_code(self, code):
+        return self.get(code=code)
+    def due(self):
+        return self.filter(due=True)
+
+class Order(models.Model):
+    objects = OrderManager()
+
+def use(codes):
+    for code in codes:
+        Order.objects.by_code(code)  #> DBP301
+        Order.objects.due()
+    for order in Order.objects.due():
+        order.save()  #> DBP301
+""",
+)
+case(
+    "threads that helpers from elsewhere tidy up after",
+    """
+from threading import Thread
+from shop.models import Order
+from shop.tools import closes_connections, closing_connections
+
+@closes_connections
+def decorated():
+    Order.objects.count()
+
+def entered():
+    with closing_connections():
+        Order.objects.count()
+
+Thread(target=decorated).start()
+Thread(target=entered).start()
+""",
+)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ..calls import Reach
 from ..code import Code, Problem
 from ..facts import Class, Facts, Function, Query, Ref
-from ..naming import CONNECTION, is_manager
+from ..naming import CONNECTION, identifier, is_manager
 from ..queries import Hit
 from ..text import spelled, way
 
@@ -37,6 +37,8 @@ _CLOSING = re.compile(
     r"|django\.db\.(connections\.close_all|close_old_connections|utils\.connections\.close_all)"
     r"|django_dbpool\.threads\.\w+"
 )
+# Of helpers from elsewhere the name is all that can be seen.
+_SOUNDS_CLOSING = re.compile(r"(^|_)clos(e|es|ed|ing)_.*(connection|db|database)", re.IGNORECASE)
 _THREADS = ("threading.Thread", "threading.Timer")
 
 
@@ -158,6 +160,8 @@ class Closing:
             path == "contextlib.closing" for path in self.code.inference.refs(entered.func)
         ):
             return CONNECTION in self.code.inference.refs(entered)
+        if isinstance(entered, ast.Call) and _SOUNDS_CLOSING.search(identifier(entered.func)):
+            return True
         return any(
             not isinstance(each.node, ast.Lambda) and is_manager(each.node) and self.closes(each)
             for each in self.code.calls.callees(entered)
@@ -170,8 +174,12 @@ class Closing:
         for decorator in function.node.decorator_list:
             called = decorator.func if isinstance(decorator, ast.Call) else decorator
             facts = self.code.inference.facts(called)
-            if self._is_closing(facts) or any(
-                self._covers(inner) for fact in facts if isinstance(fact, Function) for inner in ast.walk(fact.node)
+            if (
+                _SOUNDS_CLOSING.search(identifier(called))
+                or self._is_closing(facts)
+                or any(
+                    self._covers(inner) for fact in facts if isinstance(fact, Function) for inner in ast.walk(fact.node)
+                )
             ):
                 return True
         return False
