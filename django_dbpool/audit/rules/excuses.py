@@ -104,12 +104,10 @@ def _until(code: Code, loop: ast.While) -> bool:
 
 
 def _waits(code: Code, loop: ast.While) -> bool:
-    """A service that polls: its turns are no items."""
-    if not (isinstance(loop.test, ast.Constant) and loop.test.value):
-        return False
+    """A service that polls, a dialogue: its turns are no items."""
     return any(
         isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in _WAITING
-        for node in code.module.nodes_in(*loop.body)
+        for node in code.module.nodes_in(loop.test, *loop.body)
     )
 
 
