@@ -1730,3 +1730,54 @@ def found_before(pks):
             last.save()  #> DBP301
 """,
 )
+
+case(
+    "loops at the edge of what counts",
+    """
+from functools import lru_cache
+from django.db import connection
+from shop.models import Order
+
+@lru_cache
+def remembered(pk):
+    return Order.objects.get(pk=pk)
+
+def edge(flag, xs, ys, statements):
+    for x in xs:
+        remembered(x)
+    if flag:
+        row = Order.objects.get(pk=1)
+    else:
+        for x in xs:
+            row.save()
+    order = None
+    while order is None:
+        order = Order.objects.filter(free=True).first()
+    while flag():
+        Order.objects.update(seen=True)
+        wait.sleep(1)
+    with connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+    for x in xs:
+        for y in ys:
+            Order.objects.get(pk=x)  #> DBP301
+            break
+    for x in xs:
+        try:
+            order = Order.objects.create(name=x)
+        except ValueError:
+            continue
+        else:
+            break
+    names = []
+    for x in xs:
+        names.append(x)
+    for name in names:
+        Order.objects.create(name=name)  #> DBP301
+    for name in (1, 2, 3, 4, 5):
+        Order.objects.create(name=name)
+    for name in (1, 2, 3, 4, 5, 6):
+        Order.objects.create(name=name)  #> DBP301
+""",
+)

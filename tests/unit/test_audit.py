@@ -110,6 +110,12 @@ def test_noqa_on_the_first_line_of_the_statement(found) -> None:
     assert len(found(CONNECT.format("if x:  # noqa: DBP101\n    psycopg.connect()"))) == 1
 
 
+def test_lines_are_those_of_the_parser(found) -> None:
+    """A form feed and a line separator in a string end no line."""
+    source = "import psycopg\n\x0c\nx = '\u2028'\npsycopg.connect()\npsycopg.connect()  # noqa: DBP101\n"
+    assert [finding.line for finding in found(source)] == [4]
+
+
 def test_what_is_silenced_is_counted(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text(CONNECT.format("psycopg.connect()  # noqa\npsycopg.connect()"))
     report = audit([tmp_path])
