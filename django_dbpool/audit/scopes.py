@@ -181,7 +181,7 @@ class Module:
             reaching.append(binding)
             if self._container(binding.node) in places or len(reaching) == MANY:
                 break
-        return reaching or bindings[-MANY:][::-1]
+        return reaching if before else bindings[-MANY:][::-1]
 
     def _container(self, node: ast.AST) -> tuple[ast.AST, str] | None:
         """The list of statements it stands in. The body of a ``with`` runs whenever the ``with`` does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 
 from ..bindings import FORS, How
@@ -10,6 +11,7 @@ from ..code import Code
 from ..facts import Query
 from ..queries import Loop
 
+_LOOPS = (*FORS, ast.While)
 FEW = 5
 LONG = 50
 _CHUNKS = re.compile(r"(^|_)(batch|batched|batches|chunk|chunked|chunks|grouper|page|pages|page_range|slices)($|_)")
@@ -125,19 +127,22 @@ def _is_statement(node: ast.AST, loop: Loop) -> bool:
 
 def _last_turn(code: Code, node: ast.AST, loop: Loop) -> bool:
     """Whether the loop ends after it: it is searched for, or tried again."""
-    leaves: tuple[type[ast.stmt], ...] = (ast.Return, ast.Raise, ast.Break)
     child, parents = node, code.module.parents
+    around = code.module.chain(node)
+    inner = [each for each in itertools.takewhile(lambda each: each is not loop, around) if isinstance(each, _LOOPS)]
     while child is not loop:
         parent = parents[child]
         block = getattr(parent, code.module.fields[child], None)
+        # A break in an inner loop ends only that.
+        leaves = (ast.Return, ast.Raise) if inner else (ast.Return, ast.Raise, ast.Break)
         if isinstance(child, ast.stmt) and isinstance(block, list):
             ends = [block[-1]]
             if isinstance(parent, ast.Try) and block is parent.body and parent.orelse:
                 ends.append(parent.orelse[-1])
             if isinstance(child, ast.Return | ast.Raise) or any(isinstance(end, leaves) for end in ends):
                 return True
-        if isinstance(parent, (*FORS, ast.While)) and parent is not loop:
-            leaves = (ast.Return, ast.Raise)  # a break ends only the inner loop
+        if inner and parent is inner[0]:
+            del inner[0]
         child = parent
     return False
 
