@@ -101,6 +101,11 @@ def test_misplaced_in_the_same_case(source, right):
     assert not difference.missed and not difference.false
 
 
+def test_in_another_case_it_is_not_the_same_finding(source, right):
+    difference = compare(source, marks_of(source), [*right[:2], Found("DBP101", source.path, 13), right[3]])
+    assert [len(lines) for lines in (difference.missed, difference.false, difference.misplaced)] == [1, 1, 0]
+
+
 def test_twice(source, right):
     assert compare(source, marks_of(source), [*right, right[0]]).twice == ["shop.py:2:4 DBP302"]
 
