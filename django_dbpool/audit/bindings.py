@@ -25,6 +25,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 WITHS = (ast.With, ast.AsyncWith)
 FORS = (ast.For, ast.AsyncFor)
+_BIND_NOTHING = (ast.Name, ast.Attribute, ast.Constant, ast.Call, ast.keyword, ast.Expr)
 MANY = 20
 """So many bindings of one name are looked at, not more: generated code has thousands."""
 
@@ -70,6 +71,8 @@ Bound = tuple[ast.AST | tuple[ast.AST, str], Binding]
 
 def bindings_of(node: ast.AST) -> Iterator[Bound]:
     """What this one node binds; names bound by those below it are theirs."""
+    if isinstance(node, _BIND_NOTHING):  # most nodes: the cases below would all be tried
+        return
     match node:
         case ast.Assign() | ast.AnnAssign() | ast.AugAssign() | ast.NamedExpr():
             yield from _assigned(node)

@@ -266,9 +266,10 @@ class Inference:
             return frozenset({Function(own)})
         if isinstance(own, ast.expr):
             return self.facts(own)
-        stored = [value for owner in (node, None) for value in self.module.attributes.get((owner, name), ())]
+        stored = self.module.attributes.get((node, name), ())
         if stored and bound:
-            return self._union(stored[:5])
+            contents = self._union(self.module.contents.get((node, name), ())[:5])
+            return self._union(stored[:5]) | (many(contents) if contents else NOTHING)
         return self._inherited(node, name, bound=bound, depth=depth)
 
     def _inherited(self, node: ast.ClassDef, name: str, *, bound: bool, depth: int = 0) -> Facts:

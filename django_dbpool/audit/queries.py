@@ -42,6 +42,22 @@ _EVALUATING = frozenset(
         "zip",
     ]
 )
+_CAN_ASK = (
+    ast.Call,
+    ast.For,
+    ast.AsyncFor,
+    ast.comprehension,
+    ast.Subscript,
+    ast.Starred,
+    ast.YieldFrom,
+    ast.Compare,
+    ast.If,
+    ast.IfExp,
+    ast.While,
+    ast.Assert,
+    ast.UnaryOp,
+    ast.BoolOp,
+)
 _CURSOR = re.compile(rf"^{re.escape(CONNECTION)}\.(chunked_)?cursor\(\)\.(execute|callproc)$")
 _USES = re.compile(
     rf"^({re.escape(CONNECTION)}\.(chunked_)?cursor(\(\)\.\w+)?|(django\.db|django_dbpool)\.transaction\.atomic"
@@ -66,6 +82,8 @@ class Queries:
 
     def query(self, node: ast.AST, loop: Loop | None = None) -> Hit | None:
         """Whether this node itself makes a query, those below it aside. In a loop: with each turn."""
+        if not isinstance(node, _CAN_ASK):  # most nodes: the cases below would all be tried
+            return None
         match node:
             case ast.Call():
                 return self._call(node, loop)

@@ -39,6 +39,8 @@ class Module:
         self.stars: list[str] = []
         self.attributes: dict[tuple[ast.AST | None, str], list[ast.expr]] = {}
         """What is assigned to ``self.<name>``, by class."""
+        self.contents: dict[tuple[ast.AST | None, str], list[ast.expr]] = {}
+        """What is put into ``self.<name>``, as far as it can be seen; into others' attributes: without a class."""
         self.stored: set[str] = set()
         """Names of all attributes that are assigned."""
         self.scopes: dict[ast.AST, Scope] = {}
@@ -74,6 +76,7 @@ class Module:
         for node in self.nodes:
             for target, binding in bindings_of(node):
                 self._bind_target(target, binding)
+            self._fill(node)
         for scope in self.scopes.values():
             for bindings in scope.bindings.values():
                 bindings.sort(key=_after)
@@ -102,10 +105,29 @@ class Module:
     def _store(self, target: ast.Attribute, binding: Binding) -> None:
         self.stored.add(target.attr)
         if isinstance(target.value, ast.Name) and target.value.id in ("self", "cls"):
-            function = self.function_around(target)
-            owner = self.class_of(function) if function is not None else None
+            owner = self._class_around(target)
             if binding.how in (How.VALUE, How.ENTERED) and isinstance(binding.value, ast.expr):
                 self.attributes.setdefault((owner, target.attr), []).append(binding.value)
+
+    def _class_around(self, node: ast.AST) -> ast.ClassDef | None:
+        """Whose ``self`` it is, in functions of a method, too."""
+        return next((each for each in self.chain(node) if isinstance(each, ast.ClassDef)), None)
+
+    def _fill(self, node: ast.AST) -> None:
+        """``self.created.append(order)``"""
+        values: list[ast.expr] = []
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Attribute() as filled, attr=method)) if method in _PUTTING:
+                values = node.args if method in ("add", "append") else []
+            case ast.Subscript(value=ast.Attribute() as filled, ctx=ast.Store()):
+                pass
+            case ast.AugAssign(target=ast.Attribute() as filled):
+                pass
+            case _:
+                return
+        own = isinstance(filled.value, ast.Name) and filled.value.id in ("self", "cls")
+        owner = self._class_around(filled) if own else None
+        self.contents.setdefault((owner, filled.attr), []).extend(values)
 
     def _bind_part(self, element: ast.expr, index: int, binding: Binding) -> None:
         how, value = binding.how, binding.value
@@ -239,7 +261,7 @@ class Module:
             match node:
                 case ast.Attribute(value=ast.Name(id=name), attr=attr) if attr in _PUTTING:
                     found.add(name)
-                case ast.Subscript(value=ast.Name(id=name), ctx=ast.Store()):
+                case ast.Subscript(value=ast.Name(id=name), ctx=ast.Store()) | ast.AugAssign(target=ast.Name(id=name)):
                     found.add(name)
         return found
 

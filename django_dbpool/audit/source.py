@@ -8,6 +8,7 @@ import re
 import tokenize
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 LIMIT = 5_000_000
@@ -37,7 +38,21 @@ class Source:
         return len(before.decode(errors="replace")) + 1
 
     def silences(self, rule: str, lines: Sequence[int]) -> bool:
-        return any(_silences(self._line(line), rule) for line in lines)
+        # The whole file is taken apart, to know a comment from a string, only where one of these lines looks like one.
+        return any(_silences(self._comments.get(line, ""), rule) for line in lines if _NOQA.search(self._line(line)))
+
+    @cached_property
+    def _comments(self) -> dict[int, str]:
+        readline = (f"{line}\n" for line in self._lines).__next__
+        comments: dict[int, str] = {}
+        try:
+            for token in tokenize.generate_tokens(readline):
+                if token.type == tokenize.COMMENT:
+                    comments[token.start[0]] = token.string
+        except (tokenize.TokenError, SyntaxError):
+            # It was parsed: this tokenizer, Python's own up to 3.11, knows less than the parser. Those before count.
+            pass
+        return comments
 
     def _line(self, number: int) -> str:
         return self._lines[number - 1] if 0 < number <= len(self._lines) else ""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from django_dbpool.audit import Finding, audit_paths
 from tests.audit.harness import RULES, Labels, Source, compare, compare_package, marks_of
 
 HERE = Path(__file__).parent
@@ -18,38 +17,35 @@ CORPUS = sorted((HERE / "corpus").glob("*.py"))
 LABELS = sorted((HERE / "labels").glob("*.toml"))
 
 
-@pytest.fixture
-def audit_paths() -> Callable[[Sequence[Path]], list[Any]]:
-    audit: Any = pytest.importorskip("django_dbpool.audit")
-    return audit.audit_paths
+@pytest.fixture(scope="module")
+def corpus_findings() -> list[Finding]:
+    return audit_paths([HERE / "corpus"])
 
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
-def test_corpus(path, audit_paths):
+def test_corpus(path):
     source = Source.read(path)
     difference = compare(source, marks_of(source), audit_paths([path]))
     assert not difference, f"\n{difference}"
 
 
 @pytest.mark.parametrize("path", LABELS, ids=lambda path: path.stem)
-def test_sources_of_others(path, audit_paths):
+def test_sources_of_others(path):
     labels = Labels.read(path)
     root = folder_of(labels) / labels.below
     difference = compare_package(root, labels, audit_paths([root]), version=version(labels.distribution))
     assert not difference, f"\n{difference}"
 
 
-def test_the_folder_gives_what_its_files_give(audit_paths):
-    at_once = audit_paths([HERE / "corpus"])
+def test_the_folder_gives_what_its_files_give(corpus_findings):
     one_by_one = [finding for path in CORPUS for finding in audit_paths([path])]
-    key = [(finding.rule, Path(finding.path).name, finding.line, finding.column) for finding in at_once]
+    key = [(finding.rule, Path(finding.path).name, finding.line, finding.column) for finding in corpus_findings]
     assert sorted(key) == sorted((f.rule, Path(f.path).name, f.line, f.column) for f in one_by_one)
 
 
-def test_every_finding_says_what_and_what_to_do(audit_paths):
-    findings = audit_paths([HERE / "corpus"])
-    assert {finding.rule for finding in findings} == set(RULES)
-    for finding in findings:
+def test_every_finding_says_what_and_what_to_do(corpus_findings):
+    assert {finding.rule for finding in corpus_findings} == set(RULES)
+    for finding in corpus_findings:
         assert finding.message.strip(), finding
         assert finding.fix.strip(), finding
         assert finding.column >= 0, finding

@@ -1734,7 +1734,9 @@ def found_before(pks):
 case(
     "loops at the edge of what counts",
     """
+from contextlib import suppress
 from functools import lru_cache
+from django.apps import apps
 from django.db import connection
 from shop.models import Order
 
@@ -1758,7 +1760,7 @@ def edge(flag, xs, ys, statements):
         wait.sleep(1)
     with connection.cursor() as cursor:
         for statement in statements:
-            cursor.execute(statement)
+            cursor.execute(statement)  #> DBP301
     for x in xs:
         for y in ys:
             Order.objects.get(pk=x)  #> DBP301
@@ -1770,6 +1772,32 @@ def edge(flag, xs, ys, statements):
             continue
         else:
             break
+    for x in xs:
+        try:
+            return Order.objects.get(name=x)  #> DBP301
+        except (Order.DoesNotExist, KeyError):
+            continue
+    for x in xs:
+        name = x.strip()
+        with suppress(Order.DoesNotExist):
+            row = Order.objects.get(name=name)  #> DBP301
+            break
+    for x in xs:
+        try:
+            return Order.objects.get(pk=1)
+        except Order.DoesNotExist:
+            x.wake()
+    for x in xs:
+        try:
+            return Order.objects.get(name=x)
+        except Order.DoesNotExist:
+            raise
+    for model in apps.get_models():
+        Order.objects.filter(model=model._meta.label).delete()  #> DBP301
+        model.objects.count()
+    steps = range(0, len(xs), 500)
+    for n, step in enumerate(steps):
+        Order.objects.filter(pk__in=xs[step : step + 500]).delete()
     names = []
     for x in xs:
         names.append(x)
@@ -1779,5 +1807,42 @@ def edge(flag, xs, ys, statements):
         Order.objects.create(name=name)
     for name in (1, 2, 3, 4, 5, 6):
         Order.objects.create(name=name)  #> DBP301
+    few = [1, 2]
+    few += xs
+    for each in few:
+        Order.objects.create(name=each)  #> DBP301
+
+class Short:
+    def __init__(self):
+        self.rows = []
+        self.kept = [Order(), Order()]
+        self.grown = []
+        self.joined = []
+
+    def fill(self, order):
+        self.rows = [Order(), Order()]
+        def later():
+            self.grown.append(Order())
+        self.joined += [order]
+
+    def clear(self):
+        for row in self.rows:
+            row.delete()
+        for row in reversed(self.kept):
+            row.delete()
+        for row in self.grown:
+            row.delete()  #> DBP301
+        for row in self.joined:
+            Order.objects.get(pk=row)  #> DBP301
+
+class Other:
+    def fill(self, source):
+        self.rows = list(source)
+        self.rows.append("x")
+
+    def clear(self):
+        for row in self.rows:
+            row.delete()
+            Order.objects.get(pk=row)  #> DBP301
 """,
 )

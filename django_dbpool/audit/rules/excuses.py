@@ -8,10 +8,12 @@ import re
 
 from ..bindings import FORS, How
 from ..code import Code
-from ..facts import Query
+from ..facts import Object, Query
+from ..naming import identifier
 from ..queries import Loop
 
 _LOOPS = (*FORS, ast.While)
+_LEAVING = (ast.Return, ast.Raise, ast.Break)
 FEW = 5
 LONG = 50
 _CHUNKS = re.compile(r"(^|_)(batch|batched|batches|chunk|chunked|chunks|grouper|page|pages|page_range|slices)($|_)")
@@ -21,7 +23,7 @@ _WAITING = {"_input", "accept", "getpass", "input", "notifies", "poll", "recv", 
 
 
 def few_turns(code: Code, loop: Loop) -> bool:
-    """Loops over a handful of literals, over databases or models, over batches, and those that poll."""
+    """Loops over a handful of literals, over databases, over batches, and those that poll."""
     if isinstance(loop, ast.While):
         return _until(code, loop) or _waits(code, loop) or _slices(code, loop)
     if isinstance(loop, FORS):
@@ -44,6 +46,8 @@ def _few(code: Code, node: ast.AST, depth: int = 0) -> bool:
                 and all(_few(code, each.value, depth + 1) for each in literal if each.value is not None)
                 and not _grows(code, node)
             )
+        case ast.Attribute(value=ast.Name() as owner, attr=attr) if depth < 3:
+            return _always_few(code, owner, attr, depth)
         case ast.Call(func=ast.Name(id="range"), args=[ast.Constant(value=int() as number)]):
             return number <= FEW
         case ast.Call(
@@ -54,9 +58,15 @@ def _few(code: Code, node: ast.AST, depth: int = 0) -> bool:
             return any(_few(code, each, depth + 1) for each in node.args) if name == "zip" else _few(code, node.args[0])
         case ast.Call(func=ast.Attribute(value=inner, attr="items" | "values" | "keys"), args=[]):
             return _few(code, inner, depth + 1)
-        case ast.Call(func=ast.Attribute(attr="get_models" | "get_app_configs")):
-            return True
     return any(map(_DATABASES.fullmatch, code.inference.refs(node)))
+
+
+def _always_few(code: Code, owner: ast.Name, attr: str, depth: int) -> bool:
+    """``self.created``, to which its class assigns short lists and nothing else."""
+    classes = [fact.node for fact in code.inference.facts(owner) if isinstance(fact, Object)]
+    values = code.module.attributes.get((classes[0], attr), []) if len(classes) == 1 else []
+    grows = any((each, attr) in code.module.contents for each in (*classes, None))
+    return bool(values) and not grows and all(_few(code, each, depth + 1) for each in values)
 
 
 def _grows(code: Code, name: ast.Name) -> bool:
@@ -72,7 +82,16 @@ def _batches(code: Code, loop: Loop, target: ast.expr, iterated: ast.expr) -> bo
     )
     if any(map(_CHUNKS.search, names)):
         return True
+    return _in_steps(code, iterated)
+
+
+def _in_steps(code: Code, iterated: ast.expr, depth: int = 0) -> bool:
     match iterated:
+        case ast.Name() if depth < FEW:
+            values = [each.value for each in code.module.lookup(iterated) if each.how is How.VALUE]
+            return len(values) == 1 and isinstance(values[0], ast.expr) and _in_steps(code, values[0], depth + 1)
+        case ast.Call(func=ast.Name(id="enumerate"), args=[inner, *_]) if depth < FEW:
+            return _in_steps(code, inner, depth + 1)
         case ast.Call(func=ast.Name(id="range"), args=[_, _, step]):
             return not (isinstance(step, ast.Constant) and step.value in (1, -1))
         case ast.Call(func=ast.Name(id="iter"), args=[_, _]):
@@ -114,15 +133,7 @@ def _waits(code: Code, loop: ast.While) -> bool:
 
 
 def excused(code: Code, node: ast.AST, loop: Loop) -> bool:
-    return _is_statement(node, loop) or _last_turn(code, node, loop) or _differs(code, node, loop)
-
-
-def _is_statement(node: ast.AST, loop: Loop) -> bool:
-    """``for statement in statements: cursor.execute(statement)``: no two are the same query."""
-    match node:
-        case ast.Call(func=ast.Attribute(attr="execute"), args=[ast.Name(id=name)]):
-            return name in _targets(loop)
-    return False
+    return _last_turn(code, node, loop) or _differs(code, node, loop)
 
 
 def _last_turn(code: Code, node: ast.AST, loop: Loop) -> bool:
@@ -132,9 +143,11 @@ def _last_turn(code: Code, node: ast.AST, loop: Loop) -> bool:
     inner = [each for each in itertools.takewhile(lambda each: each is not loop, around) if isinstance(each, _LOOPS)]
     while child is not loop:
         parent = parents[child]
+        if _next_one(code, parent, child, node, loop):
+            return False
         block = getattr(parent, code.module.fields[child], None)
         # A break in an inner loop ends only that.
-        leaves = (ast.Return, ast.Raise) if inner else (ast.Return, ast.Raise, ast.Break)
+        leaves = (ast.Return, ast.Raise) if inner else _LEAVING
         if isinstance(child, ast.stmt) and isinstance(block, list):
             ends = [block[-1]]
             if isinstance(parent, ast.Try) and block is parent.body and parent.orelse:
@@ -145,6 +158,40 @@ def _last_turn(code: Code, node: ast.AST, loop: Loop) -> bool:
             del inner[0]
         child = parent
     return False
+
+
+def _next_one(code: Code, parent: ast.AST, child: ast.AST, node: ast.AST, loop: Loop) -> bool:
+    """``try: return Order.objects.get(pk=pk)``, ``except Order.DoesNotExist: continue``: then the next is asked for."""
+    match parent:
+        case ast.Try() if code.module.fields[child] == "body":
+            goes_on = any(_not_found(each.type) and not isinstance(each.body[-1], _LEAVING) for each in parent.handlers)
+        case ast.With(items=items):
+            calls = [each.context_expr for each in items if isinstance(each.context_expr, ast.Call)]
+            goes_on = any(
+                path == "contextlib.suppress" and any(map(_not_found, call.args))
+                for call in calls
+                for path in code.inference.refs(call.func)
+            )
+        case _:
+            return False
+    return goes_on and _of_this_turn(code, node, loop)
+
+
+def _not_found(caught: ast.expr | None) -> bool:
+    # Of another error it can't be told: an attempt that failed and is repeated is no query for each item.
+    if isinstance(caught, ast.Tuple):
+        return any(map(_not_found, caught.elts))
+    return caught is not None and identifier(caught).endswith("DoesNotExist")
+
+
+def _of_this_turn(code: Code, node: ast.AST, loop: Loop) -> bool:
+    """Whether it asks with something that the loop binds."""
+    return any(
+        loop in code.module.chain(binding.node)
+        for name in ast.walk(node)
+        if isinstance(name, ast.Name)
+        for binding in code.module.lookup(name)
+    )
 
 
 def _differs(code: Code, node: ast.AST, loop: Loop) -> bool:
