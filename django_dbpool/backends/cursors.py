@@ -275,7 +275,7 @@ class StreamingCursor(DjangosCursor):
     @property
     def connection(self) -> Any:
         self._check()
-        return self.db.connection
+        return self.db.connection  # noqa: DBP102  # an attribute of every psycopg cursor; who uses it pins
 
     def close(self) -> None:
         elsewhere = get_ident() != self.thread_ident and not self.db.allow_thread_sharing

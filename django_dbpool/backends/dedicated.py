@@ -66,7 +66,7 @@ def _connect(template: PooledDatabaseMixin, connect_kwargs: dict[str, Any]) -> C
     if "options" in given:
         given["options"] = " ".join(filter(None, (params.get("options"), given["options"])))
     try:
-        conn: Connection[Any] = psycopg.connect(**{**params, **given, "autocommit": True})
+        conn: Connection[Any] = psycopg.connect(**{**params, **given, "autocommit": True})  # noqa: DBP101  # in the ledger
     except psycopg.Error as error:
         if template._retry_without_startup_options(error):
             return _connect(template, connect_kwargs)

@@ -231,4 +231,5 @@ def _transaction_status(connection: BaseDatabaseWrapper) -> object:
     if is_pooled(connection):
         entry = getattr(connection, "_entry", None)
         return entry and entry.pgconn.transaction_status
-    return getattr(getattr(connection.connection, "pgconn", None), "transaction_status", None)
+    raw = connection.connection  # noqa: DBP102  # of another engine
+    return getattr(getattr(raw, "pgconn", None), "transaction_status", None)

@@ -44,10 +44,12 @@ class Worker:
         together = threading.Barrier(count)
 
         def use() -> None:
-            with transaction.atomic(), connection.cursor() as cursor:
-                cursor.execute("SELECT 1")
-                together.wait(30)
-            connection.close()
+            try:
+                with transaction.atomic(), connection.cursor() as cursor:
+                    cursor.execute("SELECT 1")
+                    together.wait(30)
+            finally:
+                connection.close()
 
         threads = [threading.Thread(target=use, daemon=True) for _ in range(count)]
         for thread in threads:

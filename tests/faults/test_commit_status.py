@@ -10,6 +10,7 @@ import pytest
 from django.db import OperationalError, connections, transaction
 
 from django_dbpool.errors import CommitUnknown, ConnectionLost, LeaseTimedOut
+from django_dbpool.pool.commit_status import outcome, transaction_id
 from django_dbpool.transaction import pin
 from testproject.postgres import EmbeddedServer, Server
 from testproject.processes import wait_until
@@ -39,6 +40,8 @@ def slow(session_server: Server) -> Iterator[Server]:
     install(session_server)
     yield session_server
     with session_server.connect() as connection:
+        # Of a test that failed in the middle.
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = 99")
         connection.execute("DROP TABLE slow_commits; DROP FUNCTION wait_in_commit")
 
 
@@ -208,6 +211,25 @@ def test_restart(make_database: MakeDatabase, running: EmbeddedServer, how: str,
     assert rows(running) == 0
     database.observer = running.connect(application_name="observer")
     database.assert_whole()
+    database.observer.close()
+
+
+def test_an_id_is_given_twice(make_database: MakeDatabase, running: EmbeddedServer) -> None:
+    """Why a crash ends all knowledge: the server says of a transaction that it killed that it was committed."""
+    database = make_database(running, **ON)
+    history = xid = ""
+    with pytest.raises(ConnectionLost), transaction.atomic(using=database.alias):
+        insert(database)
+        entry = database.connection._entry
+        history, xid = entry.history, transaction_id(entry) or ""
+        running.kill()
+        running.start()
+    with running.connect() as other:
+        assert wait_until(lambda: int(other.execute("SELECT pg_current_xact_id()::text").fetchone()[0]) > int(xid), 10)  # type: ignore[index]
+        assert other.execute("SELECT pg_xact_status(%s::text::xid8)", [xid]).fetchone() == ("committed",)
+    assert rows(running) == 0
+    assert outcome(database.pool, history, xid) == "unknown"
+    close(database)
     database.observer.close()
 
 

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from celery import Celery
 
 from testproject.postgres import Server
 from testproject.processes import wait_until
-from tests.fixtures.celery_app import application
+from tests.fixtures.celery_app import Sender
 from tests.settings import SERVER_VARIABLE
 
 pytestmark = pytest.mark.ci
@@ -24,11 +23,9 @@ TASKS = 24
 
 
 @pytest.fixture(params=["POOL", "OPTIONS"])
-def worker(request: pytest.FixtureRequest, tmp_path: Path, session_server: Server) -> Iterator[Celery]:
-    """A running worker with two prefork children; gives the Celery application that talks to it."""
-    for folder in ("queue", "control", "results"):
-        (tmp_path / folder).mkdir()
-    client = application(tmp_path)
+def worker(request: pytest.FixtureRequest, tmp_path: Path, session_server: Server) -> Iterator[Sender]:
+    """A running worker with two prefork children; gives who talks to it."""
+    client = Sender(tmp_path)
     environment = {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "tests.fixtures.celery_settings",
@@ -48,9 +45,9 @@ def worker(request: pytest.FixtureRequest, tmp_path: Path, session_server: Serve
         process.wait(60)
 
 
-def test_one_server_session_per_child(worker: Celery) -> None:
+def test_one_server_session_per_child(worker: Sender) -> None:
     """Every task of a child runs on the same server session, and holds nothing afterwards."""
-    results = [worker.send_task("backend") for _ in range(TASKS)]
+    results = [worker.send("backend") for _ in range(TASKS)]
     answers = [result.get(timeout=60) for result in results]
     backends: dict[int, set[int]] = defaultdict(set)
     for answer in answers:

@@ -21,7 +21,7 @@ from testproject.harness.environment import end, environment, manage, start
 from testproject.harness.load import HttpClient
 from testproject.postgres import EmbeddedServer, free_port
 from testproject.processes import wait_until
-from tests.fixtures.celery_app import application
+from tests.fixtures.celery_app import Sender
 from tests.settings import SERVER_VARIABLE
 
 pytestmark = pytest.mark.ci
@@ -115,8 +115,7 @@ def test_web_servers(seeded: EmbeddedServer, tmp_path: Path, command: list[str],
 @pytest.mark.parametrize("command", CELERY, ids=" ".join)
 def test_celery(seeded: EmbeddedServer, tmp_path: Path, command: list[str]) -> None:
     """Tasks are answered, hold nothing afterwards, and use no more connections than their processes may."""
-    for folder in ("queue", "control", "results"):
-        (tmp_path / folder).mkdir()
+    client = Sender(tmp_path)
     env = {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "tests.fixtures.celery_settings",
@@ -131,8 +130,7 @@ def test_celery(seeded: EmbeddedServer, tmp_path: Path, command: list[str]) -> N
         )
     try:
         assert wait_until(lambda: b" ready." in log.read_bytes(), 60), log.read_text()
-        client = application(tmp_path)
-        sent = [client.send_task("backend") for _ in range(40)]
+        sent = [client.send("backend") for _ in range(40)]
         results = [task.get(timeout=60) for task in sent]
     finally:
         process.terminate()

@@ -19,7 +19,7 @@ import pytest
 from testproject.postgres import Server
 from testproject.processes import children_of, gone, wait_until
 from tests.faults.helpers import PATIENCE, Task
-from tests.fixtures.celery_app import application
+from tests.fixtures.celery_app import Sender
 from tests.settings import SERVER_VARIABLE
 
 pytestmark = pytest.mark.ci
@@ -147,8 +147,6 @@ def test_transaction_of_a_thread_is_waited_for(
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_celery(pool: str, session_server: Server, ledger: psycopg.Connection, tmp_path: Path) -> None:
     """A warm shutdown waits for what runs, and for threads of a task: what has begun is committed."""
-    for folder in ("queue", "control", "results"):
-        (tmp_path / folder).mkdir()
     environment = {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "tests.fixtures.celery_settings",
@@ -157,10 +155,9 @@ def test_celery(pool: str, session_server: Server, ledger: psycopg.Connection, t
         SERVER_VARIABLE: session_server.dsn,
     }
     log = tmp_path / "log"
-    # Before the worker runs: over the file system it might read what is written at that moment.
-    client = application(tmp_path)
-    results = [client.send_task("write", [f"task{number}"]) for number in range(8)]
-    results.append(client.send_task("later", ["later"]))
+    client = Sender(tmp_path)
+    results = [client.send("write", f"task{number}") for number in range(8)]
+    results.append(client.send("later", "later"))
     arguments = ["-m", "celery", "-A", "tests.fixtures.celery_app", "worker", "-P", pool, "-c", "2", "-l", "INFO"]
     with log.open("wb") as output:
         process = subprocess.Popen([sys.executable, *arguments], env=environment, stdout=output, stderr=output)

@@ -266,7 +266,7 @@ MUTANTS = (
         "after a crash the server is believed",
         "commit_status: an id that had not reached the disk is given again",
         (("pool/commit_status.py", "            if found != history:\n", "            if False:\n"),),
-        ("tests/faults/test_commit_status.py",),
+        ("tests/faults/test_commit_status.py::test_an_id_is_given_twice",),
     ),
     Mutant(
         "a transaction in progress is taken for rolled back",
@@ -279,7 +279,7 @@ MUTANTS = (
             ),
             ("pool/commit_status.py", '            if status != "in progress":\n', "            if True:\n"),
         ),
-        ("tests/faults/test_commit_status.py",),
+        ("tests/faults/test_commit_status.py::test_committed",),
     ),
     Mutant(
         "a transaction that is read-only on purpose drains the pool",

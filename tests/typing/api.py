@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, assert_type
 
 from django.core.asgi import get_asgi_application
@@ -21,6 +22,7 @@ from django.http.response import HttpResponseBase
 import django_dbpool
 from django_dbpool import errors, transaction
 from django_dbpool.asgi import lifespan
+from django_dbpool.audit import Finding, Report, audit, audit_paths
 from django_dbpool.backends.mixin import PooledDatabaseMixin
 from django_dbpool.conf import from_url_options
 from django_dbpool.core.ledger import Holder
@@ -417,6 +419,20 @@ def of_leak(error: SessionStateLeaked) -> None:
     assert_type(error.statements, tuple[str, ...])
 
 
+# -- audit ----------------------------------------------------------------------------------------------------------
+
+
+def sources() -> None:
+    found = audit_paths([__file__, Path(__file__)], select=["DBP1"], ignore=("DBP102",), exclude=["migrations"])
+    assert_type(found, list[Finding])
+    for finding in found:
+        assert_type(f"{finding.path}{finding.rule}{finding.message}{finding.fix}", str)
+        assert_type(finding.line + finding.column, int)
+    report = audit([Path(__file__)])
+    assert_type(report, Report)
+    assert_type(report.files + report.silenced, int)
+
+
 if TYPE_CHECKING:
 
     def refused() -> None:
@@ -464,3 +480,8 @@ if TYPE_CHECKING:
         DatabasePoolMiddleware(label)  # type: ignore[arg-type]
         SessionVariablesMiddleware(label)  # type: ignore[arg-type]
         strict_sessions(["work_mem"])  # type: ignore[call-arg]
+
+    def refused_audit(finding: Finding) -> None:
+        audit_paths("shop", select=7)  # type: ignore[arg-type]
+        audit_paths(["shop"], ["DBP1"])  # type: ignore[call-arg]
+        finding.line = 1  # type: ignore[misc]

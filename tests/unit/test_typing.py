@@ -114,6 +114,7 @@ def test_it_runs_without_a_database() -> None:
     assert api.settings() == {"default": {"NAME": "shop"}}
     api.middleware()
     api.decorators()
+    api.sources()
     api.of_leak(testing.SessionStateLeaked("default", (), ()))
 
 
