@@ -8,6 +8,7 @@ Reading order: ``core`` (standard library only: settings, gate, ledger), ``pool`
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,17 +31,24 @@ def shutdown(timeout: float = 10.0) -> ShutdownResult:
     is not shut down with its parent.
 
     Args:
-        timeout: seconds. The call lasts at most one longer, also when the server is frozen.
+        timeout: seconds; 0 or less waits for nobody. The call lasts at most one second longer, also when the server is
+            frozen.
 
     Returns:
         What was not finished in time; ``clean`` if nothing.
 
+    Raises:
+        TypeError: the timeout is no number.
+        ValueError: it is NaN.
+
     Example:
         signal.signal(signal.SIGTERM, lambda *_: django_dbpool.shutdown(timeout=20))
     """
+    from .core import arguments
     from .pool.stopping import shutdown
 
-    return shutdown(timeout)
+    # What is left of some budget may be less than nothing, and a shutdown is no time for being strict about that.
+    return shutdown(arguments.seconds("django_dbpool.shutdown", "timeout", timeout, least=-math.inf, most=math.inf))
 
 
 def warm(timeout: float = 10.0, using: str | None = None) -> bool:
@@ -53,7 +61,15 @@ def warm(timeout: float = 10.0, using: str | None = None) -> bool:
 
     Returns:
         Whether all of them are open. If not, the pools go on trying by themselves once they are used.
+
+    Raises:
+        TypeError: the timeout is no number, or ``using`` no alias.
+        ValueError: the timeout is negative or not finite.
+        django.utils.connection.ConnectionDoesNotExist: there is no such alias.
     """
     from .backends.warming import warm
+    from .core import arguments
 
-    return warm(timeout, using)
+    if not (using is None or isinstance(using, str)):
+        raise TypeError(f"django_dbpool.warm(using={using!r}): using must be a database alias, or None for all.")
+    return warm(arguments.seconds("django_dbpool.warm", "timeout", timeout), using)

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from .backends.warming import warm_at_start
+from .core import arguments
+from .core.readers import shown
 from .pool import stopping
 
 __all__ = ["lifespan"]
@@ -35,9 +37,17 @@ def lifespan(application: Application, *, warm_timeout: float = 10.0, shutdown_t
         shutdown_timeout: seconds for what still runs, see ``django_dbpool.shutdown``. The server has waited for
             requests before.
 
+    Raises:
+        TypeError: the application can't be called; a timeout is no number.
+        ValueError: a timeout is negative or not finite.
+
     Example:
         application = lifespan(get_asgi_application())
     """
+    if not callable(application):
+        raise TypeError(f"lifespan() takes an ASGI application, not {shown(application)}.")
+    arguments.seconds("lifespan", "warm_timeout", warm_timeout)
+    arguments.seconds("lifespan", "shutdown_timeout", shutdown_timeout)
 
     async def application_with_lifespan(scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

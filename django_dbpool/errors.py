@@ -111,8 +111,8 @@ class PoolExhausted(PoolError):
 
     advice = (
         "Release sooner: no slow call inside atomic(), no pinned connection kept around one; `holders` on this error "
-        "has each holder's stack. If the holders are all short, raise POOL['max_size'] (mind the server's "
-        "max_connections) or POOL['timeout']."
+        "has each holder's stack. If the holders are all short, raise POOL[\"max_size\"] (mind the server's "
+        'max_connections) or POOL["timeout"].'
     )
 
     def __init__(self, refusal: Refusal) -> None:
@@ -145,7 +145,7 @@ class PoolOverloaded(PoolExhausted):
 
     advice = (
         "More work arrives than the connections can do. If that lasts: make the holders' statements faster, limit what "
-        "may wait (POOL['groups'] for batches and single clients), or raise POOL['max_size'] (mind the server's "
+        'may wait (POOL["groups"] for batches and single clients), or raise POOL["max_size"] (mind the server\'s '
         "max_connections). docs/admission.md explains the limits."
     )
 
@@ -186,7 +186,7 @@ class ServerConnectionsExhausted(PoolError):
 
     advice = (
         "Something else uses the server's max_connections, or the limit of the role or the database: look at "
-        "pg_stat_activity, lower POOL['max_size'] times the number of processes, or put a pooler before the server."
+        'pg_stat_activity, lower POOL["max_size"] times the number of processes, or put a pooler before the server.'
     )
 
     def describe(self) -> str:
@@ -270,7 +270,7 @@ class LeaseTimedOut(PoolError):
             return f"the server's limit for {expiry.setting} was exceeded"
         if expiry.setting == "deadline":
             return f"transaction.deadline({expiry.limit:g}) has passed"
-        return f"POOL[{expiry.setting!r}] = {expiry.limit:g} s was exceeded"
+        return f'POOL["{expiry.setting}"] = {expiry.limit:g} s was exceeded'
 
 
 class RetryingInsideTransaction(TransactionManagementError):
@@ -303,8 +303,8 @@ class ConnectionLost(PoolError):
         "Repeat the whole block or statement; another connection is taken. Why the server ended this one is in its log."
     )
     _LOOK: ClassVar[str] = (
-        "Look before you repeat it, or write it so that repeating does no harm (docs/errors.md). Why the server ended "
-        "the connection is in its log."
+        "Look before you repeat it, or write it so that repeating does no harm (docs/lost-connections.md). Why the "
+        "server ended the connection is in its log."
     )
 
     def __init__(self, refusal: Refusal, loss: Loss) -> None:
@@ -328,6 +328,11 @@ class CommitUnknown(ConnectionLost):
     The connection was lost during COMMIT: ``maybe_committed`` is true. With ``POOL["commit_status"]`` the server was
     asked, and could not tell.
     """
+
+    _LOOK: ClassVar[str] = (
+        'With POOL["commit_status"] = True the server is asked what became of it; if that is set, it could not tell. '
+        f"{ConnectionLost._LOOK}"
+    )
 
 
 class RawAccessRefused(InterfaceError):

@@ -162,7 +162,7 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
         """Who waited in vain to the end is told that the end was their own."""
         deadline = blocks.deadline()
         if deadline is not None and type(refused) is Exhausted and deadline.remaining() <= 0:
-            reason = f"It was the end of transaction.deadline({deadline.seconds:g})."
+            reason = f"transaction.deadline({deadline.seconds:g}) has ended the wait."
             refused.refusal = dataclasses.replace(refused.refusal, reason=reason)
         return refused
 

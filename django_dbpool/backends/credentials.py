@@ -64,13 +64,13 @@ class CredentialsMixin(Base):
 
     def _rotation(self) -> Rotation | None:
         if faults := faults_of_credentials(self.settings_dict):
-            raise ImproperlyConfigured(f"DATABASES[{self.alias!r}]: {faults[0].message} {faults[0].hint}")
+            raise ImproperlyConfigured(f'DATABASES["{self.alias}"]: {faults[0].message} {faults[0].hint}')
         provider = self.settings_dict["PASSWORD"]
         if not callable(provider):
             return None
         rotations: dict[int, Rotation] = self.__dict__.setdefault("_rotations", {})
         # setdefault is atomic: threads that connect at once through the pool's wrapper share one.
-        return rotations.setdefault(id(provider), Rotation(provider, f'DATABASES[{self.alias!r}]["PASSWORD"]'))
+        return rotations.setdefault(id(provider), Rotation(provider, f'DATABASES["{self.alias}"]["PASSWORD"]'))
 
     def _unavailable(self, error: NoPassword) -> DatabaseUnavailable:
         return DatabaseUnavailable(

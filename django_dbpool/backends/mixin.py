@@ -234,7 +234,7 @@ class PooledDatabaseMixin(TransactionsMixin, CredentialsMixin, StartupMixin):
             return IsolationLevel(value)
         except ValueError:
             raise ImproperlyConfigured(
-                f"DATABASES[{self.alias!r}]['OPTIONS']['isolation_level'] = {value!r} is no transaction isolation "
+                f'DATABASES["{self.alias}"]["OPTIONS"]["isolation_level"] = {value!r} is no transaction isolation '
                 "level. Use a member of psycopg.IsolationLevel."
             ) from None
 

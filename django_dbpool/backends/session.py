@@ -124,7 +124,7 @@ class SessionMixin(Base):
         pool = self._pool
         if pool is not None and pool.config.pooler == "transaction":
             raise ImproperlyConfigured(
-                f"DATABASES[{self.alias!r}]: session variables were declared, but POOL['pooler'] is 'transaction': "
+                f'DATABASES["{self.alias}"]: session variables were declared, but POOL["pooler"] is "transaction": '
                 "whoever gets the same server connection next would find them. Use a pooler in session mode, or none."
             )
 

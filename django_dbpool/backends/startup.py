@@ -128,8 +128,8 @@ class StartupMixin(LeaseMixin):
         connecting fails, and the message is in the server's language; but it quotes the name.
         """
         config = pool_config(self.settings_dict, self.alias)
-        keys = {name: f"POOL[{key!r}]" for key, name in SERVER_LIMITS.items()}
-        keys |= {name: f"POOL['session'][{name!r}]" for name in config.session}
+        keys = {name: f'POOL["{key}"]' for key, name in SERVER_LIMITS.items()}
+        keys |= {name: f'POOL["session"]["{name}"]' for name in config.session}
         for name in self._startup_settings().keys() & keys:
             if re.search(rf"""["'«»„“”‹›「『]\s?{re.escape(name)}\s?["'«»“”‹›」』]""", str(error)) is None:
                 continue
@@ -139,7 +139,7 @@ class StartupMixin(LeaseMixin):
                 else "Correct or remove it."
             )
             raise ImproperlyConfigured(
-                f"DATABASES[{self.alias!r}]: the server refuses {keys[name]}: {str(error).strip()}. {remedy}"
+                f'DATABASES["{self.alias}"]: the server refuses {keys[name]}: {str(error).strip()}. {remedy}'
             ) from error
 
 

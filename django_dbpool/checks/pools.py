@@ -73,7 +73,7 @@ def check_entries(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """Entries of DATABASES in which a setting of pools is ignored."""
     messages: list[CheckMessage] = []
     for alias, database in settings.DATABASES.items():
-        messages += [message(fault, f"DATABASES[{alias!r}]") for fault in _ignored(database)]
+        messages += [message(fault, f'DATABASES["{alias}"]') for fault in _ignored(database)]
     if not any(True for _ in entries()):
         fault = Fault(
             "INSTALLED_APPS",

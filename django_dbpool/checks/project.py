@@ -45,14 +45,14 @@ def check_project(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
 
 
 def _of_alias(alias: Alias, project: ProjectConfig) -> Iterator[Fault]:
-    where = f'DATABASES[{alias.name!r}]["POOL"]'
+    where = f'DATABASES["{alias.name}"]["POOL"]'
     config = alias.config
     for key in ("timeout", "command_timeout"):
         wait = getattr(config, key)
         if project.worker_timeout is not None and wait is not None and wait >= project.worker_timeout:
             yield Fault(
                 key,
-                f"{key} ({wait:g} s) is not below DBPOOL['WORKER_TIMEOUT'] ({project.worker_timeout:g} s): the worker "
+                f'{key} ({wait:g} s) is not below DBPOOL["WORKER_TIMEOUT"] ({project.worker_timeout:g} s): the worker '
                 "is killed, with all its requests, before the error is raised.",
                 f"Lower {key}, or give workers more time.",
                 "dbpool.W006",
@@ -61,7 +61,7 @@ def _of_alias(alias: Alias, project: ProjectConfig) -> Iterator[Fault]:
     if config.mode == "session" and project.threads is not None and project.threads > config.max_size:
         yield Fault(
             "max_size",
-            f"max_size ({config.max_size}) is below DBPOOL['THREADS'] ({project.threads}), and mode = \"session\" "
+            f'max_size ({config.max_size}) is below DBPOOL["THREADS"] ({project.threads}), and mode = "session" '
             "keeps a connection for each request that runs.",
             f'Raise max_size to {project.threads}, or use mode = "transaction".',
             "dbpool.W008",
@@ -71,8 +71,8 @@ def _of_alias(alias: Alias, project: ProjectConfig) -> Iterator[Fault]:
         yield Fault(
             "max_size",
             f"max_size ({config.max_size}) is small for production.",
-            f"Raise it to {SMALL}; or say why it is enough: DBPOOL['THREADS'], ['BUDGET'] or ['ROLE'], or "
-            "POOL['pooler'].",
+            f'Raise it to {SMALL}; or say why it is enough: DBPOOL["THREADS"], ["BUDGET"] or ["ROLE"], or '
+            'POOL["pooler"].',
             "dbpool.W009",
             where,
         )
@@ -135,7 +135,7 @@ def _middleware(project: ProjectConfig) -> Iterator[Fault]:
     else:
         problem, check = f"{MIDDLEWARE} is missing.", "dbpool.W004"
         hint = "Put it first: it answers 503 with Retry-After when there is no connection. Processes that answer no "
-        hint += "requests say so with DBPOOL['ROLE']."
+        hint += 'requests say so with DBPOOL["ROLE"].'
     yield Fault("MIDDLEWARE", problem, hint, check, "MIDDLEWARE")
 
 
@@ -151,7 +151,7 @@ def _session_variables(project: ProjectConfig, *, sets_them: bool) -> Iterator[F
     elif sets_them and not function:
         yield Fault(
             "MIDDLEWARE",
-            f"{VARIABLES} needs DBPOOL['SESSION_FROM_REQUEST'], a function that takes the request and returns a "
+            f'{VARIABLES} needs DBPOOL["SESSION_FROM_REQUEST"], a function that takes the request and returns a '
             "dictionary of session variables.",
             "Set it, or remove the middleware.",
             "dbpool.E014",

@@ -41,7 +41,7 @@ def judge(answers: Mapping[str, Answer | NoAnswer]) -> list[CheckMessage]:
             if isinstance(answer, Answer):
                 found += _of_room(group, alias, answer, project, rooms)
             faults += [(alias.name, fault) for fault in found]
-    return [message(fault, f"DATABASES[{name!r}]") for name, fault in faults]
+    return [message(fault, f'DATABASES["{name}"]') for name, fault in faults]
 
 
 def _of_server(alias: Alias, answer: Answer | NoAnswer) -> Iterator[Fault]:
@@ -93,7 +93,7 @@ def _of_room(
                 problem = f"{what}; this project may take {connections}: {how}."
                 yield Fault("max_size", problem, _MORE_ROOM[check], check)
             elif key is None and project.budget is not None and project.budget > limit:
-                yield Fault("BUDGET", f"{what}; DBPOOL['BUDGET'] is {project.budget}.", _MORE_ROOM[check], check)
+                yield Fault("BUDGET", f'{what}; DBPOOL["BUDGET"] is {project.budget}.', _MORE_ROOM[check], check)
 
 
 _MORE_ROOM = {

@@ -28,7 +28,7 @@ def check_tls(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """dbpool.E040 to E043, W040 to W042: see docs/credentials.md."""
     messages: list[CheckMessage] = []
     for alias, database in entries():
-        messages += _check(f"DATABASES[{alias!r}]", database)
+        messages += _check(f'DATABASES["{alias}"]', database)
     return messages
 
 

@@ -54,7 +54,7 @@ INHERITED_OPTIONS = frozenset(
 )
 
 CONN_MAX_AGE_HINT = (
-    "Remove CONN_MAX_AGE (the pool keeps connections; POOL['max_lifetime'] limits their age), or switch the pool off "
+    'Remove CONN_MAX_AGE (the pool keeps connections; POOL["max_lifetime"] limits their age), or switch the pool off '
     "with POOL = {'enabled': False}."
 )
 
@@ -72,7 +72,7 @@ def max_age_fault(alias: str, value: object) -> Fault | None:
         f"CONN_MAX_AGE = {shown(value)}. Pooling doesn't support persistent connections.",
         CONN_MAX_AGE_HINT,
         MAX_AGE,
-        f"DATABASES[{alias!r}]",
+        f'DATABASES["{alias}"]',
     )
 
 
@@ -89,7 +89,7 @@ def adopt_django_option(settings_dict: MutableMapping[str, Any], alias: str) -> 
     if options["pool"] is False or options["pool"] is None:
         return  # stock behaviour was asked for, and the stock code reads this key
     if "POOL" in settings_dict:
-        logger.warning("DATABASES[%r] %s %s", alias, GIVEN_IN_BOTH, KEEP_POOL)
+        logger.warning('DATABASES["%s"] %s %s', alias, GIVEN_IN_BOTH, KEEP_POOL)
         settings_dict[GIVEN_TWICE] = True
     settings_dict["POOL"] = options.pop("pool")
     settings_dict[_ADOPTED] = True
@@ -119,8 +119,8 @@ def pooling_enabled(settings_dict: Mapping[str, Any]) -> bool:
 def name_of_setting(settings_dict: Mapping[str, Any], alias: str) -> tuple[str, frozenset[str]]:
     """How messages name the setting that ``POOL`` was read from, and the keys in it that are not ours."""
     if settings_dict.get(_ADOPTED):
-        return f'DATABASES[{alias!r}]["OPTIONS"]["pool"]', INHERITED_OPTIONS
-    return f'DATABASES[{alias!r}]["POOL"]', frozenset()
+        return f'DATABASES["{alias}"]["OPTIONS"]["pool"]', INHERITED_OPTIONS
+    return f'DATABASES["{alias}"]["POOL"]', frozenset()
 
 
 def pool_config(settings_dict: Mapping[str, Any], alias: str) -> PoolConfig:

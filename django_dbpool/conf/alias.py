@@ -43,7 +43,7 @@ class Alias:
 
     def fault(self, check: str, key: str, message: str, hint: str) -> Fault:
         """A fault in OPTIONS, which is beside the mapping that the messages name otherwise."""
-        return Fault(key, message, hint, check, f'DATABASES[{self.name!r}]["OPTIONS"]')
+        return Fault(key, message, hint, check, f'DATABASES["{self.name}"]["OPTIONS"]')
 
 
 _ASSIGNMENT = re.compile(r"(?:^|\s)(?:-c\s*|--)([A-Za-z_][\w.$-]*)\s*=", re.ASCII)

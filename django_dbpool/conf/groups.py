@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from asgiref.sync import iscoroutinefunction
 from django.utils.module_loading import import_string
 
 from ..core.config import PoolConfig
 from ..core.groups import UNIT
-from ..core.readers import Fault
+from ..core.readers import Fault, shown
 from .alias import Alias
 
 BAD_FUNCTION = "dbpool.E015"
@@ -53,12 +55,29 @@ def with_function(config: PoolConfig) -> PoolConfig:
 
 
 def _imported(config: PoolConfig) -> Callable[[Any], object] | str | None:
-    """The function, or what is wrong with it; None if there is none to import."""
+    """The function, or what is wrong with it; None if there is none."""
     by = config.groups.by if config.groups is not None else UNIT
-    if not isinstance(by, str) or by == UNIT:
+    if by == UNIT:
         return None
+    function: Any = by
+    if isinstance(by, str):
+        try:
+            function = import_string(by)
+        except Exception as error:  # noqa: BLE001  # whatever the module raises when it is imported
+            return f'groups: "by" = {by!r} can\'t be imported: {error}'
+    wrong = _what_is_wrong(function)
+    return f'groups: "by" = {shown(by)} {wrong}' if wrong else function
+
+
+def _what_is_wrong(function: Any) -> str:
+    if not callable(function) or isinstance(function, type):
+        return "is not a function."
+    if iscoroutinefunction(function):
+        return "is a coroutine function, and nobody could await it where a connection is asked for."
     try:
-        function: Any = import_string(by)
-    except Exception as error:  # noqa: BLE001  # whatever the module raises when it is imported
-        return f'groups: "by" = {by!r} can\'t be imported: {error}'
-    return function if callable(function) else f'groups: "by" = {by!r} is not a function.'
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return "doesn't take exactly one argument, the unit of work."
+    except ValueError:  # written in C, without a signature
+        pass
+    return ""

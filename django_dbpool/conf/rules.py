@@ -28,6 +28,7 @@ MILLISECONDS = "dbpool.W014"
 SERVER_CURSORS = "dbpool.W015"
 VAIN_RESET = "dbpool.W016"
 LATE_SETTINGS = "dbpool.W018"
+NOTHING_TO_WARM = "dbpool.W024"
 
 _OWNED = {
     "timezone": "TIME_ZONE of the alias, or TIME_ZONE of the project",
@@ -185,6 +186,7 @@ def options_do_not_override_the_pool(alias: Alias) -> Iterator[Fault]:
 
 _LONG = {
     "timeout": 1e3,
+    "queue_interval": 1e3,
     "connect_timeout": 1e3,
     "tcp_user_timeout": 1e3,
     "lock_timeout": 1e3,
@@ -220,7 +222,7 @@ def cursors_end_with_their_transaction(alias: Alias) -> Iterator[Fault]:
             "pooler",
             'pooler = "transaction" without DISABLE_SERVER_SIDE_CURSORS: iterator() outside a transaction opens a '
             "cursor that its next statement may not find.",
-            f"Set DATABASES[{alias.name!r}]['DISABLE_SERVER_SIDE_CURSORS'] = True.",
+            f'Set DATABASES["{alias.name}"]["DISABLE_SERVER_SIDE_CURSORS"] = True.',
             SERVER_CURSORS,
         )
 
@@ -233,6 +235,18 @@ def reset_reaches_its_session(alias: Alias) -> Iterator[Fault]:
             "that was used.",
             "Remove reset; PgBouncer's own is server_reset_query.",
             VAIN_RESET,
+        )
+
+
+def there_is_something_to_warm(alias: Alias) -> Iterator[Fault]:
+    """Of what was written: under manage.py min_size is 0 by default, and nobody warms a command."""
+    config = alias.config
+    if config.warm and config.min_size == 0 and "min_size" in alias.given:
+        yield Fault(
+            "warm",
+            "warm = True with min_size = 0: there is no connection that should be open before the first request.",
+            "Raise min_size, or remove warm.",
+            NOTHING_TO_WARM,
         )
 
 
@@ -274,6 +288,7 @@ RULES: tuple[Rule, ...] = (
     cursors_end_with_their_transaction,
     reset_reaches_its_session,
     a_service_leaves_room_for_settings,
+    there_is_something_to_warm,
     the_function_of_groups_exists,
     limits_of_groups_can_be_reached,
 )

@@ -22,7 +22,10 @@ E = TypeVar("E")
 UNIT = "unit"
 """Value of ``by``: callers are grouped by what they work for, the route of a request or the name of a task."""
 
-_HINT = 'Write {"limits": {"reports/*": 2}}, a route, task name or name of transaction.group() and its connections.'
+_HINT = (
+    'Write {"limits": {"reports/*": 2}}, a route, task name or name of transaction.group() and its connections; '
+    "None: no limits."
+)
 
 
 @dataclass(frozen=True, slots=True)

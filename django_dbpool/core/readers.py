@@ -123,6 +123,18 @@ def optional(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda raw: None if raw is None else read(raw)
 
 
+def hinting(read: Callable[[Any], Any], zero: str) -> Callable[[Any], Any]:
+    """The same; the hint says besides how to write "no limit"."""
+
+    def and_say(raw: Any) -> Any:
+        try:
+            return read(raw)
+        except Rejected as error:
+            raise reject(error.problem, f"{error.hint} {zero}") from None
+
+    return and_say
+
+
 def count(least: int, most: float = math.inf) -> Callable[[Any], int]:
     def read(raw: Any) -> int:
         if isinstance(raw, bool) or not isinstance(raw, int) or not least <= raw <= most:

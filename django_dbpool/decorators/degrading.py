@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 import threading
 from collections.abc import Awaitable, Callable
@@ -13,6 +12,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.http.response import HttpResponseBase
 
+from ..core import arguments
+from ..core.readers import shown
 from ..errors import PoolError, withdraw
 from ..middleware.failures.failure import failure_of
 from .open_transactions import open_transaction
@@ -50,7 +51,8 @@ def fallback(
         on: the errors that it is for.
 
     Raises:
-        TypeError: one of the two functions is asynchronous and the other isn't, or the function is a generator.
+        TypeError: one of the two functions is asynchronous and the other isn't, or the function is a generator's
+            or a class; ``use`` can't be called; ``on`` is no class of errors.
 
     Example:
         def no_offers(error, customer):
@@ -60,11 +62,18 @@ def fallback(
         def offers(customer):
             return list(Offer.objects.filter(region=customer.region))
     """
+    if not callable(use):
+        raise TypeError(f"fallback({shown(use)}): name the function that answers instead, @fallback(use).")
+    arguments.error_types("fallback", "on", on)
     asynchronous = iscoroutinefunction(use)
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError("fallback() can't decorate a generator function: it fails when others iterate over it.")
+        if not callable(function):  # most likely the argument of a call, decorated without `use`
+            raise TypeError(
+                f"fallback() decorates a function, not {shown(function)}. Name the function that answers "
+                "instead: @fallback(use)."
+            )
+        arguments.decorated_function("fallback()", function)
         if iscoroutinefunction(function) is not asynchronous:
             raise TypeError(
                 f"fallback() of {function!r}: the function and its fallback must both be asynchronous, or neither."

@@ -13,6 +13,7 @@ from asgiref.sync import iscoroutinefunction
 from django.db import DatabaseError, connections, transaction
 from django.http import HttpRequest
 
+from ..core import arguments
 from ..core.retry import Retrier, RetryPolicy
 from ..core.writes import Writes
 from ..middleware.failures.failure import CONFLICT, INTERRUPTED, failure_of
@@ -53,18 +54,25 @@ def replayable(view: Any = None, /, *, attempts: int = 2, within: float = 5.0) -
 
     Args:
         attempts: runs at most.
-        within: seconds after the first run's begin in which another may begin.
+        within: seconds after the first run's begin in which another may begin; 0: none does.
+
+    Raises:
+        TypeError: it is no function, or an argument is of another type.
+        ValueError: an argument is out of range.
 
     Example:
         @replayable
         def report(request, year):
             ...
     """
-    if attempts < 1 or within <= 0:
-        raise ValueError("replayable() needs attempts of 1 or more and a positive number of seconds within.")
-    policy = RetryPolicy(attempts=attempts, total=within, max_delay=0.2)
+    policy = RetryPolicy(
+        attempts=arguments.count("replayable", "attempts", attempts),
+        total=arguments.seconds("replayable", "within", within),
+        max_delay=0.2,
+    )
 
     def decorate(view: Any) -> Any:
+        arguments.decorated_function("replayable()", view)
         if iscoroutinefunction(view):
             return _asynchronous(view, policy)
         return _synchronous(view, policy)
@@ -124,7 +132,7 @@ def _check(request: object) -> None:
     if not isinstance(request, HttpRequest):
         raise TypeError(
             f"replayable() has got {request!r} in place of a request. Decorate a method with "
-            "@method_decorator(replayable, name='dispatch') on its class."
+            '@method_decorator(replayable, name="dispatch") on its class.'
         )
 
 

@@ -61,7 +61,7 @@ def _function() -> Callable[[HttpRequest], Any]:
     function = session_from_request()
     if function is None:
         raise ImproperlyConfigured(
-            "SessionVariablesMiddleware needs DBPOOL['SESSION_FROM_REQUEST'], a function that takes the request and "
+            'SessionVariablesMiddleware needs DBPOOL["SESSION_FROM_REQUEST"], a function that takes the request and '
             "returns a dictionary of session variables. Set it, or remove the middleware."
         )
     return function
@@ -70,7 +70,7 @@ def _function() -> Callable[[HttpRequest], Any]:
 def _session(values: Mapping[str, Any] | None) -> session:
     if values is not None and not isinstance(values, Mapping):
         raise ImproperlyConfigured(
-            "The function of DBPOOL['SESSION_FROM_REQUEST'] must return a dictionary of session variables or None, "
+            'The function of DBPOOL["SESSION_FROM_REQUEST"] must return a dictionary of session variables or None, '
             f"not {type(values).__name__}."
         )
     return session(**(values or {}))

@@ -86,14 +86,14 @@ def _limit(pool: ManagedPool, error: BaseException, ticket: Ticket[PoolEntry]) -
     config = pool.config
     if isinstance(error, QueueStandsTooLong):
         return (
-            f"callers have been waiting longer than POOL['queue_target'] = {config.queue_target:g} s for at least "
-            f"POOL['queue_interval'] = {config.queue_interval:g} s"
+            f'callers have been waiting longer than POOL["queue_target"] = {config.queue_target:g} s for at least '
+            f'POOL["queue_interval"] = {config.queue_interval:g} s'
         )
-    limit = f"POOL['max_waiting'] = {config.max_waiting} callers wait already"
+    limit = f'as many callers wait as POOL["max_waiting"] = {config.max_waiting} allows'
     if ticket.group is None:
         return limit if isinstance(error, QueueIsFull) else ""
     most, members, waiting = pool.gate.group_numbers(ticket.group)
-    group = f"group {ticket.group!r} may have {most} connection{'s' if most > 1 else ''} (POOL['groups'])"
+    group = f'group {ticket.group!r} may have {most} connection{"s" if most > 1 else ""} (POOL["groups"])'
     if isinstance(error, GroupIsFull):
         return f"{group} and has {members}, {waiting - 1} more of it waiting"
     if isinstance(error, QueueIsFull):

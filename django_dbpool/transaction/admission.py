@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, overload
 
 from ..core.admission import Admission, admission
+from ..core.readers import shown
+from .declared import decorated, leave
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -16,7 +16,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Marked:
     """A block or function, sync or async, whose calls for connections are marked. Blocks nest."""
 
-    def __init__(self, **mark: Any) -> None:
+    def __init__(self, name: str, /, **mark: Any) -> None:
+        self._name = name
         self._mark = mark
         self._entered: list[Admission] = []
 
@@ -27,36 +28,23 @@ class Marked:
         admission.set(mine)
 
     def __exit__(self, *exc_info: object) -> None:
-        # Not ContextVar.reset(): a generator may be closed in another context than it was begun in, or in the middle
-        # of somebody else's block. Only what began inside of this block ends with it.
-        mine = self._entered.pop()
-        inner: Admission | None = admission.get()
-        while inner is not None and inner is not mine:
-            inner = inner.outer
-        if inner is mine and mine.outer is not None:
-            admission.set(mine.outer)
+        leave(admission, self._entered.pop())
+
+    async def __aenter__(self) -> None:
+        self.__enter__()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.__exit__()
 
     def __call__(self, function: F) -> F:
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            # Its body runs piece by piece, in between its consumer's code, which would be marked too.
-            raise TypeError(f"{type(self).__name__} can't decorate a generator function: use a block inside of it.")
-        if inspect.iscoroutinefunction(function):
-
-            @functools.wraps(function)
-            async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with Marked(**self._mark):  # one of its own for each call: calls overlap
-                    return await function(*args, **kwargs)
-        else:
-
-            @functools.wraps(function)
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with Marked(**self._mark):
-                    return function(*args, **kwargs)
-
-        return cast("F", wrapper)
+        return decorated(self._name, function, lambda: Marked(self._name, **self._mark))
 
 
-def reserved() -> Marked:
+@overload
+def reserved(function: F, /) -> F: ...
+@overload
+def reserved() -> Marked: ...
+def reserved(function: Any = None, /) -> Any:
     """
     Let a block or function use the reserve: ``POOL["reserve_size"]`` connections beside ``max_size``.
 
@@ -65,26 +53,38 @@ def reserved() -> Marked:
     connection of the reserve only if no ordinary one is free. The mark goes where the context goes:
     ``sync_to_async`` carries it along, a thread that is started by hand doesn't have it.
 
+    Args:
+        function: to decorate without parentheses; sync or async.
+
     Raises:
-        TypeError: as a decorator of a generator function.
+        TypeError: as a decorator of a generator function or a class.
 
     Example:
-        @transaction.reserved()
+        @transaction.reserved
         def health(request):
             Site.objects.exists()
     """
-    return Marked(reserved=True)
+    mark = Marked("reserved", reserved=True)
+    return mark if function is None else mark(function)
 
 
-def priority() -> Marked:
+@overload
+def priority(function: F, /) -> F: ...
+@overload
+def priority() -> Marked: ...
+def priority(function: Any = None, /) -> Any:
     """
     Let a block or function go before ordinary callers, as commit hooks do. For little work that matters more than the
     rest: the payment, not the catalogue. It is not refused in an overload, so if much is marked, all of that waits.
 
+    Args:
+        function: to decorate without parentheses; sync or async.
+
     Raises:
-        TypeError: as a decorator of a generator function.
+        TypeError: as a decorator of a generator function or a class.
     """
-    return Marked(priority=True)
+    mark = Marked("priority", priority=True)
+    return mark if function is None else mark(function)
 
 
 def group(name: str) -> Marked:
@@ -93,12 +93,13 @@ def group(name: str) -> Marked:
     ``by`` would say. Without effect on aliases that have no limit for the name.
 
     Raises:
-        TypeError: as a decorator of a generator function, or if the name is no string.
+        TypeError: as a decorator of a generator function or a class, or if the name is no string.
 
     Example:
         with transaction.group("batch"):
             rebuild_index()
     """
     if not isinstance(name, str):
-        raise TypeError(f"transaction.group() takes the name of a group, not {type(name).__name__}.")
-    return Marked(group=name)
+        given = shown(name)  # type: ignore[unreachable]  # not for callers without a type checker
+        raise TypeError(f'transaction.group() takes the name of a group, as in group("batch"), not {given}.')
+    return Marked("group", group=name)

@@ -217,7 +217,7 @@ def refuse_inside_transaction(connection: BaseDatabaseWrapper) -> None:
         f"transaction.retrying() was begun on database {connection.alias!r} {how}. Of that transaction it could repeat "
         "only a part: the server has given up all of it when an attempt fails. Put retrying() around the outermost "
         "block, instead of its atomic(). A view under ATOMIC_REQUESTS has to be decorated itself, so that it opens its "
-        "own transaction: `@transaction.retrying`, or `@method_decorator(transaction.retrying, name='dispatch')`."
+        'own transaction: `@transaction.retrying`, or `@method_decorator(transaction.retrying, name="dispatch")`.'
     )
 
 

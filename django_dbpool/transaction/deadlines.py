@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+from ..core import arguments
 from ..core.blocks import Deadline, current_deadline, use_deadlines
 from ..pool import watchdog
 from .declared import decorated, leave
@@ -33,7 +33,7 @@ class deadline:  # noqa: N801  # a context manager, as atomic
         seconds: from now on; 0 refuses everything.
 
     Raises:
-        TypeError: as a decorator of a generator function; seconds is no number.
+        TypeError: as a decorator of a generator function or a class; seconds is no number.
         ValueError: seconds is negative or not finite.
         PoolExhausted: in the block: no connection came free in time.
         DatabaseUnavailable: in the block: connecting did not succeed in time.
@@ -45,11 +45,7 @@ class deadline:  # noqa: N801  # a context manager, as atomic
     """
 
     def __init__(self, seconds: float) -> None:
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-            raise TypeError(f"transaction.deadline() takes a number of seconds, not {seconds!r}.")
-        if not (0 <= seconds < math.inf):
-            raise ValueError(f"transaction.deadline({seconds!r}): seconds must be 0 or more, and finite.")
-        self.seconds = float(seconds)
+        self.seconds = arguments.seconds("transaction.deadline", "seconds", seconds)
         self._entered: list[Deadline] = []
 
     def __enter__(self) -> None:

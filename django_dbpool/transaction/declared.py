@@ -1,15 +1,16 @@
-"""Blocks that declare something for all that they call: what ``session``, ``deadline`` and ``idempotent`` share."""
+"""Blocks that declare something for all that they call: what the context managers of this package share."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction
+
+from ..core.arguments import decorated_function
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,15 +34,6 @@ def leave(variable: ContextVar[Any], mine: HasOuter) -> None:
         variable.set(mine.outer)
 
 
-def refuse_generators(name: str, function: Callable[..., Any]) -> None:
-    """
-    Raises:
-        TypeError: the body of a generator runs piece by piece, after the call of its function has ended.
-    """
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"transaction.{name}() can't decorate a generator function: use it as a block inside of it.")
-
-
 def decorated(name: str, function: F, block: Callable[[], AbstractContextManager[Any]]) -> F:
     """
     The function, sync or async, that runs in a block of its own at each call: calls overlap.
@@ -49,8 +41,11 @@ def decorated(name: str, function: F, block: Callable[[], AbstractContextManager
     Args:
         name: how an error calls the decorator.
         block: makes one.
+
+    Raises:
+        TypeError: it is no function, or that of a generator.
     """
-    refuse_generators(name, function)
+    decorated_function(f"transaction.{name}()", function)
     if iscoroutinefunction(function):
 
         @functools.wraps(function)

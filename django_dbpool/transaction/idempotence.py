@@ -54,7 +54,7 @@ def idempotent(function: Any = None, /) -> Any:
         function: to decorate without parentheses; sync or async.
 
     Raises:
-        TypeError: as a decorator of a generator function.
+        TypeError: as a decorator of a generator function or a class.
 
     Example:
         with transaction.idempotent(), connection.cursor() as cursor:

@@ -42,7 +42,7 @@ def dedicated(
     db = connections[using or DEFAULT_DB_ALIAS]
     if not isinstance(db, PooledDatabaseMixin):
         raise ImproperlyConfigured(
-            f"dedicated() needs a database engine of django_dbpool; DATABASES[{db.alias!r}] has "
+            f'dedicated() needs a database engine of django_dbpool; DATABASES["{db.alias}"] has '
             f"{db.settings_dict['ENGINE']!r}."
         )
     return dedicated_connection(db, autocommit, connect_kwargs)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import math
 import random as _random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast, overload
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.db import DEFAULT_DB_ALIAS
 
+from ..core import arguments
+from ..core.readers import shown
 from ..core.retry import RetryPolicy
-from .declared import refuse_generators
 from .runs import Plan, Run, RunningAttempt
 from .verdict import ErrorTypes
 
@@ -32,7 +32,7 @@ class Retrying:
 
     def __call__(self, function: F) -> F:
         """Decorate a function, method, view or, with ``atomic=False``, coroutine function."""
-        refuse_generators("retrying", function)
+        arguments.decorated_function("transaction.retrying()", function)
         if iscoroutinefunction(function):
             self._refuse_atomic(f"{_name_of(function)}() is a coroutine function")
 
@@ -59,6 +59,7 @@ class Retrying:
 
     def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the function until it succeeds, and give what it returns."""
+        _refuse_uncallable(function, "call")
         run = Run(self._named(function))
         while True:
             attempt = run.begin()
@@ -74,6 +75,7 @@ class Retrying:
     async def call_async(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Await the function until it succeeds, and give what it returns. Needs ``atomic=False``."""
         self._refuse_atomic("call_async() is asynchronous")
+        _refuse_uncallable(function, "call_async")
         run = Run(self._named(function))
         while True:
             attempt = await run.begin_async()
@@ -84,6 +86,21 @@ class Retrying:
                 await sync_to_async(attempt.unwatch)()
             if run.finished:
                 return result
+
+    if not TYPE_CHECKING:  # type checkers refuse `with retrying():` by themselves, as long as they don't see this
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError(
+                "transaction.retrying(): Python can't run a `with` block twice. Write "
+                "`for attempt in transaction.retrying():` with `with attempt:` as its body, or decorate a function."
+            )
+
+        def __exit__(self, *exc_info: object) -> None: ...
+
+        async def __aenter__(self) -> NoReturn:
+            self.__enter__()
+
+        async def __aexit__(self, *exc_info: object) -> None: ...
 
     def __iter__(self) -> Iterator[RunningAttempt]:
         run = Run(self._plan)
@@ -168,7 +185,9 @@ def retrying(
         random: from 0 to 1.
 
     Raises:
-        TypeError: as the decorator of a generator function, or of a coroutine function without ``atomic=False``.
+        TypeError: as the decorator of a generator function or a class, or of a coroutine function without
+            ``atomic=False``; an argument of another type.
+        ValueError: an argument out of range.
         RetryingInsideTransaction: when an attempt begins inside a transaction that it could repeat only a part of.
         Exception: the last attempt's, with a note that says how many there were.
 
@@ -184,24 +203,30 @@ def retrying(
     """
     function = using if callable(using) else None
     alias = DEFAULT_DB_ALIAS if function is not None or using is None else using
-    _validate(alias, attempts, total, max_delay, on)
-    policy = RetryPolicy(attempts=attempts, total=float(total), max_delay=float(max_delay))
+    if not isinstance(alias, str):
+        raise TypeError(f"transaction.retrying() takes a database alias, not {alias!r}.")
+    arguments.boolean("transaction.retrying", "atomic", atomic)
+    arguments.error_types("transaction.retrying", "on", on)
+    policy = RetryPolicy(
+        attempts=arguments.count("transaction.retrying", "attempts", attempts),
+        total=arguments.seconds("transaction.retrying", "total", total),
+        max_delay=arguments.seconds("transaction.retrying", "max_delay", max_delay),
+    )
     made = Retrying(Plan(alias, policy, atomic, on, clock, sleep, random))
     return made if function is None else made(function)
 
 
-def _validate(alias: object, attempts: object, total: object, max_delay: object, on: object) -> None:
-    if not isinstance(alias, str):
-        raise TypeError(f"transaction.retrying() takes a database alias, not {alias!r}.")
-    if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
-        raise ValueError(f"transaction.retrying(attempts={attempts!r}): a whole number, 1 or more.")
-    for name, value in (("total", total), ("max_delay", max_delay)):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not 0 <= cast("float", value) < math.inf:
-            raise ValueError(f"transaction.retrying({name}={value!r}): seconds, 0 or more, and finite.")
-    for kind in on if isinstance(on, tuple) else (on,):
-        if not (isinstance(kind, type) and issubclass(kind, Exception)):
-            raise TypeError(f"transaction.retrying(on={on!r}): types of errors that derive from Exception.")
+def _refuse_uncallable(function: object, method: str) -> None:
+    """
+    Raises:
+        TypeError: most likely the result of a call in place of the function.
+    """
+    arguments.refuse_generator(f"transaction.retrying().{method}()", function)
+    if not callable(function):
+        raise TypeError(
+            f"transaction.retrying().{method}() takes a function and its arguments, not {shown(function)}: "
+            f"write {method}(function, argument), not {method}(function(argument))."
+        )
 
 
 def _refuse_coroutine(result: object, function: Callable[..., Any]) -> None:

@@ -35,7 +35,7 @@ class session:  # noqa: N801  # a context manager, as atomic
             the safe form for a ``search_path``; None goes back to the alias's own value.
 
     Raises:
-        TypeError: as a decorator of a generator function.
+        TypeError: as a decorator of a generator function or a class.
         ValueError: a name or value that no setting can have. What only the server can tell is raised by the next
             statement.
 

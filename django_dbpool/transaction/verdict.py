@@ -31,7 +31,7 @@ _MAINTENANCE = re.compile(r"(?:VACUUM|ANALYZE|CHECKPOINT)\b[^;]*$", re.IGNORECAS
 
 def is_harmless(connection: BaseDatabaseWrapper, sql: Any) -> bool:
     """Of a statement outside of a transaction: whether it may run twice."""
-    if sql is getattr(connection, "_read", connection):
+    if sql is not None and sql is getattr(connection, "_read", None):
         return True  # the ORM's, whatever functions it calls
     text = simplified(sql)
     return text is not None and (only_reads(text) or _MAINTENANCE.match(text) is not None)

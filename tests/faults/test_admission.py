@@ -64,7 +64,7 @@ def test_a_crowd_that_stands_too_long_is_shed_and_newcomers_are_refused_at_once(
     assert error.waited < PATIENCE / 3
     assert error.cycle == ()
     assert "overloaded, refused after" in str(error)
-    assert "queue_target'] = 0.01 s" in str(error)
+    assert 'queue_target"] = 0.01 s' in str(error)
     assert str(error.holders[0]) in str(error)
     copied = pickle.loads(pickle.dumps(error))
     assert (type(copied), str(copied), vars(copied)) == (PoolOverloaded, str(error), vars(error))
@@ -101,7 +101,7 @@ def test_one_beyond_the_longest_queue_is_refused_at_once(make_database: MakeData
         task = Task(database.backend)
         assert wait_until(lambda: waits(database, 1), PATIENCE)
         start = monotonic()
-        with pytest.raises(PoolOverloaded, match=r"POOL\['max_waiting'\] = 1 callers wait already"):
+        with pytest.raises(PoolOverloaded, match=r'callers wait as POOL\["max_waiting"\] = 1 allows'):
             database.backend()
         assert monotonic() - start < PATIENCE / 3
     assert task.result()
@@ -290,7 +290,7 @@ def test_a_generator_cant_be_decorated() -> None:
     for mark in (admission.reserved(), admission.priority(), admission.group("batch")):
         with pytest.raises(TypeError, match="generator"):
             mark(rows)
-    with pytest.raises(TypeError, match="name of a group, not int"):
+    with pytest.raises(TypeError, match=r"name of a group, .*, not 7"):
         admission.group(7)  # type: ignore[arg-type]
 
 
@@ -353,7 +353,7 @@ def test_a_group_takes_no_more_than_its_limit_and_is_in_nobodys_way(make_databas
         database.pool.config = database.pool.config.__class__.from_mapping({"timeout": 0.05})
         with pytest.raises(PoolExhausted) as caught:
             in_group("batch", database.backend)
-        assert "group 'batch' may have 2 connections (POOL['groups']) and has 2, 3 more of it waiting" in str(
+        assert "group 'batch' may have 2 connections (POOL[\"groups\"]) and has 2, 3 more of it waiting" in str(
             caught.value
         )
         assert [holder.group for holder in caught.value.holders] == ["batch", "batch"]
@@ -449,7 +449,7 @@ def test_a_holder_that_waits_for_its_own_group_is_told_so(make_database: MakeDat
 
     error = Task(in_group, "batch", outer).error()
     assert isinstance(error, PoolExhausted)
-    assert "group 'batch' may have 1 connection (POOL['groups']) and has 1" in str(error)
+    assert "group 'batch' may have 1 connection (POOL[\"groups\"]) and has 1" in str(error)
     assert len(error.cycle) == 2
     assert f"waits for '{database.alias}, group batch', held by" in error.cycle[0]
     database.assert_whole()

@@ -36,7 +36,7 @@ def test_slow_statement_is_cancelled(limited: Database, work: Callable[[str], No
     error, seconds = found
     assert seconds >= LIMIT
     assert error.waited >= LIMIT and error.limit == LIMIT and not error.maybe_committed
-    assert "POOL['command_timeout'] = 1 s" in str(error) and "pg_sleep" not in str(error)
+    assert 'POOL["command_timeout"] = 1 s' in str(error) and "pg_sleep" not in str(error)
     assert wait_until(lambda: not asleep(limited), PATIENCE)
     limited.connection.close()
     assert limited.fetch("SELECT 1") == 1

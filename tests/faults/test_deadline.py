@@ -223,7 +223,7 @@ def test_waiting_for_a_connection(make_database: MakeDatabase) -> None:
     database = make_database(max_size=1, timeout=30)
     with database.holding(), ended_by(0.3, PoolExhausted) as found:
         execute(database.alias, "SELECT 1")
-    assert "It was the end of transaction.deadline(0.3)." in str(found[0])
+    assert "transaction.deadline(0.3) has ended the wait." in str(found[0])
     assert 0.25 < found[0].waited < 0.3 + LATE
 
 

@@ -186,7 +186,7 @@ def test_an_error_of_the_function_is_the_cause(make: MakeStrict, pool: dict[str,
     with pytest.raises(DatabaseUnavailable) as caught:
         backend(alias)
     assert isinstance(caught.value.__cause__, LookupError)
-    where = f'DATABASES[{alias!r}]["PASSWORD"]: failing.<locals>.provider() raised LookupError.'
+    where = f'DATABASES["{alias}"]["PASSWORD"]: failing.<locals>.provider() raised LookupError.'
     assert where in str(caught.value)
     assert "no route" not in str(caught.value), "its text may quote anything"
     with pytest.raises(DatabaseUnavailable):

@@ -70,11 +70,12 @@ def test_what_is_wrong_is_grouped_by_alias_with_ids_and_hints(make_alias: MakeAl
     assert code == 1
     blocks = {name: out.partition(f"{name}\n")[2] for name in (faulty, warned, away, "project")}
     assert blocks[faulty].startswith(
-        f"  dbpool.E001: DATABASES[{faulty!r}][\"POOL\"]: unknown key 'maxsize'.\n    HINT: Did you mean 'max_size'?\n"
+        f'  dbpool.E001: DATABASES["{faulty}"]["POOL"]: unknown key \'maxsize\'.\n'
+        "    HINT: Did you mean 'max_size'?\n"
     )
     assert "dbpool.W014" in blocks[warned].partition(away)[0]
     assert "connections for applications" in blocks[warned].partition(away)[0]
-    assert blocks[away].startswith(f"  dbpool.E020: DATABASES[{away!r}]: could not ask the server: ")
+    assert blocks[away].startswith(f'  dbpool.E020: DATABASES["{away}"]: could not ask the server: ')
     assert blocks["project"].startswith("  dbpool.E004: DBPOOL: SESSION_FROM_REQUEST = 'no.such' can't be imported")
     assert out.rstrip().endswith(": 3 errors, 1 warning.")
 

@@ -515,7 +515,7 @@ def test_settings_that_cannot_work() -> None:
     with pytest.raises(ValueError):
         replayable(attempts=0)
     with pytest.raises(ValueError):
-        replayable(within=0)
+        replayable(within=-1)
 
 
 def test_a_method_is_told_how(atomic: str) -> None:

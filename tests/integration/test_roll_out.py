@@ -175,12 +175,12 @@ def test_log_lines(shop: Callable[[str, str], str], caplog: pytest.LogCaptureFix
     source = Path(PoolConfig.__module__.replace(".", "/")).parent.parent
     root = Path(__file__).resolve().parents[2] / source
     calls = re.findall(
-        r"logger\.(debug|info|warning|error|log)\((?:\s*level,)?\s*\"((?:[^\"\\]|\\.)*)\"",
+        r"logger\.(debug|info|warning|error|log)\(\s*(?:[^\",()]+,)?\s*\"((?:[^\"\\]|\\.)*)\"",
         "\n".join(path.read_text() for path in root.rglob("*.py")),
     )
-    known = [(re.sub(r"%[srd]", "\0", text), level.upper()) for level, text in calls]
-    lines = re.findall(r"^\| `(database .*?)` \| (\w+) \|", PAGE, re.MULTILINE)
-    assert len(lines) == 8 + 1
+    known = [(re.sub(r"%(?:[srd]|\.\df)", "\0", text), level.upper()) for level, text in calls]
+    lines = re.findall(r"^\| `([^`]+ [^`]+)` \| (DEBUG|INFO|WARNING|by its .*?) \|", PAGE, re.MULTILINE)
+    assert len(lines) == 16
     for line, level in lines:
         start = line.removesuffix("...")
         patterns = [re.escape(text).replace("\0", ".*?") for text, at in known if at in (level, "LOG")]

@@ -71,7 +71,7 @@ def test_more_connections_than_the_server_has(server: Server, make_alias: MakeAl
     (message,) = check(one, two, PROCESSES=4)
     assert (message.id, message.level) == ("dbpool.W020", 30)
     assert message.msg == (
-        f"DATABASES[{one!r}]: the server has 27 connections for applications (max_connections 30, 3 of them reserved); "
+        f'DATABASES["{one}"]: the server has 27 connections for applications (max_connections 30, 3 of them reserved); '
         f'this project may take 36: 4 processes (DBPOOL["PROCESSES"] = 4) x 9 '
         f"(max_size + reserve_size: 5 + 1 of {one!r}, 3 + 0 of {two!r})."
     )
@@ -101,7 +101,7 @@ def test_a_budget_that_the_server_does_not_have(server: Server, make_alias: Make
     assert check(alias, BUDGET=27) == []
     (message,) = check(alias, BUDGET=28)
     assert message.id == "dbpool.W020"
-    assert "DBPOOL['BUDGET'] is 28" in message.msg
+    assert 'DBPOOL["BUDGET"] is 28' in message.msg
 
 
 def test_reserved_connections_of_postgresql_16(server: EmbeddedServer, make_alias: MakeAlias, check: Check) -> None:
@@ -207,7 +207,7 @@ def test_a_server_that_is_away(make_alias: MakeAlias, check: Check) -> None:
     alias = make_alias(HOST="127.0.0.1", PORT="1", PASSWORD="hush")
     (message,) = check(alias)
     assert (message.id, message.level) == ("dbpool.E020", 40)
-    assert message.msg.startswith(f"DATABASES[{alias!r}]: could not ask the server: ")
+    assert message.msg.startswith(f'DATABASES["{alias}"]: could not ask the server: ')
     assert "hush" not in message.msg + str(message.hint)
 
 

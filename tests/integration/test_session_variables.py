@@ -405,7 +405,7 @@ def test_generator_functions_are_refused() -> None:
         yield 1
 
     for function in (rows, rows_async):
-        with pytest.raises(TypeError, match="as a block inside"):
+        with pytest.raises(TypeError, match="inside of the generator"):
             session(**{"app.tenant": 7})(function)
 
 

@@ -139,7 +139,7 @@ def test_refused_setting_is_named(
     monkeypatch.setattr(StartupMixin, "_startup_options", options)
     alias = make_pool(POOL={"session": session})
     for _ in range(2):
-        with pytest.raises(ImproperlyConfigured, match=rf"POOL\['session'\]\['{name}'\].*Correct or remove it"):
+        with pytest.raises(ImproperlyConfigured, match=rf'POOL\["session"\]\["{name}"\].*Correct or remove it'):
             connections[alias].cursor()
     assert in_use(alias) == 0
     assert connections[alias].pool.gate.size == 0
@@ -154,7 +154,7 @@ def test_refused_setting_is_named(
 )
 def test_transaction_timeout_before_postgresql_17(make_pool: MakePool, message: str) -> None:
     alias = make_pool(POOL=LIMITS)
-    with pytest.raises(ImproperlyConfigured, match=r"POOL\['transaction_timeout'\].*needs PostgreSQL 17"):
+    with pytest.raises(ImproperlyConfigured, match=r'POOL\["transaction_timeout"\].*needs PostgreSQL 17'):
         connections[alias]._retry_without_startup_options(psycopg.OperationalError(message))
 
 
@@ -298,7 +298,7 @@ def test_transaction_ended_by_the_server(
     assert (error.alias, error.setting, error.limit) == (alias, setting, 0.2)
     assert error.waited >= 0.2
     assert not error.maybe_committed
-    assert f"POOL[{setting!r}] = 0.2 s was exceeded" in str(error)
+    assert f'POOL["{setting}"] = 0.2 s was exceeded' in str(error)
     assert "literal" not in str(error)
     assert in_use(alias) == 0
     assert value(alias, "SELECT count(*) FROM app_item WHERE name = 'lost'") == 0

@@ -78,15 +78,29 @@ async def rebuild(number: int) -> str:
     return str(number)
 
 
-@transaction.priority()
+@transaction.priority
 def pay(*, cents: int) -> bool:
     return cents > 0
+
+
+@transaction.priority()
+def refund(cents: int) -> bool:
+    return cents > 0
+
+
+@transaction.reserved
+async def dashboard(number: int) -> str:
+    return str(number)
 
 
 async def marked() -> None:
     assert_type(health(HttpRequest()), HttpResponse)
     assert_type(await rebuild(1), str)
     assert_type(pay(cents=5), bool)
+    assert_type(refund(5), bool)
+    assert_type(await dashboard(1), str)
+    async with transaction.reserved(), transaction.group("batch"):
+        pass
     with transaction.reserved(), transaction.priority(), transaction.group("customer 7") as nothing:
         assert_type(nothing, None)
     try:

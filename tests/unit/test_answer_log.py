@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import psycopg
@@ -88,3 +88,14 @@ def test_django_does_not_log_it_again(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_numbers_of_a_refusal_reach_the_log() -> None:
     assert set(_NUMBERS) <= {field.name for field in fields(Refusal)}
+
+
+def test_the_drivers_words_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    quoting = DatabaseUnavailable(replace(REFUSAL, driver="Connection refused"))
+    quoting.__cause__ = psycopg.OperationalError("Connection refused")
+    text = logged(quoting, caplog)["text"]
+    assert text.count("Connection refused") == 1 and text.endswith("Cause: OperationalError")
+    caplog.clear()
+    silent = PoolExhausted(REFUSAL)
+    silent.__cause__ = psycopg.OperationalError("Connection refused")
+    assert logged(silent, caplog)["text"].endswith("Cause: OperationalError: Connection refused")

@@ -13,7 +13,8 @@ from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory, override_settings
 from django.utils import translation
 
-from django_dbpool.errors import DatabaseUnavailable, PoolExhausted
+from django_dbpool.core.errors import Loss
+from django_dbpool.errors import CommitUnknown, ConnectionLost, DatabaseUnavailable, PoolExhausted
 from django_dbpool.middleware import DatabasePoolMiddleware
 from django_dbpool.middleware.failures import failure
 from django_dbpool.middleware.failures.failure import Kind
@@ -63,6 +64,15 @@ def test_page_warns_those_who_were_sending_something() -> None:
     notice = b"check whether it has arrived"
     assert notice not in answer(PoolExhausted(REFUSAL), "get").content
     assert notice in answer(PoolExhausted(REFUSAL), "post").content
+
+
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_page_asks_nobody_to_load_again_what_may_have_been_done(method: str) -> None:
+    """To load the answer to a form again sends the form again."""
+    page = answer(CommitUnknown(REFUSAL, Loss("commit")), method).content
+    assert b"Please look before you send it again" in page
+    assert b"load this page again" not in page
+    assert b"load this page again" in answer(ConnectionLost(REFUSAL, Loss("transaction")), method).content
 
 
 def test_page_needs_no_template_settings_at_all() -> None:

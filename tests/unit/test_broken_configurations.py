@@ -35,6 +35,10 @@ POOLED = {"max_size": 10}
 def not_a_function() -> None: ...
 
 
+async def asynchronous(unit: object) -> str:
+    return str(unit)
+
+
 NOT_CALLABLE = 7
 
 
@@ -223,6 +227,12 @@ TABLE: list[Broken] = [
     pool("dbpool.E001", "by = 'route' is neither a function", "Write", groups={"default": 1, "by": "route"}),
     pool("dbpool.E015", "can't be imported: No module", "dotted path", groups={"default": 1, "by": "no.such.function"}),
     pool("dbpool.E015", "is not a function", "dotted path", groups={"default": 1, "by": f"{__name__}.NOT_CALLABLE"}),
+    pool("dbpool.E015", "is not a function", "dotted path", groups={"default": 1, "by": Exception}),
+    pool("dbpool.E015", "is a coroutine function", "dotted path", groups={"default": 1, "by": asynchronous}),
+    pool("dbpool.E015", "exactly one argument", "dotted path", groups={"default": 1, "by": lambda: "a"}),
+    pool("dbpool.E001", "queue_target = 0 is not", "None lets everybody wait", queue_target=0),
+    pool("dbpool.E001", "max_waiting = None is not", "0 sets no limit", max_waiting=None),
+    pool("dbpool.E001", "groups = False is not", "None: no limits", groups=False),
     # W: works, though not as written
     Broken("dbpool.W001", "has both OPTIONS", "Keep only POOL", {"POOL": POOLED, "OPTIONS": {"pool": POOLED}}),
     Broken("dbpool.W001", "switches the pool off", "Remove OPTIONS", {"POOL": POOLED, "OPTIONS": {"pool": False}}),
@@ -244,7 +254,7 @@ TABLE: list[Broken] = [
     ),
     pool("dbpool.W007", "connect_timeout (5 s) is above timeout (2 s)", "Lower", timeout=2, connect_timeout=5),
     pool("dbpool.W007", "connect_timeout (30 s) is above", "Lower", {"OPTIONS": {"connect_timeout": "30"}}, timeout=2),
-    project("dbpool.W008", "is below DBPOOL['THREADS'] (16)", "to 16", {"POOL": {"mode": "session"}}, THREADS=16),
+    project("dbpool.W008", 'is below DBPOOL["THREADS"] (16)', "to 16", {"POOL": {"mode": "session"}}, THREADS=16),
     project("dbpool.W009", "max_size (4) is small", "Raise it to 10", {"POOL": {"max_size": 4}}),
     project("dbpool.W009", "max_size (4) is small", "Raise it", {"POOL": {"max_size": 4}}, THREADS=5, ROLE="web"),
     project("dbpool.W010", "BUDGET = 30, but the pools may take 44", "raise BUDGET", PROCESSES=4, BUDGET=30),
@@ -263,6 +273,8 @@ TABLE: list[Broken] = [
     pool("dbpool.W014", "timeout = 10000 is 2.8 hours", "write 10.", timeout=10_000),
     pool("dbpool.W014", "statement_timeout = 30000 is", "write 30.", statement_timeout=30_000),
     pool("dbpool.W014", "max_lifetime = 3.6e+06 is", "write 3600.", max_lifetime=3_600_000),
+    pool("dbpool.W014", "queue_interval = 1000 is 0.3 hours", "write 1.", queue_interval=1000),
+    pool("dbpool.W024", "warm = True with min_size = 0", "Raise min_size", warm=True, min_size=0),
     pool("dbpool.W015", "without DISABLE_SERVER_SIDE_CURSORS", "= True", pooler="transaction"),
     pool("dbpool.W016", 'reset = "always" with', "Remove reset", SHARED, pooler="transaction", reset="always"),
     pool("dbpool.W018", "keeps lock_timeout, session", "own options", {"OPTIONS": {"service": "x"}}, **LIMITED),
@@ -275,7 +287,7 @@ TABLE: list[Broken] = [
     ),
     Broken(
         "dbpool.E014",
-        "SessionVariablesMiddleware needs DBPOOL['SESSION_FROM_REQUEST']",
+        'SessionVariablesMiddleware needs DBPOOL["SESSION_FROM_REQUEST"]',
         "remove the middleware",
         {},
         {"MIDDLEWARE": [FIRST, "django_dbpool.middleware.SessionVariablesMiddleware"]},
@@ -334,7 +346,7 @@ def test_the_table_is_long_and_names_each_check_that_settings_can_show() -> None
     assert len({(row.check, row.text, row.hint) for row in TABLE}) >= 95
     in_table = {row.check for row in TABLE} | {"dbpool.W003", "dbpool.E007"}  # these two below
     assert {int(check[-3:]) for check in in_table if check[7] == "E"} == set(range(1, 16))
-    assert {int(check[-3:]) for check in in_table if check[7] == "W"} == set(range(1, 20))
+    assert {int(check[-3:]) for check in in_table if check[7] == "W"} == {*range(1, 20), 24}
 
 
 @pytest.mark.parametrize("row", numbered(TABLE))
@@ -598,4 +610,4 @@ def test_the_first_query_refuses_with_the_text_of_the_check(
     with pytest.raises(ImproperlyConfigured) as caught:
         connections[alias].cursor()
     for message in (unknown, unbound):
-        assert f"{message.msg} {message.hint}".replace("['x']", f"[{alias!r}]") in str(caught.value)
+        assert f"{message.msg} {message.hint}".replace('["x"]', f'["{alias}"]') in str(caught.value)

@@ -54,7 +54,7 @@ def test_it_is_registered_and_the_tests_themselves_are_clean() -> None:
 def test_e040_unknown_mode(configure: Configure) -> None:
     (message,) = configure(OPTIONS={"sslmode": "verify_full"})
     assert message.id == "dbpool.E040"
-    assert message.msg == "DATABASES['x'][\"OPTIONS\"][\"sslmode\"] = 'verify_full' is no mode of libpq."
+    assert message.msg == 'DATABASES["x"]["OPTIONS"]["sslmode"] = \'verify_full\' is no mode of libpq.'
     assert message.hint == "Write one of disable, allow, prefer, require, verify-ca, verify-full."
     assert ids(configure(OPTIONS={"sslmode": ["require"]})) == ["dbpool.E040"]
 

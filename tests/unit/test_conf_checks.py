@@ -52,12 +52,12 @@ def test_the_check_is_registered_under_its_own_tag() -> None:
 def test_e001_has_one_message_per_fault_with_its_hint(configure: Configure) -> None:
     assert configure(POOL={"maxsize": 3, "timeout": 0}) == [
         Error(
-            "DATABASES['x'][\"POOL\"]: unknown key 'maxsize'.",
+            'DATABASES["x"]["POOL"]: unknown key \'maxsize\'.',
             hint="Did you mean 'max_size'?",
             id="dbpool.E001",
         ),
         Error(
-            "DATABASES['x'][\"POOL\"]: timeout = 0 is not a number of seconds.",
+            'DATABASES["x"]["POOL"]: timeout = 0 is not a number of seconds.',
             hint="Write a finite number above 0.",
             id="dbpool.E001",
         ),
@@ -91,7 +91,7 @@ def test_e002_for_persistent_connections_with_a_pool(configure: Configure, age: 
     for entry in ({}, {"POOL": True}, {"POOL": {"max_size": 3}}):
         assert configure(CONN_MAX_AGE=age, **entry) == [
             Error(
-                f"DATABASES['x']: CONN_MAX_AGE = {age!r}. Pooling doesn't support persistent connections.",
+                f'DATABASES["x"]: CONN_MAX_AGE = {age!r}. Pooling doesn\'t support persistent connections.',
                 hint=conf.CONN_MAX_AGE_HINT,
                 id="dbpool.E002",
             )
@@ -121,7 +121,7 @@ def test_manage_py_check_fails_and_shows_message_hint_and_id(configure: Configur
     with pytest.raises(SystemCheckError) as caught:
         call_command("check")
     text = str(caught.value)
-    assert "(dbpool.E001) DATABASES['x'][\"POOL\"]: max_size = 'ten' is not a whole number in range." in text
+    assert '(dbpool.E001) DATABASES["x"]["POOL"]: max_size = \'ten\' is not a whole number in range.' in text
     assert "HINT: Write an integer of at least 1 and at most 262143." in text
     assert "dbpool.E002" not in text, "one thing after the other"
 
@@ -186,7 +186,7 @@ def test_with_both_keys_options_wins_with_a_warning(caplog: pytest.LogCaptureFix
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("django_dbpool.conf", logging.WARNING)
     assert record.getMessage() == (
-        'DATABASES[\'default\'] has both OPTIONS["pool"] and POOL; OPTIONS["pool"] is used. Keep only POOL.'
+        'DATABASES["default"] has both OPTIONS["pool"] and POOL; OPTIONS["pool"] is used. Keep only POOL.'
     )
 
 
@@ -200,7 +200,7 @@ def test_options_of_psycopg_pool_without_a_counterpart_are_accepted_there_only(k
 
 def test_a_fault_in_djangos_option_is_reported_under_its_own_name() -> None:
     database = adopted(NAME="x", OPTIONS={"pool": {"maxsize": 3}})
-    with pytest.raises(ImproperlyConfigured, match=re.escape('DATABASES[\'x\']["OPTIONS"]["pool"]: unknown')):
+    with pytest.raises(ImproperlyConfigured, match=re.escape('DATABASES["x"]["OPTIONS"]["pool"]: unknown')):
         conf.pool_config(database, "x")
 
 

@@ -77,7 +77,7 @@ def test_exhausted_reads_like_a_runbook() -> None:
         "  2. GET /reports/2/, thread 'worker-2', 8.0 s, running, backend 102",
         PoolExhausted.advice,
     ]
-    assert "POOL['max_size']" in PoolExhausted.advice and "`holders`" in PoolExhausted.advice
+    assert 'POOL["max_size"]' in PoolExhausted.advice and "`holders`" in PoolExhausted.advice
 
 
 def test_stacks_are_in_holders_and_not_in_the_text() -> None:
@@ -126,8 +126,8 @@ def test_committed_survives_pickling_when_a_commit_hook_failed() -> None:
 def test_timed_out_reads_like_a_runbook() -> None:
     assert str(LeaseTimedOut(REFUSAL, EXPIRY)).splitlines() == [
         (
-            "A statement on database 'default' was stopped after 10.0 s: POOL['command_timeout'] = 10 s was exceeded; "
-            "2 of 2 connections in use, 3 callers waiting."
+            "A statement on database 'default' was stopped after 10.0 s: POOL[\"command_timeout\"] = 10 s was "
+            "exceeded; 2 of 2 connections in use, 3 callers waiting."
         ),
         "The server did not answer the request to cancel it, so the connection was cut.",
         "It may have been committed: look before you repeat it.",
@@ -141,12 +141,12 @@ def test_timed_out_reads_like_a_runbook() -> None:
         (
             "command_timeout",
             1.5,
-            "A statement on database 'default' was stopped after 2.0 s: POOL['command_timeout'] = 1.5 s",
+            "A statement on database 'default' was stopped after 2.0 s: POOL[\"command_timeout\"] = 1.5 s",
         ),
         (
             "transaction_timeout",
             1,
-            "A transaction on database 'default' was ended by the server: POOL['transaction_timeout']",
+            "A transaction on database 'default' was ended by the server: POOL[\"transaction_timeout\"]",
         ),
         ("idle_in_transaction_timeout", 1, "An idle session on database 'default' was ended by the server: POOL["),
         (

@@ -56,7 +56,9 @@ def report(request: HttpRequest, failure: Failure, reference: str, *, streamed: 
 def _text(error: BaseException) -> str:
     text = str(error).strip()
     if isinstance(error, PoolError) and error.__cause__ is not None:
-        text += f" Cause: {type(error.__cause__).__name__}: {str(error.__cause__).strip()}"
+        words = str(error.__cause__).strip()
+        text += f" Cause: {type(error.__cause__).__name__}"
+        text += f": {words}" if words not in text else ""  # most errors quote the driver
     return text
 
 
