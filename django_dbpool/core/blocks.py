@@ -50,6 +50,9 @@ class Attempt(Protocol):
     def note(self, connection: Any, sql: Any) -> None:
         """A statement is done, or about to be."""
 
+    def note_failed_commit(self, connection: Any, error: BaseException) -> None:
+        """COMMIT has raised this."""
+
 
 current_attempt: ContextVar[Attempt | None] = ContextVar("dbpool_attempt", default=None)
 current_deadline: ContextVar[Deadline | None] = ContextVar("dbpool_deadline", default=None)
@@ -76,6 +79,13 @@ def note_statement(connection: Any, sql: Any) -> None:
     attempt = current_attempt.get()
     while attempt is not None:
         attempt.note(connection, sql)
+        attempt = attempt.outer
+
+
+def note_failed_commit(connection: Any, error: BaseException) -> None:
+    attempt = current_attempt.get()
+    while attempt is not None:
+        attempt.note_failed_commit(connection, error)
         attempt = attempt.outer
 
 

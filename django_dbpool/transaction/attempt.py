@@ -12,6 +12,7 @@ from django.db.transaction import Atomic
 from psycopg.pq import TransactionStatus
 
 from ..backends.mixin import PooledDatabaseMixin
+from ..backends.pins import Pins
 from ..core.blocks import current_attempt
 from ..errors import PoolError, RetryingInsideTransaction
 from .declared import leave
@@ -40,6 +41,7 @@ class Attempt(Done):
         self._block = Atomic(alias, savepoint=True, durable=False) if atomic else None
         self._is_outermost = False
         self._watched: list[tuple[BaseDatabaseWrapper, int]] = []
+        self._pins: Pins | None = None
 
     # -- begin --------------------------------------------------------------------------------------------------
 
@@ -56,6 +58,7 @@ class Attempt(Done):
         if self._block is not None and not is_pooled(connection):
             connection.close_if_health_check_failed()
             connection.ensure_connection()
+        self._pins = Pins()
         for alias in connections:
             # In this transaction everything goes back with it. On other databases nothing does.
             if self._block is None or alias != self._alias:
@@ -134,6 +137,14 @@ class Attempt(Done):
     def _own_committed(self) -> None:
         self.committed = True
 
+    def note_failed_commit(self, connection: BaseDatabaseWrapper, error: BaseException) -> None:
+        # Of a transaction in it. Whoever catches the error and fails later for another reason is not to be repeated.
+        if any(watched is connection for watched, _ in self._watched):
+            self.unknown = self.unknown or not was_refused(error)
+
+    def lost_a_session(self) -> bool:
+        return self._pins is not None and self._pins.lost()
+
     # -- end ------------------------------------------------------------------------------------------------------
 
     def leave(
@@ -180,7 +191,10 @@ class Attempt(Done):
             return
         assert isinstance(connection, PooledDatabaseMixin)
         entry = connection._entry
-        if entry is not None and entry.pinned is None and connection.may_end_lease() and not connection.is_shared():
+        if entry is None or connection.is_shared() or not connection.may_end_lease():
+            return
+        # One that was pinned in the attempt and is lost would be met again by all that follow.
+        if entry.pinned is None or entry.lost():
             connection.close()
 
 
