@@ -234,3 +234,48 @@ def test_connection_that_comes_too_late_is_kept(make_database: MakeDatabase, pro
     database.assert_whole()
     database.connection.close()
     database.connection.close_pool()
+
+
+@pytest.fixture
+def slow_to_begin(session_server: Server) -> Iterator[str]:
+    """A role whose new connections wait for a lock when the pool looks which server they have reached."""
+    with session_server.connect() as connection:
+        connection.execute("CREATE ROLE slow_to_begin SUPERUSER LOGIN")
+        connection.execute("CREATE SCHEMA slow_to_begin")
+        connection.execute("ALTER ROLE slow_to_begin SET search_path = slow_to_begin, pg_catalog")
+        connection.execute(
+            "CREATE FUNCTION slow_to_begin.pg_control_system(OUT system_identifier text) LANGUAGE plpgsql AS "
+            "$$ BEGIN PERFORM pg_advisory_lock(98); END $$"
+        )
+        connection.execute("SELECT pg_advisory_lock(98)")
+        yield "slow_to_begin"
+        connection.execute("SELECT pg_advisory_unlock(98)")
+        connection.execute("DROP SCHEMA slow_to_begin CASCADE")
+        connection.execute("DROP ROLE slow_to_begin")
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_no_answer_after_connecting(
+    make_database: MakeDatabase, proxy: Proxy, slow_to_begin: str, silent: bool
+) -> None:
+    """A pooler accepts everybody while its server is away; a server may freeze in this moment."""
+    database = make_database(
+        HOST=proxy.host, PORT=str(proxy.port), USER=slow_to_begin, timeout=1, retry=True, commit_status=True
+    )
+    task = Task(database.backend)
+    assert wait_until(lambda: _waits_for_the_lock(database), PATIENCE)
+    if silent:
+        proxy.blackhole()
+    start = monotonic()
+    error = task.error()
+    assert monotonic() - start < 5  # without a limit it would be for ever
+    assert isinstance(error, DatabaseUnavailable)
+    assert isinstance(error.__cause__, psycopg.errors.ConnectionTimeout)
+    assert database.settle().size == 0
+    proxy.start()
+    database.connection.close_pool()
+
+
+def _waits_for_the_lock(database: Database) -> bool:
+    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 98 AND NOT granted"
+    return database.observer.execute(query).fetchone() == (1,)
