@@ -14,9 +14,9 @@ from psycopg.pq import TransactionStatus
 from ..backends.mixin import PooledDatabaseMixin
 from ..backends.pins import Pins
 from ..core.blocks import current_attempt
-from ..errors import PoolError, RetryingInsideTransaction
+from ..errors import RetryingInsideTransaction
 from .declared import leave
-from .verdict import Done, driver_error, is_harmless, was_refused
+from .verdict import Done, is_harmless, was_refused
 
 
 def is_pooled(connection: BaseDatabaseWrapper) -> bool:
@@ -42,6 +42,8 @@ class Attempt(Done):
         self._is_outermost = False
         self._watched: list[tuple[BaseDatabaseWrapper, int]] = []
         self._pins: Pins | None = None
+        self._connections: list[BaseDatabaseWrapper] = []
+        """Those of its thread."""
 
     # -- begin --------------------------------------------------------------------------------------------------
 
@@ -60,15 +62,16 @@ class Attempt(Done):
             connection.ensure_connection()
         self._pins = Pins()
         for alias in connections:
+            try:
+                connection = connections[alias]
+            except ImproperlyConfigured:  # an engine that nobody can use here
+                continue
+            self._connections.append(connection)
             # In this transaction everything goes back with it. On other databases nothing does.
             if self._block is None or alias != self._alias:
-                self._watch(alias)
+                self._watch(connection)
 
-    def _watch(self, alias: str) -> None:
-        try:
-            connection = connections[alias]
-        except ImproperlyConfigured:  # an engine that nobody can use here
-            return
+    def _watch(self, connection: BaseDatabaseWrapper) -> None:
         connection.execute_wrappers.append(self._observe)
         self._watched.append((connection, len(connection.atomic_blocks)))
 
@@ -98,7 +101,7 @@ class Attempt(Done):
             if not self._is_in_block(connection):
                 if is_harmless(connection, sql):
                     self.harmless = error
-                elif driver_error(error) is not None or isinstance(error, PoolError):
+                else:  # also a soft time limit's, that came in the middle
                     self.unknown = self.unknown or not was_refused(error)
             raise
         self.note(connection, sql)
@@ -136,6 +139,12 @@ class Attempt(Done):
 
     def _own_committed(self) -> None:
         self.committed = True
+
+    def note_elsewhere(self, connection: BaseDatabaseWrapper, sql: Any) -> None:
+        # A thread to which asyncio.to_thread() or sync_to_async(thread_sensitive=False) has carried the context. What
+        # becomes of it isn't seen, so it is not waited for.
+        if not any(own is connection for own in self._connections) and not is_harmless(connection, sql):
+            self.kept = f"a statement on database {connection.alias!r}, in another thread,"
 
     def note_failed_commit(self, connection: BaseDatabaseWrapper, error: BaseException) -> None:
         # Of a transaction in it. Whoever catches the error and fails later for another reason is not to be repeated.

@@ -1,7 +1,9 @@
-"""A block is not repeated in another session than it began in, nor after a COMMIT of which nobody knows."""
+"""What only a second look shows: a block is not repeated in another session, nor after what was committed unseen."""
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -161,3 +163,72 @@ def test_nothing_after_a_commit_whose_error_was_caught(make_pool: MakePool, prox
     assert len(runs) == 1
     assert "may have been committed" in raised.value.__notes__[-1]
     assert rows_of(observer, "app_log") == 0
+
+
+def in_thread_of_asyncio(call: Callable[[], object]) -> Any:
+    return asyncio.to_thread(call)
+
+
+def in_thread_of_asgiref(call: Callable[[], object]) -> Any:
+    return sync_to_async(call, thread_sensitive=False)()
+
+
+@pytest.mark.parametrize("elsewhere", [in_thread_of_asyncio, in_thread_of_asgiref])
+@pytest.mark.parametrize(("writes", "runs"), [(True, 1), (False, 2)])
+def test_writes_in_other_threads_of_a_coroutine_count(
+    make_pool: MakePool, observer: Observer, elsewhere: Callable[..., Any], writes: bool, runs: int
+) -> None:
+    """Their connections are others than those that the coroutine's own statements use."""
+    observer.execute(RAISE)
+    alias = make_pool(size=3)
+    ran: list[int] = []
+
+    def act() -> None:
+        try:
+            if writes:
+                Log.objects.using(alias).create(key="a")
+            else:
+                list(Log.objects.using(alias))
+        finally:
+            connections[alias].close()
+
+    async def work() -> None:
+        ran.append(1)
+        await elsewhere(act)
+        if len(ran) == 1:
+            await sync_to_async(execute)(alias, raising("40001"))
+
+    with suppress(djangos.DatabaseError):
+        async_to_sync(transaction.retrying(alias, atomic=False, **NOW).call_async)(work)
+    assert (len(ran), rows_of(observer, "app_log")) == (runs, int(writes))
+
+
+class SoftLimit(Exception):
+    pass
+
+
+def test_a_statement_that_something_else_has_ended_counts(make_pool: MakePool, observer: Observer) -> None:
+    """As a soft time limit of Celery does, which the code may catch. Whether it was committed nobody knows."""
+    observer.execute(RAISE)
+    alias = make_pool()
+    runs: list[int] = []
+
+    def strike(*_: object) -> None:
+        raise SoftLimit
+
+    def work() -> None:
+        runs.append(1)
+        with suppress(SoftLimit):
+            execute(alias, "INSERT INTO app_log (key) SELECT 'a' FROM pg_sleep(20)")
+        execute(alias, raising("40001"))
+
+    before = signal.signal(signal.SIGALRM, strike)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(djangos.DatabaseError):
+            transaction.retrying(alias, atomic=False, **NOW).call(work)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(runs) == 1
+    connections[alias].close()
