@@ -92,7 +92,10 @@ class LeaseMixin(AcquiringMixin):
             self._pin(reason)
 
     def _note_write(self, sql: Any) -> None:
-        if sql is not self._read and not self._initializing and not blocks.is_idempotent():
+        if sql is self._read or self._initializing:
+            return
+        blocks.note_elsewhere(self, sql)
+        if not blocks.is_idempotent():
             writes.note_statement(in_transaction=self.in_atomic_block or not self.autocommit)
 
     def _end_statement(self) -> None:

@@ -73,19 +73,15 @@ class TransactionsMixin(LeaseMixin):
             self.run_commit_hooks_on_set_autocommit_on = False
 
     def _commit(self) -> None:
-        if not writes.watching:
-            self._commit_now()
-            return
         try:
             self._commit_now()
-        except Error as error:
-            if not _was_rolled_back(error):
+        except BaseException as error:
+            if not (isinstance(error, Error) and _was_rolled_back(error)):
                 writes.note_commit()
+            blocks.note_failed_commit(self, error)
             raise
-        except BaseException:
+        if writes.watching:
             writes.note_commit()
-            raise
-        writes.note_commit()
 
     def _commit_now(self) -> None:
         if not self._pooled:

@@ -50,6 +50,12 @@ class Attempt(Protocol):
     def note(self, connection: Any, sql: Any) -> None:
         """A statement is done, or about to be."""
 
+    def note_elsewhere(self, connection: Any, sql: Any) -> None:
+        """A statement is about to be sent on this connection, which may be another thread's."""
+
+    def note_failed_commit(self, connection: Any, error: BaseException) -> None:
+        """COMMIT has raised this."""
+
 
 current_attempt: ContextVar[Attempt | None] = ContextVar("dbpool_attempt", default=None)
 current_deadline: ContextVar[Deadline | None] = ContextVar("dbpool_deadline", default=None)
@@ -76,6 +82,21 @@ def note_statement(connection: Any, sql: Any) -> None:
     attempt = current_attempt.get()
     while attempt is not None:
         attempt.note(connection, sql)
+        attempt = attempt.outer
+
+
+def note_elsewhere(connection: Any, sql: Any) -> None:
+    """Of any connection, perhaps another thread's; called only where ``writes.watching``."""
+    attempt = current_attempt.get()
+    while attempt is not None:
+        attempt.note_elsewhere(connection, sql)
+        attempt = attempt.outer
+
+
+def note_failed_commit(connection: Any, error: BaseException) -> None:
+    attempt = current_attempt.get()
+    while attempt is not None:
+        attempt.note_failed_commit(connection, error)
         attempt = attempt.outer
 
 

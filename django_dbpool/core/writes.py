@@ -14,6 +14,12 @@ watching = False
 """Whether anybody has ever asked. What a statement looks at before anything else here."""
 
 
+def watch() -> None:
+    """From now on statements are noted."""
+    global watching
+    watching = True
+
+
 class Writes:
     """
     Notes what the code of its block writes, in threads and tasks too that inherit the block's context.
@@ -34,8 +40,7 @@ class Writes:
         self._outer: Writes | None = None
 
     def __enter__(self) -> Self:
-        global watching
-        watching = True
+        watch()
         self._outer = _current.get()
         _current.set(self)
         return self

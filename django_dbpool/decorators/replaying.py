@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
-from asgiref.sync import iscoroutinefunction
+from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.db import DatabaseError, connections, transaction
 from django.http import HttpRequest
 
+from ..backends.pins import Pins
 from ..core import arguments
 from ..core.retry import Retrier, RetryPolicy
 from ..core.writes import Writes
@@ -89,13 +90,13 @@ def _synchronous(view: Callable[..., Any], policy: RetryPolicy) -> Callable[...,
             run = transaction.atomic(using=alias)(run)
         if not _may_repeat(request):
             return run(request, *args, **kwargs)
-        retrier = Retrier(policy)
+        retrier, pins = Retrier(policy), Pins()
         while True:
             with FirstRun(request) as before, Writes() as writes:
                 try:
                     return run(request, *args, **kwargs)
                 except DatabaseError as error:
-                    delay = _delay(error, before, writes, retrier)
+                    delay = None if pins.lost() else _delay(error, before, writes, retrier)
                     if delay is None:
                         raise
             before.restore()
@@ -111,15 +112,16 @@ def _asynchronous(view: Callable[..., Any], policy: RetryPolicy) -> Callable[...
     @functools.wraps(view)
     async def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         _check(request)
-        if not _may_repeat(request):
+        # In the thread that has the connections, and maybe an atomic() around async_to_sync().
+        if not await sync_to_async(_may_repeat)(request):
             return await view(request, *args, **kwargs)
-        retrier = Retrier(policy)
+        retrier, pins = Retrier(policy), await sync_to_async(Pins)()
         while True:
             with FirstRun(request) as before, Writes() as writes:
                 try:
                     return await view(request, *args, **kwargs)
                 except DatabaseError as error:
-                    delay = _delay(error, before, writes, retrier)
+                    delay = None if pins.lost() else _delay(error, before, writes, retrier)
                     if delay is None:
                         raise
             before.restore()

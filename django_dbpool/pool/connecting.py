@@ -185,7 +185,9 @@ class Connector:
 
     def _may_try_again(self, error: psycopg.Error) -> bool:
         code = code_of(error)
-        if sqlstate.is_server_full(code) and self.pool.entries:
+        # The reserve's are lent to nobody else: who waited for one of them would be given the next permit instead, for
+        # ever, and knock again.
+        if sqlstate.is_server_full(code) and any(not entry.reserved for entry in tuple(self.pool.entries)):
             raise ServerFull from error
         if code is not None and not sqlstate.is_transient(code):
             return False
@@ -196,7 +198,7 @@ class Connector:
     def attempt(self, deadline: float) -> Connection[Any]:
         """One attempt, or two if the first told how to make the second."""
         conn = self._connect(deadline) if round(self._timeout(deadline)) >= SHORTEST_ATTEMPT else self._hurry(deadline)
-        self.pool.prepare(conn)
+        self.pool.prepare(conn, max(self._timeout(deadline), GRACE))
         return conn
 
     def _timeout(self, deadline: float) -> float:
@@ -248,7 +250,7 @@ class Connector:
     def _keep(self, conn: Connection[Any]) -> None:
         """A connection that nobody waits for any more."""
         try:
-            self.pool.prepare(conn)
+            self.pool.prepare(conn, self.pool.config.connect_timeout)
             self.pool.adopt(conn)
         except Exception:
             logger.exception("database %r: a connection that came too late is of no use", self.pool.alias)

@@ -334,15 +334,21 @@ class ManagedPool(LendingByHand):
         """Open a connection in the caller's thread; the caller holds a permit."""
         return self._make_entry(self.connector.open(deadline), reserved=reserved)
 
-    def prepare(self, conn: Connection[Any]) -> None:
-        """Make of a new connection what a borrower expects. A part of connecting: repeated with it if it is lost."""
+    def prepare(self, conn: Connection[Any], limit: float) -> None:
+        """
+        Make of a new connection what a borrower expects. A part of connecting: repeated with it if it is lost.
+
+        Args:
+            limit: seconds. A pooler accepts clients also while its server is away, and a server may freeze now.
+        """
         try:
-            if not conn.autocommit:
-                conn.autocommit = True
-            if self._prepare is not None:
-                self._prepare(conn)
-            if self.config.commit_status:
-                self._histories[conn] = history_of(conn, self.alias)
+            with watchdog.connecting(conn, limit):
+                if not conn.autocommit:
+                    conn.autocommit = True
+                if self._prepare is not None:
+                    self._prepare(conn)
+                if self.config.commit_status:
+                    self._histories[conn] = history_of(conn, self.alias)
         except BaseException:
             conn._pool = None
             conn.close()

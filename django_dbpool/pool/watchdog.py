@@ -15,6 +15,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
+from typing import Any
+
+import psycopg
+from psycopg import Connection
 
 from ..core.blocks import shortened
 from . import command as commands
@@ -63,6 +67,29 @@ def limited(entry: PoolEntry, limit: float | None) -> Iterator[None]:
         yield
     finally:
         commands.end(entry)
+
+
+@contextmanager
+def connecting(conn: Connection[Any], limit: float) -> Iterator[None]:
+    """
+    The same on a connection that is nobody's yet.
+
+    Raises:
+        ConnectionTimeout: the limit was exceeded.
+    """
+    entry = PoolEntry(conn, monotonic(), math.inf)
+    cause: psycopg.Error | None = None
+    begin(entry, limit)
+    try:
+        yield
+    except psycopg.Error as error:
+        cause = error
+    finally:
+        stopped = commands.end(entry) is not None
+    if stopped:
+        raise psycopg.errors.ConnectionTimeout("connection timeout expired: no answer after connecting") from cause
+    if cause is not None:
+        raise cause
 
 
 def _wake_up() -> None:

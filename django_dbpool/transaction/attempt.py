@@ -12,10 +12,11 @@ from django.db.transaction import Atomic
 from psycopg.pq import TransactionStatus
 
 from ..backends.mixin import PooledDatabaseMixin
+from ..backends.pins import Pins
 from ..core.blocks import current_attempt
-from ..errors import PoolError, RetryingInsideTransaction
+from ..errors import RetryingInsideTransaction
 from .declared import leave
-from .verdict import Done, driver_error, is_harmless, was_refused
+from .verdict import Done, is_harmless, was_refused
 
 
 def is_pooled(connection: BaseDatabaseWrapper) -> bool:
@@ -40,6 +41,9 @@ class Attempt(Done):
         self._block = Atomic(alias, savepoint=True, durable=False) if atomic else None
         self._is_outermost = False
         self._watched: list[tuple[BaseDatabaseWrapper, int]] = []
+        self._pins: Pins | None = None
+        self._connections: list[BaseDatabaseWrapper] = []
+        """Those of its thread."""
 
     # -- begin --------------------------------------------------------------------------------------------------
 
@@ -56,16 +60,18 @@ class Attempt(Done):
         if self._block is not None and not is_pooled(connection):
             connection.close_if_health_check_failed()
             connection.ensure_connection()
+        self._pins = Pins()
         for alias in connections:
+            try:
+                connection = connections[alias]
+            except ImproperlyConfigured:  # an engine that nobody can use here
+                continue
+            self._connections.append(connection)
             # In this transaction everything goes back with it. On other databases nothing does.
             if self._block is None or alias != self._alias:
-                self._watch(alias)
+                self._watch(connection)
 
-    def _watch(self, alias: str) -> None:
-        try:
-            connection = connections[alias]
-        except ImproperlyConfigured:  # an engine that nobody can use here
-            return
+    def _watch(self, connection: BaseDatabaseWrapper) -> None:
         connection.execute_wrappers.append(self._observe)
         self._watched.append((connection, len(connection.atomic_blocks)))
 
@@ -95,7 +101,7 @@ class Attempt(Done):
             if not self._is_in_block(connection):
                 if is_harmless(connection, sql):
                     self.harmless = error
-                elif driver_error(error) is not None or isinstance(error, PoolError):
+                else:  # also a soft time limit's, that came in the middle
                     self.unknown = self.unknown or not was_refused(error)
             raise
         self.note(connection, sql)
@@ -133,6 +139,20 @@ class Attempt(Done):
 
     def _own_committed(self) -> None:
         self.committed = True
+
+    def note_elsewhere(self, connection: BaseDatabaseWrapper, sql: Any) -> None:
+        # A thread to which asyncio.to_thread() or sync_to_async(thread_sensitive=False) has carried the context. What
+        # becomes of it isn't seen, so it is not waited for.
+        if not any(own is connection for own in self._connections) and not is_harmless(connection, sql):
+            self.kept = f"a statement on database {connection.alias!r}, in another thread,"
+
+    def note_failed_commit(self, connection: BaseDatabaseWrapper, error: BaseException) -> None:
+        # Of a transaction in it. Whoever catches the error and fails later for another reason is not to be repeated.
+        if any(watched is connection for watched, _ in self._watched):
+            self.unknown = self.unknown or not was_refused(error)
+
+    def lost_a_session(self) -> bool:
+        return self._pins is not None and self._pins.lost()
 
     # -- end ------------------------------------------------------------------------------------------------------
 
@@ -180,7 +200,10 @@ class Attempt(Done):
             return
         assert isinstance(connection, PooledDatabaseMixin)
         entry = connection._entry
-        if entry is not None and entry.pinned is None and connection.may_end_lease() and not connection.is_shared():
+        if entry is None or connection.is_shared() or not connection.may_end_lease():
+            return
+        # One that was pinned in the attempt and is lost would be met again by all that follow.
+        if entry.pinned is None or entry.lost():
             connection.close()
 
 

@@ -169,8 +169,9 @@ def retrying(
     connection that was lost, a server that restarts or is full. Between two attempts nothing is held, and the pause is
     random and grows.
 
-    Never repeated: what was committed or may have been, a pool without a free connection, time limits, an error
-    that the code has turned into one of another type, anything that is no ``Exception``.
+    Never repeated: what was committed or may have been, what began on a pinned connection that is lost, a pool
+    without a free connection, time limits, an error that the code has turned into one of another type, anything that
+    is no ``Exception``.
 
     Args:
         using: database alias.

@@ -16,6 +16,7 @@ from typing import Any, Self
 from asgiref.sync import sync_to_async
 
 from ..cancellation import current_scope
+from ..core import writes
 from ..core.blocks import seconds_left
 from ..core.retry import Retrier, RetryPolicy
 from ..errors import CircuitOpen, withdraw
@@ -78,6 +79,7 @@ class Run:
 
     async def begin_async(self) -> RunningAttempt:
         """The same; what asks the connections runs in the thread that synchronous code of this task runs in."""
+        writes.watch()  # of threads that have the task's context and connections of their own
         if self._failed is not None:
             await sync_to_async(self._failed.release)()
             pause = (self.plan.sleep or asyncio.sleep)(self._delay)

@@ -94,6 +94,8 @@ def why_not(error: Exception, attempt: Done, on: ErrorTypes) -> str | None:
         return "it has been committed"
     if attempt.commit_unknown or isinstance(error, CommitUnknown):
         return "nobody knows whether it has been committed"
+    if attempt.lost_a_session():
+        return "a connection that was pinned before it was lost, and with it what its session held"
     if not is_idempotent():
         if attempt.kept:
             return f"{attempt.kept} has been committed"
@@ -117,3 +119,7 @@ class Done:
     """A statement outside of a transaction failed that may have taken effect all the same."""
     harmless: BaseException | None = None
     """Error of one that may run twice."""
+
+    def lost_a_session(self) -> bool:
+        """Whether session state from before it is gone."""
+        return False

@@ -22,7 +22,7 @@ from django.test import override_settings
 
 from django_dbpool import transaction as admission
 from django_dbpool.core.gate import CROWD
-from django_dbpool.errors import PoolExhausted, PoolOverloaded
+from django_dbpool.errors import PoolExhausted, PoolOverloaded, ServerConnectionsExhausted
 from django_dbpool.pool import housekeeping
 from testproject.postgres import EmbeddedServer, Server
 from testproject.processes import wait_until
@@ -257,6 +257,41 @@ def test_a_full_server_lets_reserved_work_wait_for_an_ordinary_connection(
     finally:
         assert wait_until(lambda: not database.backends(), PATIENCE)
         with session_server.connect() as superuser:
+            superuser.execute("DROP ROLE lonely")
+
+
+def test_a_full_server_that_has_only_our_reserve_is_not_waited_for(
+    make_database: MakeDatabase, session_server: Server
+) -> None:
+    """An ordinary caller is never given the reserve's connection; to ask again and again would go on for ever."""
+    with session_server.connect() as superuser:
+        superuser.execute("CREATE ROLE lonely LOGIN PASSWORD 'x' CONNECTION LIMIT 2")
+        retry = {"attempts": 3, "total": 1}
+        database = make_database(max_size=1, timeout=1, USER="lonely", PASSWORD="x", retry=retry)
+        release, held = threading.Event(), threading.Event()
+
+        def hold_reserve() -> None:
+            with admission.reserved(), transaction.atomic(using=database.alias):
+                database.backend()
+                held.set()
+                release.wait(PATIENCE)
+
+        try:
+            with database.holding():
+                task = Task(hold_reserve)
+                assert held.wait(PATIENCE)
+                superuser.execute("ALTER ROLE lonely CONNECTION LIMIT 1")
+                database.pool.drain()  # the ordinary one is closed when it comes back
+            assert wait_until(lambda: len(database.backends()) == 1, PATIENCE)
+            permits = database.pool.gate.permits
+            assert isinstance(Task(database.backend).error(), ServerConnectionsExhausted)
+            assert database.pool.gate.permits == permits + 1
+            release.set()
+            task.result()
+            database.connection.close_pool()
+        finally:
+            release.set()
+            assert wait_until(lambda: not database.backends(), PATIENCE)
             superuser.execute("DROP ROLE lonely")
 
 

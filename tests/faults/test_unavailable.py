@@ -221,16 +221,70 @@ def test_down_while_the_pool_is_partly_leased(make_database: MakeDatabase, runni
 def test_connection_that_comes_too_late_is_kept(make_database: MakeDatabase, proxy: Proxy) -> None:
     """psycopg gives an attempt two seconds. A caller who has less doesn't wait for that; the next one profits."""
     database = make_database(HOST=proxy.host, PORT=str(proxy.port), timeout=0.2)
-    proxy.deaf()
-    start = monotonic()
-    with pytest.raises(DatabaseUnavailable) as raised:
-        database.backend()
-    assert monotonic() - start < 1.2
-    assert isinstance(raised.value.__cause__, psycopg.errors.ConnectionTimeout)
-    proxy.start()
-    assert wait_until(lambda: database.pool.snapshot().idle == 1, PATIENCE)
+    seconds = []
+    # On a busy machine the two seconds may be over before the proxy lets the attempt pass.
+    while not database.pool.entries:
+        proxy.deaf()
+        start = monotonic()
+        with pytest.raises(DatabaseUnavailable) as raised:
+            database.backend()
+        seconds.append(monotonic() - start)
+        assert isinstance(raised.value.__cause__, psycopg.errors.ConnectionTimeout)
+        proxy.start()
+        assert wait_until(lambda: database.pool.snapshot().idle == 1 or not _tries_to_connect(), PATIENCE)
+        assert len(seconds) < 10, seconds
+    assert min(seconds) < 1.2, seconds
     (kept,) = database.pool.entries
     assert database.backend() == kept.backend_pid
     database.assert_whole()
     database.connection.close()
     database.connection.close_pool()
+
+
+def _tries_to_connect() -> bool:
+    return any(thread.name.startswith("dbpool-connect") for thread in threading.enumerate())
+
+
+@pytest.fixture
+def slow_to_begin(session_server: Server) -> Iterator[str]:
+    """A role whose new connections wait for a lock when the pool looks which server they have reached."""
+    with session_server.connect() as connection:
+        connection.execute("CREATE ROLE slow_to_begin SUPERUSER LOGIN")
+        connection.execute("CREATE SCHEMA slow_to_begin")
+        connection.execute("ALTER ROLE slow_to_begin SET search_path = slow_to_begin, pg_catalog")
+        connection.execute(
+            "CREATE FUNCTION slow_to_begin.pg_control_system(OUT system_identifier text) LANGUAGE plpgsql AS "
+            "$$ BEGIN PERFORM pg_advisory_lock(98); END $$"
+        )
+        connection.execute("SELECT pg_advisory_lock(98)")
+        yield "slow_to_begin"
+        connection.execute("SELECT pg_advisory_unlock(98)")
+        connection.execute("DROP SCHEMA slow_to_begin CASCADE")
+        connection.execute("DROP ROLE slow_to_begin")
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_no_answer_after_connecting(
+    make_database: MakeDatabase, proxy: Proxy, slow_to_begin: str, silent: bool
+) -> None:
+    """A pooler accepts everybody while its server is away; a server may freeze in this moment."""
+    database = make_database(
+        HOST=proxy.host, PORT=str(proxy.port), USER=slow_to_begin, timeout=1, retry=True, commit_status=True
+    )
+    task = Task(database.backend)
+    assert wait_until(lambda: _waits_for_the_lock(database), PATIENCE)
+    if silent:
+        proxy.blackhole()
+    start = monotonic()
+    error = task.error()
+    assert monotonic() - start < 5  # without a limit it would be for ever
+    assert isinstance(error, DatabaseUnavailable)
+    assert isinstance(error.__cause__, psycopg.errors.ConnectionTimeout)
+    assert database.settle().size == 0
+    proxy.start()
+    database.connection.close_pool()
+
+
+def _waits_for_the_lock(database: Database) -> bool:
+    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 98 AND NOT granted"
+    return database.observer.execute(query).fetchone() == (1,)

@@ -229,7 +229,7 @@ MUTANTS = (
     Mutant(
         "a lost write outside of a transaction is said not to have happened",
         "losses: maybe_committed is true for an autocommit statement that may write",
-        ((LOSSES, 'else "write"\n\n\ndef _simplified', 'else "read"\n\n\ndef _simplified'),),
+        ((LOSSES, 'else "write"\n\n\ndef simplified', 'else "read"\n\n\ndef simplified'),),
         ("tests/unit/test_losses.py", "tests/faults/test_connection_lost.py"),
     ),
     Mutant(

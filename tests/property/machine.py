@@ -255,7 +255,7 @@ class LeaseMachine(RuleBasedStateMachine):
             self.pool.check()  # what was killed while idle is noticed when it is wanted, or so
         size = self.pool.gate.size
         # A closed session leaves the list when the server has read the farewell.
-        assert wait_until(lambda: len(self._sessions()) == size, 3.0), (self._sessions(), size)
+        assert wait_until(lambda: len(self._sessions()) == size, PATIENCE), (self._sessions(), size)
         entries = [self.pool.lease(Owner()) for _ in range(size)]
         for entry in entries:
             assert entry.conn.execute(LOOK).fetchone() == ("", [], []), "session state left in the pool"
