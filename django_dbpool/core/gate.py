@@ -383,12 +383,16 @@ class Gate(Generic[E]):
 
     def _grant(self, ticket: Ticket[E]) -> bool:
         """Lock held. Give the ticket an entry or a permit, if there is one."""
-        if self.free and self.size <= self.max_size:
+        if ticket.entry is not None:
+            pass  # by somebody who was interrupted before the last line
+        elif self.free and self.size <= self.max_size:
+            ticket.from_reserve = False  # likewise
             try:
                 ticket.entry = self.free.pop()
             except IndexError:  # the hot path took it: it does not hold the lock
                 return self._grant(ticket)
         elif self.size < self.ceiling:
+            ticket.from_reserve = False
             self.size += 1
             self.permits += 1
         elif ticket.rank != RESERVED or not self._grant_reserve(ticket):

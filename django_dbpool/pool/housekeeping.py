@@ -269,6 +269,8 @@ class Housekeeping:
         if gate.correct(counted, *actual):
             before = sum(counted[:2])
             logger.warning("database %r: counted %d connections, there are %d", pool.alias, before, len(entries))
+            if gate.size > gate.max_size:
+                self.retire()  # with one too many nothing is granted, and nobody would come to give one back
 
     def reclaim(self, entry: PoolEntry, generation: int) -> None:
         """End the lease of a thread or wrapper that is gone. A clean connection is lent on, any other is closed."""

@@ -290,3 +290,17 @@ def test_next_round_is_due_when_something_can_happen(make_pool: MakePool) -> Non
     pool = make_pool(max_idle=100, max_lifetime=40)
     pool.open(1)
     assert 38 <= pool.tick() <= 40
+
+
+def test_a_connection_too_many_is_closed_as_soon_as_it_is_counted(make_pool: MakePool) -> None:
+    """Interrupts can leave the count too low, and the pool then opens one more. Nothing is granted above max_size."""
+    pool = make_pool(max_size=2, timeout=PATIENCE)
+    pool.open(2)
+    gate = pool.pool.gate
+    leased = pool.lease(2)
+    assert gate.correct(gate.counted(), 1, 0)
+    pool.release(*pool.lease(1), *leased)
+    assert len(pool.pool.entries) == 3
+    pool.pool.housekeeping.reclaim_lost()  # as waiting callers do, and the background thread
+    assert (gate.size, len(pool.pool.entries)) == (2, 2)
+    pool.release(*pool.lease(2))

@@ -393,3 +393,16 @@ def test_a_function_that_fails_is_asked_again() -> None:
     for _ in range(2):
         with pytest.raises(KeyError):
             groups.key_of(None, "unit")
+
+
+def test_a_grant_that_was_interrupted_is_completed() -> None:
+    """Whoever serves the queue may be struck between taking something for a ticket and saying so."""
+    pool = Pool(max_size=1, reserve_size=1)
+    pool.take()
+    reserve = pool.take(reserved=True)
+    assert reserve.from_reserve
+    first, second = pool.queue(reserved=True), pool.queue(reserved=True)
+    first.entry, second.from_reserve = "taken", True
+    pool.gate.give("given")
+    assert (first.granted, first.entry) == (True, "taken")
+    assert (second.granted, second.entry, second.from_reserve) == (True, "given", False)
