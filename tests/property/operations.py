@@ -216,6 +216,14 @@ class Model(Leases):
         assert level is not None
         if lease is not None and lease.dead and (lease.began or lease.noticed):
             lease.noticed = True
+            if not (lease.pinned or thread.live() or lease.abandoned):
+                # The transaction is over; the next one takes another connection.
+                self.undo(thread, level)
+                self.end(thread, level)
+                thread.lease = None
+                thread.failed = False
+                thread.manual = None
+                thread.manual = self.snapshot(thread, "manual")
             raise Fails("lost")
         if commit:
             self.commit(thread, level)
