@@ -26,7 +26,7 @@ COMPANIONS = (
 
 
 ALL = sorted(path.name for path in (ROOT / "tests/integration").glob("test_*.py"))
-PARTS = 8
+PARTS = 6
 """All at once would take longer than one test may."""
 
 
