@@ -60,7 +60,8 @@ class Command:
 
     def over(self) -> bool:
         """Whether its end has come, or was skipped by an exception between two bytecodes."""
-        return self.entry.command is not self or self.entry.generation != self.generation
+        entry = self.entry
+        return entry.command is not self or entry.generation != self.generation or entry.conn.closed
 
     def active(self) -> bool:
         """Whether the server works on it; else it is about to be sent or its result is being read."""

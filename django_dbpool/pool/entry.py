@@ -55,6 +55,10 @@ def _poll_of_the_system() -> Callable[[], select.poll] | None:
     return getattr(select, "poll", None)
 
 
+# Not the entry itself: in a cycle it would outlive its last user, and with it a connection that an interrupt has lost.
+_NOT_LOOKED_UP = object()
+
+
 class PoolEntry:
     """
     A physical connection. ``owner`` is set while it is leased; ``generation`` counts leases, so that a cursor can
@@ -115,7 +119,7 @@ class PoolEntry:
         """Mirror of conn.autocommit, whose setter takes a lock."""
         self.initialized_for = -1
         """How many connection_created receivers have seen this connection."""
-        self.timezone: object = self
+        self.timezone: object = _NOT_LOOKED_UP
         """Time zone of the loader in conn.adapters; a value that equals none until it was looked up."""
         self.variables = variables
         """Session variables that it began with, and has again after a reset."""

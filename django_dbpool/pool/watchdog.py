@@ -79,8 +79,8 @@ def connecting(conn: Connection[Any], limit: float) -> Iterator[None]:
     """
     entry = PoolEntry(conn, monotonic(), math.inf)
     cause: psycopg.Error | None = None
-    begin(entry, limit)
     try:
+        begin(entry, limit)
         yield
     except psycopg.Error as error:
         cause = error
