@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from contextlib import nullcontext
 from typing import Any
 
 import psycopg
@@ -13,6 +14,7 @@ from psycopg import Connection
 
 from ..conf import pool_config
 from ..core.config import SERVER_LIMITS
+from ..pool.watchdog import InTime
 from .leases import LeaseMixin
 
 MARKER = "django_dbpool.startup"
@@ -98,7 +100,7 @@ class StartupMixin(LeaseMixin):
         connection: Connection[Any] = self.get_new_connection(params)
         return connection
 
-    def _prepare_physical_connection(self, connection: Connection[Any]) -> None:
+    def _prepare_physical_connection(self, connection: Connection[Any], in_time: InTime = nullcontext) -> None:
         """
         Set what the start-up packet asked for and did not bring: a pooler may have ignored it. The server reports few
         settings of itself; the others need a round trip, in which the marker says whether the packet arrived.
@@ -115,7 +117,8 @@ class StartupMixin(LeaseMixin):
                 f"WHERE current_setting('{MARKER}', true) IS DISTINCT FROM '1'"
             )
             try:
-                connection.execute(query, [part for item in missing.items() for part in item])
+                with in_time():
+                    connection.execute(query, [part for item in missing.items() for part in item])
             except psycopg.Error as error:
                 self._blame_setting(error)
                 raise

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -59,7 +60,8 @@ class ManagedPool(LendingByHand):
         alias: the database's alias, used in reports.
         connect_kwargs: called for each physical connection, so that rotated credentials are picked up.
         connect: makes a connection with them; psycopg's ``connect`` when None.
-        prepare: called with each new physical connection in autocommit mode, before anybody uses it.
+        prepare: called with each new physical connection in autocommit mode, before anybody uses it, and with what its
+            round trips have to be done in.
         on_refused: called with the error of a failed attempt; True asks for another one at once.
         clock: seconds; injected by tests.
     """
@@ -71,7 +73,7 @@ class ManagedPool(LendingByHand):
         alias: str,
         connect_kwargs: Callable[[], dict[str, Any]],
         connect: Callable[[dict[str, Any]], Connection[Any]] | None = None,
-        prepare: Callable[[Connection[Any]], None] | None = None,
+        prepare: Callable[[Connection[Any], watchdog.InTime], None] | None = None,
         on_refused: Callable[[BaseException], bool] | None = None,
         check: Callable[[Connection[Any]], None] | None = None,
         clock: Callable[[], float] = monotonic,
@@ -342,12 +344,13 @@ class ManagedPool(LendingByHand):
             limit: seconds. A pooler accepts clients also while its server is away, and a server may freeze now.
         """
         try:
-            with watchdog.connecting(conn, limit):
-                if not conn.autocommit:
-                    conn.autocommit = True
-                if self._prepare is not None:
-                    self._prepare(conn)
-                if self.config.commit_status:
+            in_time = partial(watchdog.connecting, conn, limit)
+            if not conn.autocommit:
+                conn.autocommit = True
+            if self._prepare is not None:
+                self._prepare(conn, in_time)
+            if self.config.commit_status:
+                with in_time():
                     self._histories[conn] = history_of(conn, self.alias)
         except BaseException:
             conn._pool = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 import psycopg
 
@@ -57,7 +57,7 @@ class ResettingPool(ManagedPool):
                 conn.execute(RESET + (DEALLOCATE_OTHERS if prepares else DEALLOCATE_ALL), prepare=False)
                 self._forget_notifications(entry)
                 if self._prepare is not None:
-                    self._prepare(conn)
+                    self._prepare(conn, nullcontext)
                 entry.forget_session_state()
         except psycopg.Error as error:
             logger.info(

@@ -12,8 +12,8 @@ import math
 import os
 import queue
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from time import monotonic
 from typing import Any
 
@@ -67,6 +67,10 @@ def limited(entry: PoolEntry, limit: float | None) -> Iterator[None]:
         yield
     finally:
         commands.end(entry)
+
+
+InTime = Callable[[], AbstractContextManager[None]]
+"""Gives the limit of a round trip. Asked for only by those that make one: it takes a thread."""
 
 
 @contextmanager
