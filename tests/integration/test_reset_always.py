@@ -156,7 +156,7 @@ def test_failed_reset_closes(make_pool: MakePool, observer: Observer) -> None:
         execute(alias, "INSERT INTO app_log (key) VALUES ('a')")
         pid = backend(alias)
         pool = connections[alias].pool
-        pool._prepare = lambda connection: connection.execute("SELECT 1 / 0")
+        pool._prepare = lambda connection, in_time: connection.execute("SELECT 1 / 0")
     assert wait_until(lambda: not alive(observer, pid), 5)
     pool._prepare = None
     assert rows_of(observer, "app_log") == 1
@@ -168,7 +168,7 @@ def test_interrupted_reset_closes(make_pool: MakePool, observer: Observer) -> No
     pid = backend(alias)
     pool = connections[alias].pool
 
-    def interrupt(connection: object) -> None:
+    def interrupt(connection: object, in_time: object) -> None:
         raise KeyboardInterrupt
 
     pool._prepare = interrupt
@@ -187,9 +187,9 @@ def test_waiter_gets_it_after_the_reset(make_pool: MakePool, worker: Worker) -> 
     pool = connections[alias].pool
     prepare, step = pool._prepare, Step()
 
-    def slowly(connection: Any) -> None:
+    def slowly(connection: Any, in_time: Any) -> None:
         step.wait()
-        prepare(connection)
+        prepare(connection, in_time)
 
     pool._prepare = slowly
     releasing = worker.start(leave, alias, "own setting")
