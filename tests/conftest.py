@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 from collections.abc import Generator, Iterator
 from importlib.metadata import version
 from typing import Any
@@ -23,6 +24,9 @@ SERVER = pytest.StashKey[Server]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell has started us in the background. What is ignored here would be ignored by every process of a test.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     server = Server.from_env_or_embedded({"max_connections": "200"})
     config.add_cleanup(server.remove)
     config.stash[SERVER] = server.__enter__()

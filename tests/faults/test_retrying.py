@@ -211,7 +211,7 @@ def test_writes_under_random_kills(database: Database, table: str) -> None:
             task.result(120)
     finally:
         stop.set()
-    assert killer.result() > 20
+    assert killer.result() > 5
     counts = dict(database.observer.execute(f"SELECT key, count(*) FROM {table} GROUP BY key").fetchall())
     assert {key: counts.get(key, 0) for key in done} == dict.fromkeys(done, 1)
     assert set(counts) - set(done) <= set(unknown)
