@@ -15,8 +15,9 @@ class DatabasePoolConfig(AppConfig):
     def ready(self) -> None:
         from django.conf import settings
 
-        from . import __version__, checks, conf, units  # noqa: F401  (checks register themselves)
+        from . import __version__, checks, conf, operations, units  # noqa: F401  (checks register themselves)
         from .conf.engines import is_ours
+        from .conf.process import tests_are_run
         from .core import process
 
         for alias, database in settings.DATABASES.items():
@@ -27,3 +28,5 @@ class DatabasePoolConfig(AppConfig):
         units.track_requests()
         process.determine_role = conf.role_of_process
         process.version = __version__
+        if not tests_are_run():
+            operations.observe()

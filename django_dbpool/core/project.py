@@ -36,6 +36,9 @@ class ProjectConfig:
     repeated_statements: int | None = 50
     """How often a statement may be executed in one unit of work before it is reported; None: as often as it likes."""
 
+    spawn_limit: int | None = 64
+    """Threads that ``threads.spawn()`` may have running in one process; None: as many as the system allows."""
+
     @classmethod
     def from_mapping(cls, options: object, *, where: str = "DBPOOL") -> ProjectConfig:
         """
@@ -92,6 +95,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     ),
     "SLOW_STATEMENT": optional(seconds(above_zero=True)),
     "REPEATED_STATEMENTS": optional(count(2)),
+    "SPAWN_LIMIT": optional(count(1)),
 }
 
 assert set(_READERS) == {item.name.upper() for item in fields(ProjectConfig)}, "a key without a reader"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import CodeType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import psycopg
 from psycopg import Connection
@@ -62,6 +62,17 @@ def _poll_of_the_system() -> Callable[[], select.poll] | None:
 
 # Not the entry itself: in a cycle it would outlive its last user, and with it a connection that an interrupt has lost.
 _NOT_LOOKED_UP = object()
+
+
+class Lease(NamedTuple):
+    """What is known of a lease while it lasts."""
+
+    generation: int
+    owner: Owner
+    unit: object
+    since: float
+    statements: int
+    """Begun in it."""
 
 
 class PoolEntry:
@@ -232,14 +243,29 @@ class PoolEntry:
                 )
             )
 
+    def leased(self) -> Lease | None:
+        """
+        The lease of this moment, if there is one, all of the same lease: whoever aims at its number must not hit the
+        one after it. At its end a lease first loses ``first``, then its number, then its owner; at the beginning the
+        next gets them in reverse. So ``first`` is read before the owner, and the number around all.
+        """
+        generation = self.generation
+        first = self.first
+        owner, unit, since, statements = self.owner, self.unit, self.since, self.statements
+        counted = first >= 0 or self.tally is None
+        if owner is None or not counted or self.generation != generation:
+            return None
+        return Lease(generation, owner, unit, since, statements - max(0, first))
+
     def holder(self, alias: str, now: float, stack: tuple[str, ...] = ()) -> Holder | None:
         """This entry's lease for a report, or None when it is not leased (any more)."""
-        owner, unit, ticket = self.owner, self.unit, self.ticket
+        lease = self.leased()
+        owner, unit, ticket = self.owner if lease is None else lease.owner, self.unit, self.ticket
         if owner is None:
             return None
         if unit is None:
             unit = thread_units.get(owner.ident)
-        begun = self.statements - self.first if self.first >= 0 else 0
+        begun = 0 if lease is None else lease.statements
         return Holder(
             alias=alias,
             backend_pid=self.backend_pid,
@@ -253,7 +279,7 @@ class PoolEntry:
             reserved=self.reserved,
             stack=stack,
             name=None if unit is None else name_of(unit),
-            generation=self.generation,
+            generation=-1 if lease is None else lease.generation,
             statements=begun,
             sql=without_literals(self.sql) if begun else None,
             leased_at=tuple(map(place_of, self.leased_at)),
