@@ -89,8 +89,8 @@ def spawn(
     for connection in connections.all(initialized_only=True):
         if _in_transaction(connection):
             raise TransactionManagementError(
-                f"spawn({work.name}) inside of atomic() on database {connection.alias!r}: the thread would not see what "
-                "this transaction has written, and would go on if it is rolled back. Use spawn_on_commit(), or a "
+                f"spawn({work.name}) inside of atomic() on database {connection.alias!r}: the thread would not see "
+                "what this transaction has written, and would go on if it is rolled back. Use spawn_on_commit(), or a "
                 "ThreadPoolExecutor if you wait for the result here."
             )
     return _start(work)
@@ -159,6 +159,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         work = _Work("ThreadPoolExecutor.submit", fn, args, kwargs, self._name, self._tags)
+        _note_write()
         return super().submit(work.run)
 
 
@@ -190,8 +191,6 @@ class _Work(Generic[T]):
         self._origin = origin_of(unit)
         self._parent = unit.id if isinstance(unit, Running) else None
         self._starter = root_of(unit)
-        # A request whose answer is made a second time would do this a second time, too.
-        writes.note_statement(in_transaction=False)
 
     def run(self, begun: Callable[[], object] = lambda: None) -> T:
         """
@@ -247,6 +246,7 @@ _counting = threading.Lock()
 
 
 def _start(work: _Work[T]) -> Future[T]:
+    _note_write()
     limit = project_config().spawn_limit
     mark = object()
     with _counting:
@@ -270,6 +270,12 @@ def _start(work: _Work[T]) -> Future[T]:
     # A shutdown that begins now is to wait for it.
     begun.wait()
     return future
+
+
+def _note_write() -> None:
+    """A request whose answer is made a second time would have this done a second time, too."""
+    if writes.watching:
+        writes.note_statement(in_transaction=False)
 
 
 def _main(work: _Work[T], future: Future[T], mark: object, begun: threading.Event) -> None:
@@ -308,9 +314,7 @@ def _released(function: Callable[..., T], *args: Any) -> T:
             try:
                 _close(connection)
             except Exception:
-                logger.exception(
-                    "closing the connection to database %r at the end of a thread failed", connection.alias
-                )
+                logger.exception("closing the connection to database %r after a thread's work failed", connection.alias)
 
 
 def _close(connection: Any) -> None:
@@ -348,7 +352,7 @@ def _forget_caller() -> None:
     current_scope.set(None)
     raised_in_request.set(None)
     writes.forget()
-    SyncToAsync.thread_sensitive_context.set(None)
+    SyncToAsync.thread_sensitive_context.set(None)  # type: ignore[arg-type]  # as if it never was
     SyncToAsync.deadlock_context.set(False)
 
 

@@ -10,8 +10,8 @@ the lease is still the same, and only then the blow is dealt, if on the server, 
    another one on this connection: it is closed when the lease ends. No lock is needed, least of all in a lease's path.
 2. A process id in a cancel key is the server's only if nothing stands between. Where both ends of this process's
    connections have the same addresses on either side, there is nothing, and the row of ``pg_stat_activity`` with our
-   very port is ours: nobody else can have it while we do. Elsewhere (PgBouncer, balancers, tunnels) the request to cancel
-   goes the way of the connection itself, with its secret key, and to terminate is to hang up on our side.
+   very port is ours: nobody else can have it while we do. Elsewhere (PgBouncer, balancers, tunnels) the request to
+   cancel goes the way of the connection itself, with its secret key, and to terminate is to hang up on our side.
 3. The statement that deals the blow names the backend's start and that of its transaction, as they were when the
    lease was still the same.
 """
@@ -97,7 +97,7 @@ class Target:
         """
         if not isinstance(given, Mapping) or set(given) - set(cls.__slots__):
             raise ValueError("a target is an object with the keys " + ", ".join(cls.__slots__))
-        values = {name: given.get(name) for name in cls.__slots__}
+        values: dict[str, Any] = {name: given.get(name) for name in cls.__slots__}
         for name in ("instance", "alias"):
             if not isinstance(values[name], str):
                 raise ValueError(f"{name} of a target must be a string")
@@ -128,6 +128,8 @@ def cancel(target: Target) -> Outcome:
 def terminate(target: Target) -> Outcome:
     """
     End the session of this lease: its transaction is rolled back, its holder gets ``ConnectionLost``.
+
+    Behind a pooler its statement is cancelled first, so it may be that error which it gets.
 
     A read or block that may be repeated after a lost connection is not repeated for this one, except blocks under
     ``transaction.retrying``. Otherwise as ``cancel``.
@@ -241,7 +243,8 @@ SELECT pg_catalog.pg_backend_pid(),
        extract(epoch FROM a.xact_start)::pg_catalog.text,
        a.state
   FROM (VALUES (1)) AS one LEFT JOIN pg_catalog.pg_stat_activity AS a
-    ON a.pid = %s AND a.datname = pg_catalog.current_database() AND a.backend_type = 'client backend'
+    ON a.pid = %s AND a.datname = pg_catalog.current_database()
+   AND (a.backend_type = 'client backend' OR a.backend_type IS NULL)  -- hidden
 """
 
 _STRIKE = """
@@ -310,7 +313,7 @@ def _is_direct(conn: Connection[Any], row: _Row, own: socket.socket) -> bool:
             return False  # there are several, of one name or of several
         if asked.family == _UNIX:
             return row.server_addr is None
-    return row.server_addr is not None and _same(peer[0], row.server_addr) and peer[1] == row.server_port
+    return row.server_addr is not None and _same(peer[0], row.server_addr) and bool(peer[1] == row.server_port)
 
 
 def _is_ours(row: _Row, own: socket.socket, age: float) -> bool:
@@ -328,7 +331,7 @@ def _is_ours(row: _Row, own: socket.socket, age: float) -> bool:
         if row.client_addr is None:
             return False
         if _same(host, row.client_addr):
-            return port == row.client_port
+            return bool(port == row.client_port)
     # Ours was there before we knew of it; one that came after its end is younger.
     return row.age is not None and row.age >= age - DRIFT * age
 
@@ -396,10 +399,10 @@ def _through_the_pooler(lease: _Lease, own: socket.socket, verb: _Verb) -> Outco
         with suppress(psycopg.Error, OSError):
             entry.conn.cancel_safe(timeout=PATIENCE)
             reached = True
-    if not lease.lasts():
-        return Outcome.OVER
     if verb is _CANCEL:
         return Outcome.DONE if reached else Outcome.UNREACHABLE if active else Outcome.OVER
+    if not (reached or lease.lasts()):
+        return Outcome.OVER
     with suppress(OSError):
         own.shutdown(socket.SHUT_RDWR)
     return Outcome.DONE
