@@ -53,6 +53,11 @@ def closed(database: Database, pid: int) -> bool:
     return all(entry.backend_pid != pid for entry in tuple(database.pool.entries))
 
 
+def sleeps(database: Database) -> bool:
+    sql = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(600)%' AND state = 'active'"
+    return database.observer.execute(sql).fetchone() is not None
+
+
 @pytest.fixture
 def sleeper(database: Database) -> Iterator[tuple[Task, Holder]]:
     """A thread in a statement that takes long, and its lease."""
@@ -264,7 +269,8 @@ def test_never_a_wrong_victim(
                 db.close()
 
     tasks = [Task(work) for _ in range(4)]
-    rng, old, outcomes = random.Random(5), [], dict.fromkeys(Outcome, 0)
+    rng, outcomes = random.Random(5), dict.fromkeys(Outcome, 0)
+    old: list[Target] = []
     try:
         until = monotonic() + AIM_FOR
         for number in itertools.count():
@@ -341,7 +347,7 @@ def test_dedicated(database: Database) -> None:
             connection.execute("SELECT pg_sleep(600)")
 
     task = Task(listen)
-    assert wait_until(lambda: [h for h in dedicated_holders(database.alias) if h.state == "running"], PATIENCE)
+    assert wait_until(lambda: any(each.state == "running" for each in dedicated_holders(database.alias)), PATIENCE)
     (holder,) = dedicated_holders(database.alias)
     assert wait_until(lambda: executes(database.observer, holder.backend_pid), PATIENCE)
     assert cancel(aim(holder)) is Outcome.DONE
@@ -391,12 +397,7 @@ def test_pgbouncer(make_database: MakeDatabase, server: EmbeddedServer, pool_mod
         for verb in (cancel, terminate):
             task = Task(database.fetch, "SELECT pg_sleep(600)")
             holder = holder_of(database)
-            assert wait_until(
-                lambda: database.observer.execute(
-                    "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(600)%' AND state = 'active'"
-                ).fetchone(),
-                PATIENCE,
-            )
+            assert wait_until(partial(sleeps, database), PATIENCE)
             assert verb(aim(holder)) is Outcome.DONE
             assert isinstance(task.error(), OperationalError)
             # Whoever is faster: the error of the cancelled statement may come through before the line is cut.

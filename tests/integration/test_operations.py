@@ -291,7 +291,12 @@ def test_wrong_advance(n: Any) -> None:
 
 def test_advance_from_many_threads() -> None:
     with track_operation("together") as operation:
-        threads = [threading.Thread(target=lambda: [operation.advance() for _ in range(1000)]) for _ in range(4)]
+
+        def work() -> None:
+            for _ in range(1000):
+                operation.advance()
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
