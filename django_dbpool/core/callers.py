@@ -50,7 +50,7 @@ def calls_now() -> Calls:
     """The innermost calls of the project, and what has called them."""
     frame: FrameType | None = sys._getframe(1)
     frame = outside(frame) or frame
-    calls = []
+    calls: list[tuple[CodeType, int]] = []
     while frame is not None and len(calls) < DEEPEST:
         calls.append((frame.f_code, frame.f_lineno))
         frame = frame.f_back
