@@ -5,13 +5,11 @@ caller alive, and with them requests, models and secrets.
 
 from __future__ import annotations
 
-import linecache
 import sys
 from types import CodeType, FrameType
 
 INSIDE = frozenset(
     {
-        "_contextvars",
         "asgiref",
         "concurrent",
         "contextlib",
@@ -33,23 +31,16 @@ DEEPEST = 16
 """Calls that are kept of one stack."""
 
 recording = False
-"""Whether each lease takes down where it was begun: ``DBPOOL["LEAK_STACKS"]``. The hot path looks at this alone."""
+"""Whether each lease takes down where it was begun, ``DBPOOL["LEAK_STACKS"]``: all that the hot path looks at."""
 
 Calls = tuple[tuple[CodeType, int], ...]
 """Code and line, innermost call first."""
 
 
-def outside(frame: FrameType | None) -> FrameType | None:
-    """The first of the calling frames that is the project's; None if there is none."""
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in INSIDE:
-        frame = frame.f_back
-    return frame
-
-
 def calls_now() -> Calls:
-    """The innermost calls of the project, and what has called them."""
+    """The project's innermost call, and what has called that."""
     frame: FrameType | None = sys._getframe(1)
-    frame = outside(frame) or frame
+    frame = _outside(frame) or frame
     calls: list[tuple[CodeType, int]] = []
     while frame is not None and len(calls) < DEEPEST:
         calls.append((frame.f_code, frame.f_lineno))
@@ -57,18 +48,15 @@ def calls_now() -> Calls:
     return tuple(calls)
 
 
-def as_text(calls: Calls) -> tuple[str, ...]:
-    """As ``file:line in function: source``, outermost call first, as in a traceback; no variables."""
-    return tuple(
-        f"{_place(code, line)}: {linecache.getline(code.co_filename, line).strip()}" for code, line in reversed(calls)
-    )
+def line_now() -> str:
+    """The project's innermost call as ``file:line in function``."""
+    frame = _outside(sys._getframe(1))
+    if frame is None:
+        return "no line of the project"
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
 
 
-def place_of(frame: FrameType | None) -> str:
-    """``file:line in function`` of the project's innermost call."""
-    found = outside(frame)
-    return "no line of the project" if found is None else _place(found.f_code, found.f_lineno)
-
-
-def _place(code: CodeType, line: int) -> str:
-    return f"{code.co_filename}:{line} in {code.co_qualname}"
+def _outside(frame: FrameType | None) -> FrameType | None:
+    while frame is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] in INSIDE:
+        frame = frame.f_back
+    return frame

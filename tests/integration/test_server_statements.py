@@ -172,7 +172,7 @@ def test_old_versions_of_the_extension(make: Callable[..., str], root: psycopg.C
     assert 's."max_exec_time"' in middle and "toplevel" not in middle
     alias = make()
     try:
-        for version in ("1.7", "1.8", "1.9", "1.11"):
+        for version in ("1.4", "1.7", "1.8", "1.9", "1.11"):
             with transaction.atomic(alias):
                 execute(alias, "DROP EXTENSION IF EXISTS pg_stat_statements")
                 execute(alias, f"CREATE EXTENSION pg_stat_statements SCHEMA watching VERSION '{version}'")
