@@ -5,7 +5,8 @@ connections. All of it is for reading: nothing here changes anything, and no tex
 
 from __future__ import annotations
 
-from ..backends.activity import activity, repeated_statements, slow_statements
+from ..backends.activity import repeated_statements, slow_statements
+from ..backends.sampler import activity
 from ..core.activity import Activity, Averages
 from ..core.statements import RepeatedStatement, SlowStatement
 from .server import ServerStatement, ServerStatements, server_statements
