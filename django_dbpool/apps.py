@@ -16,6 +16,7 @@ class DatabasePoolConfig(AppConfig):
         from django.conf import settings
 
         from . import __version__, checks, conf, operations, units  # noqa: F401  (checks register themselves)
+        from .backends import sampler
         from .conf.engines import is_ours
         from .conf.process import tests_are_run
         from .core import process
@@ -26,6 +27,7 @@ class DatabasePoolConfig(AppConfig):
             if isinstance(options, Mapping) and "pool" in options and is_ours(database.get("ENGINE")):
                 conf.adopt_django_option(database, alias)
         units.track_requests()
+        sampler.start()
         process.determine_role = conf.role_of_process
         process.version = __version__
         if not tests_are_run():

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ..calls import Reach
 from ..code import Code, Problem
-from ..facts import Class, Facts, Function, Query, Ref
+from ..facts import Class, Facts, Function, Object, Query, Ref
 from ..naming import CONNECTION, identifier, is_manager
 from ..queries import Hit
 from ..text import spelled, way
@@ -86,7 +86,7 @@ def _paths(code: Code, expression: ast.expr) -> list[str]:
     return code.inference.refs(expression) + [
         path
         for fact in code.inference.facts(expression)
-        if isinstance(fact, Class)
+        if isinstance(fact, (Class, Object))
         for base in fact.node.bases
         for path in code.inference.refs(base)
     ]
