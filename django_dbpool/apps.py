@@ -18,7 +18,6 @@ class DatabasePoolConfig(AppConfig):
         from . import __version__, checks, conf, operations, units  # noqa: F401  (checks register themselves)
         from .backends import sampler
         from .conf.engines import is_ours
-        from .conf.process import tests_are_run
         from .core import process
 
         for alias, database in settings.DATABASES.items():
@@ -28,7 +27,6 @@ class DatabasePoolConfig(AppConfig):
                 conf.adopt_django_option(database, alias)
         units.track_requests()
         sampler.start()
+        operations.observe(in_tests=False)
         process.determine_role = conf.role_of_process
         process.version = __version__
-        if not tests_are_run():
-            operations.observe()

@@ -34,11 +34,6 @@ def serves_requests() -> bool:
     return "django.core.wsgi" in sys.modules or "django.core.asgi" in sys.modules
 
 
-def tests_are_run() -> bool:
-    """Whether this process was started to run tests: nothing that nobody asks for runs beside them."""
-    return management_command() == "test" or program() in ("pytest", "py.test")
-
-
 def time_limits_apply() -> bool:
     """Not to migrations, dumps and other commands, which take their time."""
     command = management_command()

@@ -6,6 +6,7 @@ somebody asks. Requests, tasks and leases say nothing for it and pay nothing.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -107,9 +108,19 @@ By id of the unit, which is kept alive by this until the look after its end, so 
 _command: Command | None = None
 
 
-def observe() -> None:
-    """Look once a second while this process uses its databases, beside whenever somebody asks."""
-    reporter.register(JOB, look, interval=LOOK_EVERY)
+def observe(*, in_tests: bool = True) -> None:
+    """
+    Look once a second while this process uses its databases, beside whenever somebody asks.
+
+    Args:
+        in_tests: also in Django's test environment.
+    """
+    reporter.register(JOB, look if in_tests else _look_unless_tested, interval=LOOK_EVERY)
+
+
+def _look_unless_tested() -> None:
+    if not hasattr(sys.modules.get("django.core.mail"), "outbox"):  # all of that environment that can be seen
+        look()
 
 
 def running() -> tuple[Operation, ...]:
