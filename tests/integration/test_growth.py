@@ -6,6 +6,7 @@ which caches fill; what one lease left behind would show millionfold.
 from __future__ import annotations
 
 import gc
+import itertools
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 import pytest
 from django.db import connections, transaction
 
-from django_dbpool.pool.session_state import known_neutral
 from tests.fixtures.pools import execute, in_use
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -36,7 +36,7 @@ def growth(work: Callable[[], object]) -> list[int]:
             sizes.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
-    return [after - before for before, after in zip(sizes, sizes[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(sizes)]
 
 
 def leases(alias: str, count: int) -> Callable[[], None]:
