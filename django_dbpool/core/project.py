@@ -37,6 +37,9 @@ class ProjectConfig:
     leak_stacks: bool = False
     """Whether each lease takes down where it was begun."""
 
+    spawn_limit: int | None = 64
+    """Threads that ``threads.spawn()`` may have running in one process; None: as many as the system allows."""
+
     @classmethod
     def from_mapping(cls, options: object, *, where: str = "DBPOOL") -> ProjectConfig:
         """
@@ -94,6 +97,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "SLOW_STATEMENT": optional(hinting(seconds(above_zero=True), "None reports no statement.")),
     "REPEATED_STATEMENTS": optional(hinting(count(2), "None reports no statement.")),
     "LEAK_STACKS": boolean,
+    "SPAWN_LIMIT": optional(count(1)),
 }
 
 assert set(_READERS) == {item.name.upper() for item in fields(ProjectConfig)}, "a key without a reader"
