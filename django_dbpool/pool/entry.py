@@ -108,7 +108,6 @@ class PoolEntry:
         "session",
         "since",
         "sql",
-        "starts",
         "statements",
         "stopped",
         "streams",
@@ -119,6 +118,7 @@ class PoolEntry:
         "used",
         "uses",
         "variables",
+        "waited",
     )
 
     def __init__(
@@ -177,8 +177,10 @@ class PoolEntry:
         self.uses = [0] * (len(BOUNDS) + 1)
         self.used = 0.0
         self.statements = 0
-        self.starts = 0
-        self.first = -1
+        self.first = 0
+        """``statements`` at the beginning of the lease."""
+        self.waited: float | None = None
+        """Seconds for which this lease was waited for, if it was."""
         self.sql: object = None
         """What was given to the last ``execute()``; it may have values in it and is shown to nobody as it is."""
         self.began = now
@@ -246,16 +248,13 @@ class PoolEntry:
     def leased(self) -> Lease | None:
         """
         The lease of this moment, if there is one, all of the same lease: whoever aims at its number must not hit the
-        one after it. At its end a lease first loses ``first``, then its number, then its owner; at the beginning the
-        next gets them in reverse. So ``first`` is read before the owner, and the number around all.
+        one after it. At its end a lease first loses its owner and then its number.
         """
         generation = self.generation
-        first = self.first
-        owner, unit, since, statements = self.owner, self.unit, self.since, self.statements
-        counted = first >= 0 or self.tally is None
-        if owner is None or not counted or self.generation != generation:
+        owner, unit, since, statements = self.owner, self.unit, self.since, self.statements - self.first
+        if owner is None or self.generation != generation:
             return None
-        return Lease(generation, owner, unit, since, statements - max(0, first))
+        return Lease(generation, owner, unit, since, statements)
 
     def holder(self, alias: str, now: float, stack: tuple[str, ...] = ()) -> Holder | None:
         """This entry's lease for a report, or None when it is not leased (any more)."""
