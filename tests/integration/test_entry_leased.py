@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Iterator
+from types import FrameType
+from typing import Any
 
 import pytest
 from django.db import connections
 
-from django_dbpool.core.ledger import Owner
 from django_dbpool.pool.entry import PoolEntry
+from django_dbpool.pool.managed import ManagedPool
 from tests.fixtures.pools import execute
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def entry(single: str) -> Iterator[PoolEntry]:
+def entry(single: str) -> PoolEntry:
     """A connection that nobody has leased."""
     execute(single, "SELECT 1")
     (entry,) = connections[single].pool.entries
-    yield entry
-    entry.owner, entry.first = None, -1
+    return entry
 
 
 def test_free(entry: PoolEntry) -> None:
@@ -29,13 +30,26 @@ def test_free(entry: PoolEntry) -> None:
     assert entry.holder("a", 0.0) is None
 
 
-def test_between_two_leases(entry: PoolEntry) -> None:
-    """The number is the next one's already, the owner still the last one's: an aim at both would hit the next."""
-    entry.owner = Owner()
-    assert entry.leased() is None
-    holder = entry.holder("a", 0.0)
-    assert holder is not None
-    assert holder.generation == -1
+def test_end_line_by_line(single: str, entry: PoolEntry) -> None:
+    """Never the number of the next lease with the owner of this one: an aim at both would hit the next."""
+    seen = []
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code is not ManagedPool.release.__code__:
+            return None
+        seen.append(entry.leased())
+        return trace
+
+    with connections[single].cursor() as cursor:
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            cursor.execute("SELECT 1")
+        finally:
+            sys.settrace(before)
+    leases = {(lease.generation, lease.owner.ident) for lease in seen if lease is not None}
+    assert leases == {(entry.generation - 1, threading.get_ident())}
+    assert seen[-1] is None
 
 
 def test_changes_hands_while_it_is_read(single: str, entry: PoolEntry) -> None:
