@@ -14,7 +14,7 @@ from functools import partial
 from time import monotonic
 from typing import NamedTuple
 
-from ..conf.process import management_command
+from ..conf.process import command_of_its_own
 from ..core import operations, reporter
 from ..core.ledger import TRANSACTION_STATES, Owner, label_of, name_of, thread_units, unit_labels
 from ..core.operations import LOOK_EVERY, Held, Kind, Looked, Operation, Running, State, Watch, described
@@ -208,8 +208,8 @@ def _root(unit: object) -> object:
 def _of_this_process() -> Command | None:
     global _command
     if _command is None:
-        name = management_command()
-        if name and this_process().role == "command":
+        name = command_of_its_own()
+        if name is not None:
             _command = Command(operations.clean(name))
     return _command
 

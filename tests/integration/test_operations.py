@@ -177,6 +177,51 @@ def test_request(single: str, worker: Worker, request_of: Callable[[str], dict[s
     assert (ended.id, ended.state) == (request.id, "ended")
 
 
+def test_task(single: str, worker: Worker) -> None:
+    """Of Celery, registered by its signals."""
+    celery = pytest.importorskip("django_dbpool.contrib.celery")
+    step = Step()
+
+    class Task:
+        request = celery.Context(id="1f0c", task="shop.tasks.send")
+
+    def run() -> None:
+        celery._begin(task=Task)
+        try:
+            with transaction.atomic(using=single), track_operation("part"):
+                backend(single)
+                step.wait()
+        finally:
+            celery._end(task=Task)
+
+    task = worker.start(run)
+    step.reached()
+    (mine,) = [each for each in running() if each.kind == "task"]
+    assert (mine.name, mine.unit_name) == ("task shop.tasks.send[1f0c]", "shop.tasks.send")
+    assert len(mine.held) == 1
+    assert named("part").unit_name == "shop.tasks.send"
+    step.go_on()
+    task.result(PATIENCE)
+    assert last(mine.name).state == "ended"
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_command(single: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process was started for holds what its main thread leases, unless that is for something else."""
+
+    def command() -> object:
+        with transaction.atomic(using=single):
+            pid = backend(single)
+            (mine,) = running()
+            held = [each.backend_pid for each in mine.held]
+        return mine.kind, mine.name, mine.unit_name, held == [pid]
+
+    monkeypatch.setattr("sys.argv", ["manage.py", "import_prices", "--secret=x"])
+    assert Child(command).result() == ("command", "command 'import_prices'", None, True)
+    monkeypatch.setattr("sys.argv", ["manage.py", "runserver"])
+    assert Child(lambda: [(each.kind, each.name) for each in running()]).result() == []
+
+
 def test_seconds_of_holding() -> None:
     """A lease at a look counts since the look before, or since it began if the looks have paused."""
     watch = Watch()
