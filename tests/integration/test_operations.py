@@ -17,7 +17,7 @@ from django.test import RequestFactory
 from django_dbpool import operations
 from django_dbpool.core import reporter
 from django_dbpool.core.ledger import current_unit, thread_units
-from django_dbpool.core.operations import IDLE_AFTER, Looked, Watch
+from django_dbpool.core.watching import IDLE_AFTER, Looked, Watch
 from django_dbpool.operations import Operation, advance, looks, recent, running, track_operation
 from testproject.processes import wait_until
 from tests.faults.helpers import PATIENCE, Child
@@ -77,6 +77,16 @@ def test_ends_with_an_error(error: type[BaseException], state: str) -> None:
         raise error
     assert (last("broken").state, last("broken").error) == (state, error.__name__)
     assert current_unit.get() is None
+
+
+def test_thread_that_has_gone() -> None:
+    """An operation whose end never came ends with its thread."""
+    thread = threading.Thread(target=track_operation("never closed").__enter__)
+    thread.start()
+    thread.join()
+    assert not [each for each in running() if each.name == "never closed"]
+    assert last("never closed").state == "ended"
+    assert thread.ident not in thread_units
 
 
 def test_decorator() -> None:
