@@ -29,8 +29,11 @@ logger = logging.getLogger("django_dbpool.fleet")
 
 JOB = "fleet"
 
-IDLE_AFTER = 30.0
-"""Seconds without a lease, other than for publishing, after which a process says that it is idle, and then nothing."""
+IDLE_AFTER = reporter.IDLE_AFTER - 10.0
+"""
+Seconds without a lease, other than for publishing, after which a process says that it is idle, and then nothing. The
+reporter, to which our leases are as good as any, must not fall asleep before it is said.
+"""
 
 IDLE_EXPIRES = 86_400.0
 """Seconds for which that is kept."""

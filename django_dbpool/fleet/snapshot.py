@@ -1,6 +1,5 @@
 """
-What this process says of itself: one JSON document, bounded in size, in which no value of a statement and no path of a
-request is found.
+What this process says of itself: one JSON document, bounded in size, in which no value of a statement is found.
 """
 
 from __future__ import annotations
@@ -8,7 +7,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -111,7 +109,7 @@ def _dumped(document: Mapping[str, Any]) -> str:
 
 def _fewer_holders(document: Mapping[str, Any]) -> dict[str, Any]:
     held = document.get("holders", [])
-    kept = [{**holder, "sql": None, "opened_at": []} for holder in held[:10]]
+    kept = [{**holder, "sql": None, "leased_at": []} for holder in held[:10]]
     left_out = document.get("holders_left_out", 0) + len(held) - len(kept)
     return {**document, "holders": kept, "holders_left_out": left_out}
 
@@ -144,30 +142,9 @@ def _pool(pool: ManagedPool, measured: Measures | None) -> dict[str, Any]:
 def _holder(holder: Holder) -> dict[str, Any]:
     values: dict[str, Any] = plain(holder)
     values.pop("stack", None)  # asked for on the spot, not every few seconds
-    values["unit"] = without_path(holder.unit)
     if values.get("sql"):
         values["sql"] = one_line(values["sql"], LONGEST_SQL)
     return values
-
-
-_REQUEST = re.compile(r"([A-Z?]{1,20}) (\S*)(?: \((.*)\))?", re.DOTALL)
-
-
-def without_path(unit: str | None) -> str | None:
-    """
-    A unit's label, of a request only its method and route: paths have keys in them, and sometimes secrets, as those of
-    links that set a password.
-
-    Example:
-        >>> without_path("GET /reset/MQ/set-password/ (reset/<uidb64>/<token>/)")
-        'GET reset/<uidb64>/<token>/'
-    """
-    if unit is None:
-        return None
-    request = _REQUEST.fullmatch(unit)
-    if request is None:
-        return unit
-    return f"{request[1]} {request[3] or '(no route)'}"
 
 
 def _read_sections() -> dict[str, Any]:
