@@ -87,7 +87,9 @@ def _of_database(fleet: FleetConfig, databases: Mapping[str, Any]) -> Iterator[F
 
 def _of_cache(fleet: FleetConfig) -> Iterator[Fault]:
     if fleet.using is not None:
-        yield _fault(NO_EFFECT, 'using is given, and store is "cache".', 'Remove using, or write {"store": "database"}.')
+        yield _fault(
+            NO_EFFECT, 'using is given, and store is "cache".', 'Remove using, or write {"store": "database"}.'
+        )
     alias = cache_of(fleet)
     caches = getattr(settings, "CACHES", {})
     entry = caches.get(alias) if isinstance(caches, Mapping) else None

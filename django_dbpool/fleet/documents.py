@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, TypeVar, cast
@@ -100,10 +100,7 @@ def parse(text: object, *, age: float = 0.0, stale: bool = False) -> Process:
         pools=pools,
         holders=tuple(filter(None, holders)),
         holders_left_out=max(0, _integer(given.get("holders_left_out")) or 0),
-        dedicated={
-            alias: _pids(pids)
-            for alias, pids in list(_mapping(given.get("dedicated")).items())[:POOLS]
-        },
+        dedicated={alias: _pids(pids) for alias, pids in list(_mapping(given.get("dedicated")).items())[:POOLS]},
         document=given,
     )
 
@@ -160,7 +157,7 @@ def _typed(kind: type[T], given: Any) -> T | None:
     if not isinstance(given, dict):
         return None
     values = {}
-    for name, read, required in _readers(kind):
+    for name, read, required in _readers(cast("Hashable", kind)):
         if name not in given:
             if required:
                 return None
@@ -173,9 +170,9 @@ def _typed(kind: type[T], given: Any) -> T | None:
 
 
 @cache
-def _readers(kind: type[Any]) -> tuple[tuple[str, Callable[[Any], Any], bool], ...]:
+def _readers(kind: Hashable) -> tuple[tuple[str, Callable[[Any], Any], bool], ...]:
     found = []
-    for each in dataclasses.fields(kind):
+    for each in dataclasses.fields(cast("Any", kind)):
         required = each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
         # Of a type that isn't here there is nothing to be read: a required one would be a mistake of ours.
         if required or str(each.type) in _BY_TYPE:

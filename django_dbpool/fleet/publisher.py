@@ -8,13 +8,14 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable
 from time import monotonic
 
 from django.core.exceptions import ImproperlyConfigured
 
-from ..conf import fleet_config, project_config
+from ..conf import fleet_config
 from ..core import reporter
 from ..core.fleet import FleetConfig
 from ..core.process import this_process
@@ -60,9 +61,7 @@ class Publisher:
         clock: seconds; injected by tests.
     """
 
-    def __init__(
-        self, store: Store, *, interval: float, expire: float, clock: Callable[[], float] = monotonic
-    ) -> None:
+    def __init__(self, store: Store, *, interval: float, expire: float, clock: Callable[[], float] = monotonic) -> None:
         self.pid = os.getpid()
         self.ring = Ring(interval, clock)
         self.published = 0
@@ -224,16 +223,6 @@ def _kind(error: Exception) -> str:
 _publisher: Publisher | None = None
 
 
-def register() -> None:
-    """When Django starts: have the reporter call us once this process works. Nothing is started here."""
-    try:
-        fleet = project_config().fleet
-    except ImproperlyConfigured:
-        return  # said by the check, and by whatever else reads DBPOOL
-    if fleet.store is not None:
-        reporter.register(JOB, _job, interval=fleet.interval)
-
-
 def publisher(config: FleetConfig | None = None) -> Publisher | None:
     """
     This process's own; None if it has none by the settings.
@@ -251,7 +240,8 @@ def publisher(config: FleetConfig | None = None) -> Publisher | None:
     return _publisher
 
 
-def _job() -> None:
+def tick() -> None:
+    """What the reporter calls while this process works."""
     if _under_tests():
         reporter.unregister(JOB)
         return
@@ -269,9 +259,7 @@ def _job() -> None:
 
 def _under_tests() -> bool:
     """Whether Django's test environment is set up: its outbox is the one thing of it that can be seen."""
-    from django.core import mail
-
-    return hasattr(mail, "outbox")
+    return hasattr(sys.modules.get("django.core.mail"), "outbox")
 
 
 def end() -> None:
@@ -294,8 +282,6 @@ def _forget_inherited() -> None:
     """In the child of a fork: the thread is the parent's, and its locks may be held."""
     global _publisher
     _publisher = None
-
-
 
 
 if hasattr(os, "register_at_fork"):

@@ -81,6 +81,14 @@ class HeldSession:
             return None
         return session.state_age
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "process": self.process.name,
+            "instance": self.process.identity.instance,
+            "holder": asdict(self.holder),
+            "session": self.session and self.session.to_json(),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -96,6 +104,17 @@ class Server:
     held: tuple[HeldSession, ...]
     strangers: tuple[Session, ...]
     """Sessions of our role in this database that no process of the fleet knows of, oldest first."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "alias": self.alias,
+            "connections": self.connections,
+            "max_connections": self.max_connections,
+            "reserved": self.reserved,
+            "sessions": len(self.sessions),
+            "held": [each.to_json() for each in self.held],
+            "strangers": [each.to_json() for each in self.strangers],
+        }
 
 
 def server_of(alias: str, processes: Sequence[Process]) -> Server:

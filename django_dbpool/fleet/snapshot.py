@@ -74,7 +74,7 @@ def snapshot() -> dict[str, Any]:
         sequence = _sequence
     measured = {each.alias: each for each in measures()}
     held = sorted(_holders(), key=lambda holder: -holder.since_seconds)
-    document = {
+    return {
         "format": FORMAT,
         **this_process().to_json(),
         "at": time.time(),
@@ -86,7 +86,6 @@ def snapshot() -> dict[str, Any]:
         "dedicated": {alias: pids[:BACKENDS] for alias, pids in dedicated_backends().items()},
         "sections": _read_sections(),
     }
-    return document
 
 
 def encoded(document: Mapping[str, Any], largest: int = LARGEST) -> str:

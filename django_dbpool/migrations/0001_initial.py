@@ -15,7 +15,7 @@ class Unlogged(migrations.RunSQL):
 
 class Migration(migrations.Migration):
     initial = True
-    dependencies: list[tuple[str, str]] = []
+
     operations = [
         migrations.CreateModel(
             name="PublishedProcess",

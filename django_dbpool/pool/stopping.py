@@ -172,7 +172,9 @@ def _reclaim_lost() -> None:
 def _what_is_left(shutdown: Shutdown) -> ShutdownResult:
     from .registry import pools
 
-    held: list[Holder] = [holder for pool in pools() for holder in pool.holders() if holder.thread_ident not in finishers]
+    held: list[Holder] = [
+        holder for pool in pools() for holder in pool.holders() if holder.thread_ident not in finishers
+    ]
     return ShutdownResult(
         seconds=shutdown.clock() - shutdown.began,
         held=tuple(sorted(held, key=lambda holder: -holder.since_seconds)),
