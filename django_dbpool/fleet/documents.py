@@ -84,7 +84,7 @@ def parse(text: object, *, age: float = 0.0, stale: bool = False) -> Process:
         Malformed: whatever it is, it is nothing that could be shown.
     """
     given = _decoded(text)
-    if given.get("format") != FORMAT:
+    if _integer(given.get("format")) != FORMAT:
         raise Malformed("of another format")
     state = given.get("state")
     if state not in STATES:

@@ -110,7 +110,7 @@ class Subcommand(subcommand.Subcommand):
         self.stdout.write("")
         self.stdout.write(
             f"{server.alias}: the server has {server.connections} of {server.max_connections} connections, "
-            f"{len(server.sessions)} of this role in this database, {len(server.strangers)} of them unknown to the fleet"
+            f"{len(server.sessions)} of this role in this database, {len(server.strangers)} that no process knows of"
         )
         for session in server.strangers[:10]:
             name = repr(session.application_name) if session.application_name else "without a name"
