@@ -138,7 +138,7 @@ def test_all_is_well(alias: str, run: Run) -> None:
     code, out, err = run()
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0].split() == "process role version seen state database use waiting circuit".split()
+    assert lines[0].split() == ["process", "role", "version", "seen", "state", "database", "use", "waiting", "circuit"]
     (row,) = [line for line in lines if f" {alias} " in line]
     assert f"{alias}" in row and "0/2+1" in row and row.split()[-2:] == ["0", "closed"]
     assert any(line.startswith("web-1:4711") for line in lines)

@@ -175,7 +175,7 @@ def test_without_the_table_nothing_is_published_and_said_once(
     make_alias: MakeAlias, caplog: pytest.LogCaptureFixture
 ) -> None:
     alias = make_alias()
-    with pytest.raises(Unusable, match="manage.py migrate"):
+    with pytest.raises(Unusable, match="no table django_dbpool_process"):
         put(TableStore(alias))
     caplog.set_level(logging.INFO, logger="django_dbpool.fleet")
     publisher = Publisher(TableStore(alias), interval=0.0, expire=30)
