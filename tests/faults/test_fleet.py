@@ -115,7 +115,7 @@ def test_its_backend_is_killed_while_it_publishes(fleet: Database, make_publishe
         fleet.backend()
         mine.tick()
         waiting = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-        assert wait_until(lambda: fleet.observer.execute(waiting).fetchall() or mine.wait(0), PATIENCE)
+        assert wait_until(lambda: bool(fleet.observer.execute(waiting).fetchall()) or mine.wait(0), PATIENCE)
         assert mine.wait(PATIENCE)
     assert not mine.published
     assert wait_until(lambda: published(mine), PATIENCE)

@@ -186,7 +186,9 @@ def eight_at_work(observer: psycopg.Connection[Any]) -> Iterator[dict[str, int]]
     observer.execute("SELECT pg_advisory_lock(471101)")
     tasks = [Task(job) for job in JOBS]
     try:
-        assert wait_until(lambda: len(holding) == LIMIT - 1 and observer.execute(waiting).fetchone(), PATIENCE), holding
+        assert wait_until(lambda: len(holding) == LIMIT - 1 and bool(observer.execute(waiting).fetchone()), PATIENCE), (
+            holding
+        )
         (row,) = observer.execute(waiting).fetchall()
         yield {**holding, "GET /slow/": row[0]}
     finally:

@@ -71,7 +71,7 @@ def test_each_holder_meets_its_session(
     backends: list[int] = []
     asleep = busy.start(sleep)
     state = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
-    assert wait_until(lambda: backends and observer.execute(state, backends).fetchone(), PATIENCE)
+    assert wait_until(lambda: bool(backends and observer.execute(state, backends).fetchone()), PATIENCE)
     publish(alias)
     found = server_of(alias, processes())
     held = {each.holder.backend_pid: each for each in found.held}
