@@ -28,14 +28,32 @@ def request_name(environ: dict[str, Any]) -> str | None:
     """The route, for example ``reports/<int:pk>/``; None where none matches. Found once for each request."""
     name: str | None = environ.get(_ROUTE, "")
     if name == "":
-        from django.urls import Resolver404, resolve  # imports half of Django, which a worker of queues never needs
-
-        try:
-            name = resolve(environ.get("PATH_INFO") or environ.get("path") or "/").route
-        except Resolver404:
-            name = None
-        environ[_ROUTE] = name
+        own = current_unit.get() is environ
+        if not (own or _routes_are_loaded()):
+            return None
+        name = _route_of(environ)
+        if own:
+            # Others only look: a key that another thread adds would break whoever iterates over request.META.
+            environ[_ROUTE] = name
     return name
+
+
+def _route_of(environ: dict[str, Any]) -> str | None:
+    from django.urls import Resolver404, resolve
+
+    try:
+        return resolve(environ.get("PATH_INFO") or environ.get("path") or "/").route
+    except Resolver404:
+        return None
+
+
+def _routes_are_loaded() -> bool:
+    """
+    Whether asking imports nothing. A thread that looks at others' requests must not be the one to import the project:
+    where two threads import the same modules in different order, one of them sees a module that is half done.
+    """
+    get_resolver = getattr(sys.modules.get("django.urls"), "get_resolver", None)
+    return get_resolver is not None and "url_patterns" in vars(get_resolver())
 
 
 _ROUTE = "django_dbpool.route"
@@ -54,7 +72,13 @@ def task_name(_: None) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _begin(environ: dict[str, Any] | None = None, scope: dict[str, Any] | None = None, **_: Any) -> None:
+def _begin(
+    sender: Any = None,
+    signal: Any = None,
+    environ: dict[str, Any] | None = None,
+    scope: dict[str, Any] | None = None,
+    **_: Any,
+) -> None:
     # In the path of every request, hence no object of our own: the mapping is at hand and lives as long as we do.
     unit = environ or scope
     current_unit.set(unit)
@@ -63,7 +87,7 @@ def _begin(environ: dict[str, Any] | None = None, scope: dict[str, Any] | None =
     begin_unit(unit)
 
 
-def _end(**_: Any) -> None:
+def _end(sender: Any = None, signal: Any = None, **_: Any) -> None:
     current_unit.set(None)
     if admission.get() is not UNMARKED:
         # A block that was interrupted at its very end: the thread's next requests must not use the reserve.
@@ -76,5 +100,5 @@ def track_requests() -> None:
     unit_labels[dict] = request_label
     unit_names[dict] = request_name
     unit_names[type(None)] = task_name
-    request_started.connect(_begin, dispatch_uid="django_dbpool.units.begin")
-    request_finished.connect(_end, dispatch_uid="django_dbpool.units.end")
+    request_started.connect(_begin, weak=False, dispatch_uid="django_dbpool.units.begin")
+    request_finished.connect(_end, weak=False, dispatch_uid="django_dbpool.units.end")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -104,6 +105,8 @@ class TimeLimitsMixin(Base):
         began = entry.command
         before = entry.pgconn.transaction_status
         entry.began = monotonic()
+        if what == "COMMIT":
+            entry.sql = what
         try:
             call()
         except BaseException as error:
@@ -112,6 +115,7 @@ class TimeLimitsMixin(Base):
             raise
         if monotonic() - entry.began >= activity.limits.slow:
             activity.note_slow(self, entry, what, monotonic() - entry.began, failed=False)
+        entry.began = math.inf
         if began is not None:
             commands.end(entry)
 
