@@ -34,7 +34,7 @@ from tests.app.models import Item
 from tests.faults.helpers import PATIENCE, Task
 from tests.fixtures.pools import execute, value
 
-pytestmark = [pytest.mark.ci, pytest.mark.django_db(transaction=True, databases=["default"])]
+pytestmark = [pytest.mark.ci, pytest.mark.django_db(transaction=True, databases=["default", "other"])]
 
 LIMIT = 8
 SECRET = "Hunter2"

@@ -24,7 +24,7 @@ from tests.fixtures.aliases import MakeAlias
 from tests.fixtures.pools import backend, execute, hold
 from tests.fixtures.workers import PATIENCE, Worker
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default"])
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 Run = Callable[..., tuple[int, str, str]]
 INSTANCE = "0" * 16
 

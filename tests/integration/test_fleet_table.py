@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -227,3 +229,25 @@ def test_the_instance_is_the_processs_own(alias: str, observer: psycopg.Connecti
         publisher.close()
     assert observer.execute(f"SELECT instance FROM {TABLE}").fetchone() == (this_process().instance,)
     assert publisher.published == 1
+
+
+MIGRATE = """
+import sys
+from django.conf import settings
+ours = {"ENGINE": "django_dbpool.backends.postgresql", "NAME": "unused"}
+sqlite = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+settings.configure(DATABASES={"default": ours, "lite": sqlite}, INSTALLED_APPS=["django_dbpool"])
+import django
+django.setup()
+from django.core.management import call_command
+from django.db import connections
+for target in ([], ["django_dbpool", "zero"], ["django_dbpool"]):
+    call_command("migrate", *target, database="lite", verbosity=0)
+print(connections["lite"].introspection.table_names())
+"""
+
+
+def test_another_kind_of_database_can_be_migrated_too() -> None:
+    done = subprocess.run([sys.executable, "-c", MIGRATE], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert TABLE in done.stdout
