@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from django.apps import AppConfig
+from django.core.exceptions import ImproperlyConfigured
 
 
 class DatabasePoolConfig(AppConfig):
@@ -18,7 +20,7 @@ class DatabasePoolConfig(AppConfig):
         from . import __version__, checks, conf, operations, units  # noqa: F401  (checks register themselves)
         from .backends import sampler
         from .conf.engines import is_ours
-        from .core import process
+        from .core import process, reporter
 
         for alias, database in settings.DATABASES.items():
             options = database.get("OPTIONS")
@@ -30,3 +32,13 @@ class DatabasePoolConfig(AppConfig):
         operations.observe(in_tests=False)
         process.determine_role = conf.role_of_process
         process.version = __version__
+        with suppress(ImproperlyConfigured):  # said by the check, and by whatever else reads DBPOOL
+            fleet = conf.project_config().fleet
+            if fleet.store is not None:
+                reporter.register("fleet", _publish, interval=fleet.interval)
+
+
+def _publish() -> None:
+    from .fleet import publisher  # and with it psycopg, which only the engine needs to be there
+
+    publisher.tick()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from .fleet import FleetConfig
 from .readers import ConfigError, Fault, boolean, choice, count, hinting, optional, read_mapping, reject, seconds
 
 RawAccess = Literal["allow", "warn", "error"]
@@ -36,6 +37,8 @@ class ProjectConfig:
     """How often one unit of work may execute the same statement before it is reported; None: as often as it likes."""
     leak_stacks: bool = False
     """Whether each lease takes down where it was begun."""
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+    """Where processes publish what they do."""
 
     spawn_limit: int | None = 64
     """Threads that ``threads.spawn()`` may have running in one process; None: as many as the system allows."""
@@ -98,6 +101,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "REPEATED_STATEMENTS": optional(hinting(count(2), "None reports no statement.")),
     "LEAK_STACKS": boolean,
     "SPAWN_LIMIT": optional(count(1)),
+    "FLEET": FleetConfig.read,
 }
 
 assert set(_READERS) == {item.name.upper() for item in fields(ProjectConfig)}, "a key without a reader"

@@ -29,6 +29,7 @@ from django_dbpool.conf import from_url_options
 from django_dbpool.core.ledger import Holder
 from django_dbpool.core.stopping import ShutdownResult
 from django_dbpool.decorators import fallback, replayable
+from django_dbpool.fleet import FleetUnavailable, Process, Session, processes, register_section, server_of, snapshot
 from django_dbpool.middleware import DatabasePoolMiddleware, SessionVariablesMiddleware
 from django_dbpool.pool.managed import ManagedPool
 from django_dbpool.pool.reporting import PoolSnapshot
@@ -475,6 +476,30 @@ def threads() -> None:
         assert_type(executor.submit(imported, 7), Future[str])
 
 
+# -- the fleet ------------------------------------------------------------------------------------------------------
+
+
+def fleet() -> None:
+    register_section("mail", lambda: {"waiting": 7})
+    assert_type(snapshot(), dict[str, Any])
+    try:
+        found = processes(ended=True)
+    except FleetUnavailable as error:
+        assert_type(str(error), str)
+        return
+    assert_type(found, tuple[Process, ...])
+    for process in found:
+        assert_type(f"{process.name} {process.identity.host} {process.state}", str)
+        assert_type(process.age + process.holders[0].since_seconds, float)
+        assert_type([pool.snapshot.in_use for pool in process.pools], list[int])
+        assert_type(process.stale, bool)
+        assert_type(process.to_json(), dict[str, Any])
+    server = server_of("default", found)
+    assert_type(server.strangers, tuple[Session, ...])
+    assert_type([held.idle_in_transaction_seconds for held in server.held], list[float | None])
+    assert_type(server.max_connections - server.connections, int)
+
+
 if TYPE_CHECKING:
 
     def refused() -> None:
@@ -533,6 +558,12 @@ if TYPE_CHECKING:
         spawn(imported, tags=["a"])  # type: ignore[arg-type]
         ThreadPoolExecutor(2).submit(imported, "7")  # type: ignore[arg-type]
         imported("7")  # type: ignore[arg-type]
+
+    def refused_fleet(process: Process) -> None:
+        processes(True)  # type: ignore[call-arg]
+        server_of("default")  # type: ignore[call-arg]
+        register_section("mail", 7)  # type: ignore[arg-type]
+        process.age = 0.0  # type: ignore[misc]
 
     def refused_audit(finding: Finding) -> None:
         audit_paths("shop", select=7)  # type: ignore[arg-type]

@@ -1,0 +1,23 @@
+"""The table in which processes publish what they do; see docs/fleet.md. It is read and written by SQL of its own."""
+
+from __future__ import annotations
+
+from django.db import models
+
+from .core.fleet import TABLE
+
+
+class PublishedProcess(models.Model):
+    """One process's last snapshot. Unlogged on PostgreSQL: after a crash of the server it is empty, and soon full."""
+
+    instance = models.CharField(max_length=16, primary_key=True)
+    taken = models.DateTimeField()
+    expires = models.DateTimeField()
+    document = models.TextField()
+
+    class Meta:
+        db_table = TABLE
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.instance
