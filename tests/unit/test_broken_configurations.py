@@ -211,6 +211,9 @@ TABLE: list[Broken] = [
     project("dbpool.E003", "WORKER_TIMEOUT = '30s' is not a number", "Write 30", WORKER_TIMEOUT="30s"),
     project("dbpool.E003", "BUDGET = 1.5 is not a whole number", "at least 1", BUDGET=1.5),
     project("dbpool.E003", "ROLE = 'celery' is not a role", '"worker" (runs tasks)', ROLE="celery"),
+    project("dbpool.E003", "SOCKET = 'run/shop' is neither", "absolute path", SOCKET="run/shop"),
+    project("dbpool.E003", "SOCKET = 7 is neither", "True, False, or", SOCKET=7),
+    project("dbpool.E003", "SECRET = (not shown) is no secret", "at least 16 characters", SECRET="hunter2"),
     project("dbpool.E003", "SESSION_FROM_REQUEST = 'f' is neither", "myproject.tenants", SESSION_FROM_REQUEST="f"),
     project("dbpool.E004", "can't be imported: No module", "dotted path", SESSION_FROM_REQUEST="no.such.function"),
     project("dbpool.E004", "can't be imported", "dotted path", SESSION_FROM_REQUEST=f"{__name__}.missing"),
@@ -292,6 +295,10 @@ TABLE: list[Broken] = [
         {},
         {"MIDDLEWARE": [FIRST, "django_dbpool.middleware.SessionVariablesMiddleware"]},
     ),
+    project("dbpool.W039", "is too long a path", "short path", SOCKET=f"/{'x' * 99}", BUDGET=99),
+    project(
+        "dbpool.W039", "SOCKET = /dev/null: /dev/null is no directory", "a directory", SOCKET="/dev/null", BUDGET=99
+    ),
     Broken("dbpool.W017", "POOL_OPTIONS is no setting", "Write POOL", {"POOL_OPTIONS": {"POOL_SIZE": 10}}),
     Broken("dbpool.W017", "pool is no setting", "Write POOL", {"pool": {"max_size": 10}}),
 ]
@@ -346,7 +353,7 @@ def test_the_table_is_long_and_names_each_check_that_settings_can_show() -> None
     assert len({(row.check, row.text, row.hint) for row in TABLE}) >= 95
     in_table = {row.check for row in TABLE} | {"dbpool.W003", "dbpool.E007"}  # these two below
     assert {int(check[-3:]) for check in in_table if check[7] == "E"} == set(range(1, 16))
-    assert {int(check[-3:]) for check in in_table if check[7] == "W"} == {*range(1, 20), 24}
+    assert {int(check[-3:]) for check in in_table if check[7] == "W"} == {*range(1, 20), 24, 39}
 
 
 @pytest.mark.parametrize("row", numbered(TABLE))
