@@ -297,7 +297,7 @@ TABLE: list[Broken] = [
     ),
     project("dbpool.W039", "is too long a path", "short path", SOCKET=f"/{'x' * 99}", BUDGET=99),
     project(
-        "dbpool.W039", "SOCKET = /dev/null: /dev/null is no directory", "a directory", SOCKET="/dev/null", BUDGET=99
+        "dbpool.W039", "SOCKET = '/dev/null': '/dev/null' is no directory", "a directory", SOCKET="/dev/null", BUDGET=99
     ),
     Broken("dbpool.W017", "POOL_OPTIONS is no setting", "Write POOL", {"POOL_OPTIONS": {"POOL_SIZE": 10}}),
     Broken("dbpool.W017", "pool is no setting", "Write POOL", {"pool": {"max_size": 10}}),
