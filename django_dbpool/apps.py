@@ -18,6 +18,7 @@ class DatabasePoolConfig(AppConfig):
         from . import __version__, checks, conf, units  # noqa: F401  (checks register themselves)
         from .conf.engines import is_ours
         from .core import process
+        from .fleet import socket_server
 
         for alias, database in settings.DATABASES.items():
             options = database.get("OPTIONS")
@@ -27,3 +28,4 @@ class DatabasePoolConfig(AppConfig):
         units.track_requests()
         process.determine_role = conf.role_of_process
         process.version = __version__
+        socket_server.register()

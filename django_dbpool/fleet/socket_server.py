@@ -20,6 +20,7 @@ from time import monotonic
 from typing import Any
 
 from ..conf import project_config
+from ..core import reporter
 from ..core.words import one_line
 from . import places, protocol
 from .protocol import BadLine, TooSlow
@@ -31,6 +32,10 @@ MOST_CLIENTS = 8
 """At one time. One more, and the one that has been silent for longest has to go."""
 
 BACKLOG = 64
+
+JOB = "socket"
+INTERVAL = 15.0
+"""Seconds between two looks whether the file is still there."""
 
 READ_TIMEOUT = 2.0
 WRITE_TIMEOUT = 5.0
@@ -281,6 +286,20 @@ def running() -> Path | None:
     """The socket of this process, if it has one."""
     server = _server
     return server.path if server is not None and server.pid == os.getpid() else None
+
+
+def register() -> None:
+    """Have it opened with the first lease of each process; not under Django's test runner."""
+    reporter.register(JOB, _job, interval=INTERVAL)
+
+
+def _job() -> None:
+    from django.core import mail
+
+    if hasattr(mail, "outbox"):  # the one thing of Django's test environment that can be seen
+        reporter.unregister(JOB)
+    else:
+        ensure_running()
 
 
 def _after_fork() -> None:

@@ -41,7 +41,7 @@ class Subcommand(subcommand.Subcommand):
             return self._none(found)
         if not yes and not self._confirmed(found, using):
             return NOT_CONFIRMED
-        done = ask_local("drain", pid=pid, **({} if using is None else {"alias": using}))
+        done = ask_local("drain", pid=pid, alias=using)
         for answer in done.answers:
             self.stdout.write(self._line(answer))
         self._tell_refused(done)
