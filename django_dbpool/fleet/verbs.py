@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,8 +15,10 @@ from types import FrameType
 from typing import Any
 
 from ..core.ledger import Holder
+from ..core.process import this_process
 from ..core.readers import boolean, count, read_mapping, reject
 from ..core.words import one_line
+from ..pool.dedicated import dedicated_holders
 from ..pool.registry import pools
 
 
@@ -78,6 +80,12 @@ def _text(raw: Any) -> str:
     return raw
 
 
+def _time(raw: Any) -> float | None:
+    if raw is not None and (isinstance(raw, bool) or not isinstance(raw, (int, float)) or not 0 <= raw < 2**53):
+        raise reject("is no time.", "Write seconds of unix time.")
+    return None if raw is None else float(raw)
+
+
 def _optional_text(raw: Any) -> str | None:
     return None if raw is None else _text(raw)
 
@@ -90,39 +98,46 @@ def status() -> dict[str, Any]:
     return snapshot_provider()
 
 
-def _minimal_snapshot() -> dict[str, Any]:
+def own_snapshot() -> dict[str, Any]:
+    """Who this process is, its pools and their holders."""
     return {
-        "pid": os.getpid(),
-        "pools": [
-            {**dataclasses.asdict(pool.snapshot()), "circuit": pool.breaker.state.value, "holders": _holders(pool)}
-            for pool in pools()
-        ],
+        **this_process().to_json(),
+        "pools": [{**pool.snapshot().to_json(), "circuit": pool.breaker.state.value} for pool in pools()],
+        **holders(),
     }
 
 
-snapshot_provider: Callable[[], dict[str, Any]] = _minimal_snapshot
+snapshot_provider: Callable[[], dict[str, Any]] = own_snapshot
+"""What ``status`` answers: JSON values."""
 
 
 def holders(stacks: bool = False) -> dict[str, Any]:
-    """Every lease of this process, with the calls that its thread is in if asked."""
+    """Every lease of this process, oldest first, with the calls that its thread is in if asked."""
     frames = sys._current_frames() if stacks else {}
-    return {"holders": [each for pool in pools() for each in _holders(pool, frames)]}
-
-
-def _holders(pool: Any, frames: Mapping[int, FrameType] | None = None) -> list[dict[str, Any]]:
-    return [_told(holder, frames or {}) for holder in pool.holders()]
+    held = [*(holder for pool in pools() for holder in pool.holders()), *dedicated_holders()]
+    held.sort(key=lambda holder: -holder.since_seconds)
+    return {"holders": [_told(holder, frames) for holder in held]}
 
 
 def _told(holder: Holder, frames: Mapping[int, FrameType]) -> dict[str, Any]:
-    values = dataclasses.asdict(holder)
-    return {**values, "stack": calls(frames.get(holder.thread_ident))}
+    return {
+        **dataclasses.asdict(holder),
+        "leased_at": [without_source(call) for call in holder.leased_at],
+        "stack": calls(frames.get(holder.thread_ident)),
+    }
+
+
+_SOURCE = re.compile(r"(.*?:\d+ in [^:]*): .*", re.DOTALL)
+
+
+def without_source(call: str) -> str:
+    """Of ``file:line in function: source`` what is no text of the program, which may have a value in it."""
+    match = _SOURCE.fullmatch(call)
+    return match[1] if match else call
 
 
 def calls(frame: FrameType | None) -> list[str]:
-    """
-    Where a thread is, as ``file:line in function``, outermost call first. Without the source of the line, which may
-    have a value in it.
-    """
+    """Where a thread is, as ``file:line in function``, outermost call first."""
     found = []
     while frame is not None:
         code = frame.f_code
@@ -145,23 +160,37 @@ def drain(alias: str | None = None) -> dict[str, Any]:
 
 
 def _aimed(what: str) -> Callable[..., Any]:
+    """Stop what one lease does; its generation says which, so it can't hit another."""
+
     def run(**target: Any) -> Any:
         try:
             operations = importlib.import_module("django_dbpool.operations")
-            function = getattr(operations, what)
+            function, kind = getattr(operations, what), operations.Target
         except (ImportError, AttributeError):
             raise NotDone("not available", f"This process can't {what}.") from None
-        return function(**target)
+        try:
+            aim = kind.from_json({"instance": this_process().instance, **target})
+        except ValueError as error:
+            raise NotDone("bad arguments", one_line(str(error))) from None
+        return {"outcome": str(function(aim).value)}
 
     return run
 
 
-_TARGET = {"alias": _text, "backend_pid": count(1, 2**31 - 1), "generation": count(0, 2**63 - 1)}
+_TARGET: Mapping[str, Callable[[Any], Any]] = {
+    "alias": _text,
+    "backend_pid": count(1, 2**31 - 1),
+    "generation": count(0, 2**63 - 1),
+    "instance": _text,
+    "backend_start": _time,
+    "xact_start": _time,
+}
+_AIM = frozenset({"alias", "backend_pid", "generation"})
 
 VERBS: Mapping[str, Verb] = {
     "status": Verb(status, {}),
     "holders": Verb(holders, {"stacks": boolean}),
     "drain": Verb(drain, {"alias": _optional_text}, changes=True),
-    "cancel": Verb(_aimed("cancel"), _TARGET, frozenset(_TARGET), changes=True),
-    "terminate": Verb(_aimed("terminate"), _TARGET, frozenset(_TARGET), changes=True),
+    "cancel": Verb(_aimed("cancel"), _TARGET, _AIM, changes=True),
+    "terminate": Verb(_aimed("terminate"), _TARGET, _AIM, changes=True),
 }
