@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any, Protocol
 
+from .words import one_line
+
 current_unit: ContextVar[object] = ContextVar("dbpool_unit", default=None)
 """
 What the code works on behalf of: a request's environ, a task, a command. It is set for each of them and read for
@@ -77,7 +79,7 @@ def name_of(unit: object) -> str | None:
 def label_of(unit: object) -> str | None:
     """For example ``GET /reports/<int:pk>/``; None outside of any unit."""
     label = unit_labels.get(type(unit))
-    return label(unit) if label is not None else None
+    return one_line(label(unit)) if label is not None else None
 
 
 class Borrower(Protocol):

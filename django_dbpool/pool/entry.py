@@ -18,9 +18,10 @@ from psycopg.pq import TransactionStatus
 from ..core import callers, events
 from ..core.ledger import TRANSACTION_STATES, Holder, Owner, label_of, name_of, place_of, thread_units
 from ..core.session import SessionState
-from ..core.sqltext import without_literals
+from ..core.sqltext import LONGEST, without_literals
 from ..core.tally import BOUNDS, Tally
 from ..core.ticket import Ticket
+from ..core.words import one_line
 
 if TYPE_CHECKING:
     from .command import Command
@@ -240,21 +241,22 @@ class PoolEntry:
         if unit is None:
             unit = thread_units.get(owner.ident)
         begun = self.statements - self.first if self.first >= 0 else 0
+        name = None if unit is None else name_of(unit)
         return Holder(
             alias=alias,
             backend_pid=self.backend_pid,
-            thread=owner.thread.name,
+            thread=one_line(owner.thread.name),
             thread_ident=owner.ident,
             unit=label_of(unit),
             since_seconds=max(0.0, now - self.since),
             pinned=self.pinned,
             state=TRANSACTION_STATES[self.pgconn.transaction_status],
-            group=ticket.group if ticket is not None else None,
+            group=one_line(ticket.group) if ticket is not None and ticket.group is not None else None,
             reserved=self.reserved,
             stack=stack,
-            name=None if unit is None else name_of(unit),
+            name=None if name is None else one_line(name),
             generation=self.generation,
             statements=begun,
-            sql=without_literals(self.sql) if begun else None,
+            sql=one_line(without_literals(self.sql), LONGEST) if begun else None,
             leased_at=tuple(map(place_of, self.leased_at)) if callers.recording else (),
         )
