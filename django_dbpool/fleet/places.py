@@ -11,10 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import socket
 import stat
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from django.conf import settings
@@ -22,6 +25,7 @@ from django.conf import settings
 from ..core.readers import shown
 
 NAME = "django_dbpool"
+SOCKET = re.compile(r"([1-9]\d{0,9})\.sock", re.ASCII)
 PRIVATE = 0o700
 LONGEST_PATH = 107 if sys.platform == "linux" else 103
 """Bytes that ``sun_path`` has room for, https://man7.org/linux/man-pages/man7/unix.7.html; the BSDs have four less."""
@@ -156,3 +160,46 @@ def check_private(directory: Path) -> None:
         raise NoPlace(f"{shown(str(directory))} belongs to another user (uid {found.st_uid})")
     if found.st_mode & 0o077:
         raise NoPlace(f"{shown(str(directory))} is open to others (mode {stat.S_IMODE(found.st_mode):04o})")
+
+
+def listed(directory: Path) -> Iterator[tuple[int, Path]]:
+    """
+    The sockets in it, by pid.
+
+    Raises:
+        NoPlace: see ``check_private``.
+    """
+    if not os.path.lexists(directory):
+        return
+    check_private(directory)
+    for path in directory.iterdir():
+        match = SOCKET.fullmatch(path.name)
+        with suppress(OSError):
+            if match is not None and stat.S_ISSOCK(path.lstat().st_mode):
+                yield int(match[1]), path
+
+
+def process_exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def tidy(directory: Path) -> None:
+    """
+    Remove what killed processes have left. Not by their pids alone: where containers share a directory, they have
+    numbers of their own.
+    """
+    for pid, path in tuple(listed(directory)):
+        if process_exists(pid):
+            continue
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()

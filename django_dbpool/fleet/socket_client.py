@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
-import stat
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +17,6 @@ from . import places, protocol
 
 TIMEOUT = 3.0
 AT_ONCE = 16
-_SOCKET = re.compile(r"([1-9]\d{0,9})\.sock", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,23 +102,12 @@ def _sockets(only: int | None) -> tuple[list[tuple[int, Path]], list[str]]:
             for each in [base / places.project_digest()] if isinstance(setting, str) else [base]:
                 if os.path.lexists(each):
                     places.check_private(each)
-            for pid, path in _listed(base / places.project_digest()):
+            for pid, path in places.listed(base / places.project_digest()):
                 if only in (None, pid):
                     found.setdefault(pid, path)
         except places.NoPlace as error:
             refused.append(one_line(str(error)))
     return sorted(found.items()), refused
-
-
-def _listed(directory: Path) -> Iterator[tuple[int, Path]]:
-    if not os.path.lexists(directory):
-        return
-    places.check_private(directory)
-    for path in directory.iterdir():
-        match = _SOCKET.fullmatch(path.name)
-        with suppress(OSError):
-            if match is not None and stat.S_ISSOCK(path.lstat().st_mode):
-                yield int(match[1]), path
 
 
 def _ask(pid: int, path: Path, line: bytes, timeout: float) -> LocalAnswer | None:
@@ -171,19 +156,9 @@ def _understood(pid: int, path: Path, document: dict[str, Any]) -> LocalAnswer:
 
 def _refused(pid: int, path: Path) -> LocalAnswer | None:
     """Nobody listens there. A process that was killed has left its socket behind; whoever sees it takes it away."""
-    if _exists(pid):
+    if places.process_exists(pid):
         # Its number may have gone to another process since, which is none of ours; or it is about to end.
         return LocalAnswer(pid, path, error="no connection", message="It doesn't listen on its socket (any more).")
     with suppress(OSError):
         path.unlink()
     return None
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True

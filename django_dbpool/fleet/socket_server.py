@@ -267,6 +267,7 @@ def ensure_running() -> None:
             server = SocketServer(directory)
             server.start()
             _server, _said = server, None
+            places.tidy(directory)
         except (places.NoPlace, OSError, RuntimeError) as error:
             if _said != str(error):
                 _said = str(error)

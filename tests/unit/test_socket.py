@@ -390,10 +390,28 @@ def test_a_socket_of_a_process_that_is_gone_is_removed(path: Path) -> None:
     left = path.parent / f"{int(done.stdout)}.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(left))
+    other = path.parent / "999999998.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(other))
+    socket_server.stop()
+    socket_server.ensure_running()
+    assert not left.exists() and not other.exists(), "by the next process"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(left))
     (path.parent / "1.txt").write_text("")
     (path.parent / "0.sock").write_text("")
     assert [answer.pid for answer in local_processes().answers] == [os.getpid()]
     assert not left.exists()
+
+
+def test_a_process_of_another_container_is_left_alone(path: Path) -> None:
+    """Its number means nothing here, but it listens."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path.parent / "999999999.sock"))
+        listener.listen()
+        socket_server.stop()
+        socket_server.ensure_running()
+        assert (path.parent / "999999999.sock").exists()
 
 
 def test_a_process_that_lives_and_does_not_listen_is_told(path: Path) -> None:
