@@ -18,10 +18,9 @@ from psycopg.pq import TransactionStatus
 from ..core import callers, events
 from ..core.ledger import TRANSACTION_STATES, Holder, Owner, label_of, name_of, place_of, thread_units
 from ..core.session import SessionState
-from ..core.sqltext import LONGEST, without_literals
+from ..core.sqltext import without_literals
 from ..core.tally import BOUNDS, Tally
 from ..core.ticket import Ticket
-from ..core.words import one_line
 
 if TYPE_CHECKING:
     from .command import Command
@@ -98,7 +97,6 @@ class PoolEntry:
         "session",
         "since",
         "sql",
-        "starts",
         "statements",
         "stopped",
         "streams",
@@ -109,6 +107,7 @@ class PoolEntry:
         "used",
         "uses",
         "variables",
+        "waited",
     )
 
     def __init__(
@@ -167,8 +166,10 @@ class PoolEntry:
         self.uses = [0] * (len(BOUNDS) + 1)
         self.used = 0.0
         self.statements = 0
-        self.starts = 0
-        self.first = -1
+        self.first = 0
+        """``statements`` at the beginning of the lease."""
+        self.waited: float | None = None
+        """Seconds for which this lease was waited for, if it was."""
         self.sql: object = None
         """What was given to the last ``execute()``; it may have values in it and is shown to nobody as it is."""
         self.began = now
@@ -240,23 +241,22 @@ class PoolEntry:
             return None
         if unit is None:
             unit = thread_units.get(owner.ident)
-        begun = self.statements - self.first if self.first >= 0 else 0
-        name = None if unit is None else name_of(unit)
+        begun = self.statements - self.first
         return Holder(
             alias=alias,
             backend_pid=self.backend_pid,
-            thread=one_line(owner.thread.name),
+            thread=owner.thread.name,
             thread_ident=owner.ident,
             unit=label_of(unit),
             since_seconds=max(0.0, now - self.since),
             pinned=self.pinned,
             state=TRANSACTION_STATES[self.pgconn.transaction_status],
-            group=one_line(ticket.group) if ticket is not None and ticket.group is not None else None,
+            group=ticket.group if ticket is not None else None,
             reserved=self.reserved,
             stack=stack,
-            name=None if name is None else one_line(name),
+            name=None if unit is None else name_of(unit),
             generation=self.generation,
             statements=begun,
-            sql=one_line(without_literals(self.sql), LONGEST) if begun else None,
+            sql=without_literals(self.sql) if begun else None,
             leased_at=tuple(map(place_of, self.leased_at)) if callers.recording else (),
         )
