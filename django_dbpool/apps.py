@@ -21,6 +21,7 @@ class DatabasePoolConfig(AppConfig):
         from .backends import sampler
         from .conf.engines import is_ours
         from .core import process, reporter
+        from .fleet import socket_server
 
         for alias, database in settings.DATABASES.items():
             options = database.get("OPTIONS")
@@ -32,6 +33,7 @@ class DatabasePoolConfig(AppConfig):
         operations.observe(in_tests=False)
         process.determine_role = conf.role_of_process
         process.version = __version__
+        socket_server.register()
         with suppress(ImproperlyConfigured):  # said by the check, and by whatever else reads DBPOOL
             fleet = conf.project_config().fleet
             if fleet.store is not None:

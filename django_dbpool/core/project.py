@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from .fleet import FleetConfig
-from .readers import ConfigError, Fault, boolean, choice, count, hinting, optional, read_mapping, reject, seconds
+from .readers import (
+    ConfigError,
+    Fault,
+    Rejected,
+    boolean,
+    choice,
+    count,
+    hinting,
+    optional,
+    read_mapping,
+    reject,
+    seconds,
+)
 
 RawAccess = Literal["allow", "warn", "error"]
 Role = Literal["web", "worker", "command"]
@@ -42,6 +55,10 @@ class ProjectConfig:
 
     spawn_limit: int | None = 64
     """Threads that ``threads.spawn()`` may have running in one process; None: as many as the system allows."""
+    socket: bool | str = True
+    """Whether each process can be asked on its host, or the directory in which its socket then is."""
+    secret: str | None = field(default=None, repr=False)
+    """Signs commands to processes on other hosts; None: SECRET_KEY does."""
 
     @classmethod
     def from_mapping(cls, options: object, *, where: str = "DBPOOL") -> ProjectConfig:
@@ -77,6 +94,27 @@ def _function(raw: Any) -> Any:
     raise reject("is neither a function nor the dotted path of one.", 'Write "myproject.tenants.session_of".')
 
 
+def _socket(raw: Any) -> bool | str:
+    if isinstance(raw, bool):
+        return raw
+    text = str(raw) if isinstance(raw, Path) else raw
+    if not isinstance(text, str) or not Path(text).is_absolute() or "\0" in text:
+        raise reject(
+            "is neither a boolean nor a directory.",
+            'Write True, False, or the absolute path of a directory, such as "/run/shop".',
+        )
+    return text
+
+
+def _secret(raw: Any) -> str:
+    if not isinstance(raw, str) or len(raw) < SHORTEST_SECRET:
+        hint = f"Write a random string of at least {SHORTEST_SECRET} characters, or None to use SECRET_KEY."
+        raise Rejected("is no secret.", hint, secret=True)
+    return raw
+
+
+SHORTEST_SECRET = 16
+
 _READERS: dict[str, Callable[[Any], Any]] = {
     "RAW_ACCESS": choice(
         "way to treat access to the raw connection",
@@ -102,6 +140,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "LEAK_STACKS": boolean,
     "SPAWN_LIMIT": optional(count(1)),
     "FLEET": FleetConfig.read,
+    "SOCKET": _socket,
+    "SECRET": optional(_secret),
 }
 
 assert set(_READERS) == {item.name.upper() for item in fields(ProjectConfig)}, "a key without a reader"

@@ -184,6 +184,7 @@ def _what_is_left(shutdown: Shutdown) -> ShutdownResult:
 
 def _label(unit: object) -> str:
     try:
-        return ledger.label_of(unit) or repr(unit)
+        # Not its repr(): of a request that would be all its headers.
+        return ledger.label_of(unit) or f"<{type(unit).__name__}>"
     except Exception:  # noqa: BLE001  # a URLconf that can't be imported any more
         return f"<{type(unit).__name__}>"

@@ -29,7 +29,17 @@ from django_dbpool.conf import from_url_options
 from django_dbpool.core.ledger import Holder
 from django_dbpool.core.stopping import ShutdownResult
 from django_dbpool.decorators import fallback, replayable
-from django_dbpool.fleet import FleetUnavailable, Process, Session, processes, register_section, server_of, snapshot
+from django_dbpool.fleet import (
+    FleetUnavailable,
+    Process,
+    Session,
+    commands,
+    processes,
+    register_section,
+    server_of,
+    snapshot,
+)
+from django_dbpool.fleet.socket_client import LocalAnswer, LocalProcesses, ask_local, local_processes
 from django_dbpool.middleware import DatabasePoolMiddleware, SessionVariablesMiddleware
 from django_dbpool.pool.managed import ManagedPool
 from django_dbpool.pool.reporting import PoolSnapshot
@@ -378,6 +388,31 @@ def decorators() -> None:
     assert_type(numbers("north", limit=2), list[int])
     assert_type(numbers_of("north"), list[int])
     assert_type(asyncio.run(numbers_later("north")), list[int])
+
+
+# -- asking and telling processes -----------------------------------------------------------------------------------
+
+
+def ask() -> None:
+    found = local_processes(timeout=1)
+    assert_type(found, LocalProcesses)
+    assert_type(found.answers, tuple[LocalAnswer, ...])
+    assert_type(found.refused, tuple[str, ...])
+    for process in found.answers:
+        assert_type(process.pid, int)
+        assert_type(process.ok, bool)
+        assert_type(process.error, str)
+        assert_type(process.to_json(), dict[str, Any])
+    assert_type(ask_local("drain", pid=4711, alias="default"), LocalProcesses)
+
+
+def tell() -> None:
+    sent = commands.send("0f3a9c51d2e87b64", "drain", using="default", lifetime=10, alias="other")
+    assert_type(sent, commands.Sent)
+    assert_type(commands.result_of(sent), commands.CommandResult | None)
+    result = commands.wait_for(sent, timeout=5.0)
+    assert_type(result.outcome, str)
+    assert_type(result.to_json(), dict[str, Any])
 
 
 # -- engines and tests ----------------------------------------------------------------------------------------------

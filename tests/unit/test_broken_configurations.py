@@ -214,6 +214,9 @@ TABLE: list[Broken] = [
     project("dbpool.E003", "WORKER_TIMEOUT = '30s' is not a number", "Write 30", WORKER_TIMEOUT="30s"),
     project("dbpool.E003", "BUDGET = 1.5 is not a whole number", "at least 1", BUDGET=1.5),
     project("dbpool.E003", "ROLE = 'celery' is not a role", '"worker" (runs tasks)', ROLE="celery"),
+    project("dbpool.E003", "SOCKET = 'run/shop' is neither", "absolute path", SOCKET="run/shop"),
+    project("dbpool.E003", "SOCKET = 7 is neither", "True, False, or", SOCKET=7),
+    project("dbpool.E003", "SECRET = (not shown) is no secret", "at least 16 characters", SECRET="hunter2"),
     project("dbpool.E003", "SESSION_FROM_REQUEST = 'f' is neither", "myproject.tenants", SESSION_FROM_REQUEST="f"),
     project("dbpool.E003", "SLOW_STATEMENT = 0 is not a number", "None reports no statement", SLOW_STATEMENT=0),
     project("dbpool.E003", "SLOW_STATEMENT = '3s' is not a number", "Write 3:", SLOW_STATEMENT="3s"),
@@ -323,6 +326,10 @@ TABLE: list[Broken] = [
         {},
         {"MIDDLEWARE": [FIRST, "django_dbpool.middleware.SessionVariablesMiddleware"]},
     ),
+    project("dbpool.W039", "is too long a path", "short path", SOCKET=f"/{'x' * 99}", BUDGET=99),
+    project(
+        "dbpool.W039", "SOCKET = '/dev/null': '/dev/null' is no directory", "a directory", SOCKET="/dev/null", BUDGET=99
+    ),
     project(
         "dbpool.W033",
         "SLOW_STATEMENT (20 s) is not below statement_timeout (10 s)",
@@ -392,7 +399,7 @@ def test_the_table_is_long_and_names_each_check_that_settings_can_show() -> None
     assert len({(row.check, row.text, row.hint) for row in TABLE}) >= 95
     in_table = {row.check for row in TABLE} | {"dbpool.W003", "dbpool.E007"}  # these two below
     assert {int(check[-3:]) for check in in_table if check[7] == "E"} == {*range(1, 16), *FLEET_ERRORS}
-    assert {int(check[-3:]) for check in in_table if check[7] == "W"} == {*range(1, 20), 24, 33, *FLEET_WARNINGS}
+    assert {int(check[-3:]) for check in in_table if check[7] == "W"} == {*range(1, 20), 24, 33, *FLEET_WARNINGS, 39}
 
 
 @pytest.mark.parametrize("row", numbered(TABLE))
