@@ -15,7 +15,7 @@ class DatabasePoolConfig(AppConfig):
     def ready(self) -> None:
         from django.conf import settings
 
-        from . import checks, conf, units  # noqa: F401  (checks register themselves)
+        from . import checks, conf, metrics_log, units  # noqa: F401  (checks register themselves)
         from .conf.engines import is_ours
 
         for alias, database in settings.DATABASES.items():
@@ -24,3 +24,4 @@ class DatabasePoolConfig(AppConfig):
             if isinstance(options, Mapping) and "pool" in options and is_ours(database.get("ENGINE")):
                 conf.adopt_django_option(database, alias)
         units.track_requests()
+        metrics_log.follow_settings()

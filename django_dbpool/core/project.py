@@ -10,6 +10,7 @@ from .readers import ConfigError, Fault, choice, count, optional, read_mapping, 
 
 RawAccess = Literal["allow", "warn", "error"]
 Role = Literal["web", "worker", "command"]
+LogFormat = Literal["text", "json"]
 
 FAULT_IN_DBPOOL = "dbpool.E003"
 
@@ -30,6 +31,9 @@ class ProjectConfig:
     """Connections that this project may take of one server, all processes together; only checks read it."""
     role: Role | None = None
     """What processes with these settings do, where one code base has several settings."""
+    log_interval: float | None = None
+    """Seconds between two blocks on the logger ``django_dbpool.metrics``."""
+    log_format: LogFormat = "text"
 
     @classmethod
     def from_mapping(cls, options: object, *, where: str = "DBPOOL") -> ProjectConfig:
@@ -85,6 +89,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
             command="runs management commands and scripts",
         )
     ),
+    "LOG_INTERVAL": optional(seconds(above_zero=True)),
+    "LOG_FORMAT": choice("format", text="blocks for people", json="one object per line and database"),
 }
 
 assert set(_READERS) == {item.name.upper() for item in fields(ProjectConfig)}, "a key without a reader"
