@@ -31,6 +31,11 @@ class ProjectConfig:
     """Connections that this project may take of one server, all processes together; only checks read it."""
     role: Role | None = None
     """What processes with these settings do, where one code base has several settings."""
+
+    slow_statement: float | None = 3.0
+    """Seconds after which a statement counts as slow; None: none does."""
+    repeated_statements: int | None = 50
+    """How often a statement may be executed in one unit of work before it is reported; None: as often as it likes."""
     log_interval: float | None = None
     """Seconds between two blocks on the logger ``django_dbpool.metrics``."""
     log_format: LogFormat = "text"
@@ -89,6 +94,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
             command="runs management commands and scripts",
         )
     ),
+    "SLOW_STATEMENT": optional(seconds(above_zero=True)),
+    "REPEATED_STATEMENTS": optional(count(2)),
     "LOG_INTERVAL": optional(seconds(above_zero=True)),
     "LOG_FORMAT": choice("format", text="blocks for people", json="one object per line and database"),
 }

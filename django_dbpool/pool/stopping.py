@@ -12,7 +12,7 @@ import _thread
 import logging
 import time
 
-from ..core import ledger
+from ..core import ledger, reporter
 from ..core.ledger import Holder
 from ..core.stopping import Shutdown, ShutdownResult, Stopping
 from . import reporting
@@ -73,6 +73,7 @@ class _Work:
                 "".join(f"\n  {each}" for each in (*result.held, *result.unfinished)),
             )
         close_pools(timeout=CLOSING)
+        reporter.flush()  # the last numbers, and that nothing is open any more
         self.result = result
 
     def wait(self, deadline: float) -> ShutdownResult:
