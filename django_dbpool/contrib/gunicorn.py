@@ -45,4 +45,4 @@ def child_exit(server: Any, worker: Any) -> None:
     with contextlib.suppress(ImportError, OSError):  # an arbiter ends with an error of its hooks
         from prometheus_client.multiprocess import mark_process_dead
 
-        mark_process_dead(worker.pid)
+        mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
