@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -30,6 +31,9 @@ logger = logging.getLogger("django_dbpool.metrics")
 JOB = "log"
 PATIENCE = 0.5
 """Seconds that a block may take to be written before nobody waits for that any more."""
+
+SHORTEST = 1.0
+"""Seconds that a block is about at least: a job is called for the first time with the first lease."""
 
 _ACTIVITY = ("leases", "statements", "opened", "closed", "timeouts")
 _TROUBLE = ("failed", "lost", "lost_expected", "overdue", "slow", "repeated")
@@ -63,16 +67,17 @@ class MetricsLog:
         self._clock = clock
         self._write = write
         self._thread: threading.Thread | None = None
-        self._begin()
+        self.begin()
+        _logs.add(self)
 
-    def _begin(self) -> None:
-        self._pid = os.getpid()
+    def begin(self) -> None:
+        """Nothing has been done yet: at the start, and in a forked child."""
         self._at = self._clock()
         self._before: dict[str, Measures] = {}
 
     def __call__(self) -> None:
-        if self._pid != os.getpid():
-            self._begin()
+        if self._clock() - self._at < SHORTEST:
+            return
         if self._thread is not None and self._thread.is_alive():
             return  # some handler of logging doesn't come back; the next block will be of a longer time
         records = self._records()
@@ -108,6 +113,18 @@ class MetricsLog:
     def _emit(self, records: list[str]) -> None:
         for record in records:
             self._write(record)
+
+
+_logs: weakref.WeakSet[MetricsLog] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for log in tuple(_logs):
+        log.begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 def report_of(now: Measures, before: Measures | None) -> Report:
@@ -173,7 +190,10 @@ def as_text(reports: Iterable[Report], seconds: float) -> str:
 
 
 def _lines(report: Report, seconds: float) -> Iterator[str]:
-    yield "  {alias}: {used} of {max} in use, {idle} idle, {waiting} waiting, circuit {circuit}".format_map(report)
+    if report["max"]:
+        yield "  {alias}: {used} of {max} in use, {idle} idle, {waiting} waiting, circuit {circuit}".format_map(report)
+    else:
+        yield f"  {report['alias']}: closed"
     rate = report["leases"] / seconds if seconds > 0 else 0.0
     yield (
         f"    {report['leases']} leases ({rate:.1f}/s), {report['statements']} statements; "

@@ -115,9 +115,22 @@ def test_forked_child_begins_anew() -> None:
         found: dict[str, Any] = json.loads(record)
         return found
 
+    log.clock.advance(600)
     found = Child(child).result()
-    assert found["leases"] == 1
+    assert (found["leases"], found["seconds"]) == (1, 60)
     assert found["pid"] != os.getpid()
+
+
+def test_pool_that_is_closed() -> None:
+    (block,) = Log().after(60, reading(**{**BUSY, "snapshot": None}))
+    assert "\n  default: closed\n    120 leases" in block
+
+
+def test_no_block_of_a_moment() -> None:
+    log = Log("json")
+    assert log.after(0.2, reading(leases=1)) == []
+    (record,) = log.after(59.8, reading(leases=100))
+    assert (json.loads(record)["leases"], json.loads(record)["seconds"]) == (100, 60)
 
 
 def test_nobody_waits_for_a_log_that_blocks() -> None:
@@ -145,8 +158,11 @@ def test_nobody_waits_for_a_log_that_blocks() -> None:
 
 
 def test_default_is_the_logger(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    log = MetricsLog("json", read=lambda: [reading(leases=1)], clock=clock)
+    clock.advance(60)
     with caplog.at_level(logging.INFO, "django_dbpool.metrics"):
-        MetricsLog("json", read=lambda: [reading(leases=1)])()
+        log()
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("django_dbpool.metrics", logging.INFO)
     assert json.loads(record.getMessage())["leases"] == 1
