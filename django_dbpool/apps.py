@@ -15,7 +15,7 @@ class DatabasePoolConfig(AppConfig):
     def ready(self) -> None:
         from django.conf import settings
 
-        from . import __version__, checks, conf, metrics_log, units  # noqa: F401  (checks register themselves)
+        from . import __version__, checks, conf, metrics_log, operations, units  # noqa: F401  (checks register themselves)
         from .backends import sampler
         from .conf.engines import is_ours
         from .core import process
@@ -27,6 +27,7 @@ class DatabasePoolConfig(AppConfig):
                 conf.adopt_django_option(database, alias)
         units.track_requests()
         sampler.start()
+        operations.observe(in_tests=False)
         process.determine_role = conf.role_of_process
         process.version = __version__
         metrics_log.follow_settings()

@@ -37,6 +37,8 @@ class ProjectConfig:
     """How often one unit of work may execute the same statement before it is reported; None: as often as it likes."""
     leak_stacks: bool = False
     """Whether each lease takes down where it was begun."""
+    spawn_limit: int | None = 64
+    """Threads that ``threads.spawn()`` may have running in one process; None: as many as the system allows."""
     log_interval: float | None = None
     """Seconds between two blocks on the logger ``django_dbpool.metrics``."""
     log_format: LogFormat = "text"
@@ -98,6 +100,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "SLOW_STATEMENT": optional(hinting(seconds(above_zero=True), "None reports no statement.")),
     "REPEATED_STATEMENTS": optional(hinting(count(2), "None reports no statement.")),
     "LEAK_STACKS": boolean,
+    "SPAWN_LIMIT": optional(count(1)),
     "LOG_INTERVAL": optional(seconds(above_zero=True)),
     "LOG_FORMAT": choice("format", text="blocks for people", json="one object per line and database"),
 }
