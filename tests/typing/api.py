@@ -19,6 +19,8 @@ from django.db.backends.postgresql import base
 from django.db.transaction import TransactionManagementError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.urls import URLPattern, path
+from prometheus_client import CollectorRegistry
 
 import django_dbpool
 from django_dbpool import errors, operations, transaction
@@ -26,6 +28,8 @@ from django_dbpool.asgi import lifespan
 from django_dbpool.audit import Finding, Report, audit, audit_paths
 from django_dbpool.backends.mixin import PooledDatabaseMixin
 from django_dbpool.conf import from_url_options
+from django_dbpool.contrib import prometheus
+from django_dbpool.contrib.gunicorn import child_exit
 from django_dbpool.core.ledger import Holder
 from django_dbpool.core.stopping import ShutdownResult
 from django_dbpool.decorators import fallback, replayable
@@ -535,9 +539,25 @@ def fleet() -> None:
     assert_type(server.max_connections - server.connections, int)
 
 
+# -- exporters ------------------------------------------------------------------------------------------------------
+
+
+def exported() -> None:
+    registry = CollectorRegistry()
+    prometheus.register()
+    prometheus.register(registry)
+    prometheus.unregister(registry=registry)
+    prometheus.unregister()
+    assert_type(prometheus.metrics(HttpRequest()), HttpResponse)
+    assert_type(path("metrics/", prometheus.metrics), URLPattern)
+    hook: Callable[[Any, Any], None] = child_exit
+    assert callable(hook)
+
+
 if TYPE_CHECKING:
 
     def refused() -> None:
+        prometheus.register("default")  # type: ignore[arg-type]
         transaction.atomic(eagre=True)  # type: ignore[call-overload]
         transaction.atomic("default", True, False, True)  # type: ignore[call-overload]
         transaction.pin(7)  # type: ignore[arg-type]
