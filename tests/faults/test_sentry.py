@@ -105,7 +105,7 @@ def handler_fails(database: Database) -> None:
     try:
         ask(database)
     except Exception:
-        database.no_such_attribute
+        repr(database.no_such_attribute)
 
 
 def test_one_issue_for_a_full_pool(make_database: MakeDatabase, events: Events) -> None:
@@ -214,8 +214,9 @@ def test_a_request_that_was_answered(make_database: MakeDatabase, events: Events
 
 def test_without_the_integration_nothing_changes(make_database: MakeDatabase) -> None:
     """The processor is there for all clients of the process."""
-    with listening() as events:
-        report(lose, make_database())
+    database = make_database(max_size=1, timeout=0.05)
+    with listening() as events, database.holding():
+        report(ask, database)
     (event,) = events
     assert "fingerprint" not in event
     assert "tags" not in event

@@ -40,28 +40,19 @@ class _Installation:
         this_process()  # which notes the time: counts are from now on
         self._given = meter_provider
         meter = metrics.get_meter(SCOPE, __version__, meter_provider)
-        self._histograms = Histograms(meter, histograms, self._is_active)
-        provider = meter_provider
-
-        def collecting() -> bool:
-            return _installed is not None and _installed.collecting(provider)
-
-        instruments.create(meter, collecting)
+        self._histograms = Histograms(meter, histograms, lambda: _installed is self)
+        instruments.create(meter, _collecting, lambda: _installed is not None and _installed.reads(meter_provider))
         reporter.register(SCOPE, self._histograms.record, interval=RECORD_INTERVAL)
         self._spans = Spans(trace.get_tracer(SCOPE, __version__, tracer_provider))
         if server_interval is not None:
             server_counts.watch(SCOPE, interval=server_interval)
 
-    def collecting(self, given: metrics.MeterProvider | None) -> bool:
-        """Whether the collecting provider's instruments are those in use. Those of a former installation stay."""
-        provider = _resolved(given)
-        if provider is not _resolved(self._given):
-            return False
-        self._histograms.collecting(provider)
-        return True
+    def reads(self, given: metrics.MeterProvider | None) -> bool:
+        """Whether instruments made for this provider are in use. Those of former installations are still there."""
+        return _resolved(given) is _resolved(self._given)
 
-    def _is_active(self) -> bool:
-        return _installed is self
+    def collecting(self) -> None:
+        self._histograms.collecting(_resolved(self._given))
 
     def remove(self) -> None:
         reporter.unregister(SCOPE)
@@ -72,6 +63,11 @@ class _Installation:
 
 _installed: _Installation | None = None
 _changing = threading.RLock()
+
+
+def _collecting() -> None:
+    if _installed is not None:
+        _installed.collecting()
 
 
 def _resolved(provider: metrics.MeterProvider | None) -> metrics.MeterProvider:

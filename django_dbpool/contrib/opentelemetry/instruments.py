@@ -9,7 +9,9 @@ from typing import Literal
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from ... import server_counts
+from ...core.breaker import State
 from ...pool.measures import Measures, measures
+from ...pool.reporting import PoolSnapshot
 from .names import ERROR_TYPE, POOL_NAME, STATE
 
 Values = Iterable[tuple[float, Mapping[str, str]]]
@@ -34,6 +36,15 @@ def _by(attribute: str, values: Mapping[str, int]) -> Values:
     return ((value, {attribute: name}) for name, value in values.items())
 
 
+def _state(read: Callable[[PoolSnapshot], Values]) -> Callable[[Measures], Values]:
+    """Nothing while an alias has no pool."""
+
+    def of_pool(each: Measures) -> Values:
+        return () if each.snapshot is None else read(each.snapshot)
+
+    return of_pool
+
+
 def _server(read: Callable[[server_counts.ServerCounts], Values]) -> Callable[[Measures], Values]:
     def of_alias(each: Measures) -> Values:
         found = server_counts.latest(each.alias)
@@ -42,44 +53,44 @@ def _server(read: Callable[[server_counts.ServerCounts], Values]) -> Callable[[M
     return of_alias
 
 
-CIRCUIT = ("closed", "half_open", "open")
+CIRCUIT = tuple(state.value for state in State)
 
 # The first nine but the histograms are those of the semantic conventions, with their words.
-OBSERVED = (
+CONVENTIONAL = (
     Observed(
         "up_down_counter",
         "db.client.connection.count",
         "{connection}",
         "The number of connections that are currently in state described by the state attribute.",
-        lambda each: _by(STATE, {"used": each.snapshot.in_use, "idle": each.snapshot.idle}),
+        _state(lambda now: _by(STATE, {"used": now.in_use, "idle": now.idle})),
     ),
     Observed(
         "up_down_counter",
         "db.client.connection.idle.max",
         "{connection}",
         "The maximum number of idle open connections allowed.",
-        lambda each: _one(each.snapshot.max_size),
+        _state(lambda now: _one(now.max_size)),
     ),
     Observed(
         "up_down_counter",
         "db.client.connection.idle.min",
         "{connection}",
         "The minimum number of idle open connections allowed.",
-        lambda each: _one(each.snapshot.min_size),
+        _state(lambda now: _one(now.min_size)),
     ),
     Observed(
         "up_down_counter",
         "db.client.connection.max",
         "{connection}",
         "The maximum number of open connections allowed.",
-        lambda each: _one(each.snapshot.max_size),
+        _state(lambda now: _one(now.max_size)),
     ),
     Observed(
         "up_down_counter",
         "db.client.connection.pending_requests",
         "{request}",
         "The number of current pending requests for an open connection.",
-        lambda each: _one(each.snapshot.waiting),
+        _state(lambda now: _one(now.waiting)),
     ),
     Observed(
         "counter",
@@ -91,7 +102,7 @@ OBSERVED = (
 )
 
 # Ours. Refusals, losses and circuits have no name in the conventions.
-OBSERVED += (
+OWN = (
     Observed("counter", "django_dbpool.leases", "{lease}", "Connections handed out.", lambda each: _one(each.leases)),
     Observed(
         "counter",
@@ -112,7 +123,7 @@ OBSERVED += (
         "django_dbpool.connections.closed",
         "{connection}",
         "Physical connections that were closed, by reason.",
-        lambda each: _by("django_dbpool.reason", each.closed),
+        lambda each: _by("django_dbpool.reason", each.closed_by),
     ),
     Observed(
         "counter",
@@ -143,7 +154,7 @@ OBSERVED += (
         "django_dbpool.retried",
         "{attempt}",
         "Attempts to connect, reads and blocks that were tried again.",
-        lambda each: _one(each.retried),
+        lambda each: _by("django_dbpool.retry.what", each.retried),
     ),
     Observed(
         "counter",
@@ -158,6 +169,13 @@ OBSERVED += (
         "{statement}",
         "Statements that one unit of work repeated more than REPEATED_STATEMENTS times.",
         lambda each: _one(each.repeated),
+    ),
+    Observed(
+        "counter",
+        "django_dbpool.overdue",
+        "{lease}",
+        "Leases and pins that were held for longer than leak_after and pin_max.",
+        lambda each: _one(each.overdue),
     ),
     Observed(
         "up_down_counter",
@@ -201,13 +219,16 @@ OBSERVED += (
     ),
 )
 
+OBSERVED = CONVENTIONAL + OWN
 
-def create(meter: Meter, collecting: Callable[[], bool]) -> None:
+
+def create(meter: Meter, collecting: Callable[[], None], active: Callable[[], bool]) -> None:
     """
     Create the instruments, or find those that this meter has already; they can't be removed again.
 
     Args:
-        collecting: called before each is read; False says that nothing is to be told.
+        collecting: called once for each collection, before anything is read.
+        active: whether anything is to be told.
     """
     makers = {
         "counter": meter.create_observable_counter,
@@ -215,20 +236,25 @@ def create(meter: Meter, collecting: Callable[[], bool]) -> None:
         "gauge": meter.create_observable_gauge,
     }
     for observed in OBSERVED:
+        first = observed is OBSERVED[0]
         makers[observed.kind](
             observed.name,
-            callbacks=[_callback(observed, collecting)],
+            callbacks=[_callback(observed.read, active, collecting if first else None)],
             unit=observed.unit,
             description=observed.description,
         )
 
 
-def _callback(observed: Observed, collecting: Callable[[], bool]) -> Callable[[CallbackOptions], Iterable[Observation]]:
+def _callback(
+    read: Callable[[Measures], Values], active: Callable[[], bool], before: Callable[[], None] | None
+) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def observe(_: CallbackOptions) -> Iterator[Observation]:
-        if not collecting():
+        if not active():
             return
+        if before is not None:
+            before()
         for each in measures():
-            for value, attributes in observed.read(each):
+            for value, attributes in read(each):
                 yield Observation(value, {POOL_NAME: each.alias, **attributes})
 
     return observe

@@ -84,7 +84,9 @@ def _told(event: Event) -> tuple[str, float, float, Attributes] | None:
             return "dbpool connect", event.at - seconds, event.at, {ERROR_TYPE: error, **_status(code)}
         case Retried(what=what, attempt=attempt, delay=delay, code=code):
             attributes: Attributes = {"django_dbpool.retry.what": what, "django_dbpool.retry.attempt": attempt}
-            return "dbpool retry", event.at, event.at + delay, {**attributes, **_status(code)}
+            # Connecting tells of it after the pause, a block before.
+            start = event.at if what == "block" else event.at - delay
+            return "dbpool retry", start, start + delay, {**attributes, **_status(code)}
     return None
 
 
