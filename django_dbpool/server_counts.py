@@ -84,9 +84,12 @@ class _Watch:
         found = self._found
         return found[1] if found is not None and monotonic() - found[0] < 2 * self.interval else None
 
+    def asking(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
     def look(self) -> None:
         """Begin to ask, unless this process does, or another one did when it was last looked at."""
-        if (self._thread is None or not self._thread.is_alive()) and monotonic() >= self._not_before:
+        if not self.asking() and monotonic() >= self._not_before:
             self._not_before = monotonic() + self.interval * BACK_OFF * random.uniform(0.6, 1.4)  # noqa: S311
             self._thread = threading.Thread(target=self._run, name=f"dbpool-{JOB}", daemon=True)
             self._thread.start()
