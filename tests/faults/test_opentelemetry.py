@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import select
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +25,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from django_dbpool.contrib import opentelemetry
+from django_dbpool.contrib.opentelemetry.histograms import HISTOGRAMS as instruments_of_time
 from django_dbpool.contrib.opentelemetry.histograms import samples
+from django_dbpool.contrib.opentelemetry.instruments import OBSERVED
 from django_dbpool.core import events, reporter
 from django_dbpool.core.tally import BOUNDS, Histogram
 from django_dbpool.pool.measures import measures
@@ -30,6 +35,7 @@ from testproject.processes import wait_until
 from tests.faults.conftest import MakeDatabase
 from tests.faults.helpers import PATIENCE, Child, Database, Task
 
+DOCS = Path(__file__).resolve().parents[2] / "docs/tracing.md"
 NAME = "db.client.connection.pool.name"
 HISTOGRAMS = ("create_time", "wait_time", "use_time")
 DELTA: dict[type, AggregationTemporality] = dict.fromkeys(
@@ -196,6 +202,33 @@ def test_every_lease_is_counted_once(make_database: MakeDatabase, histograms: An
         assert point.sum == pytest.approx(of(database).use.total)
 
 
+@pytest.mark.ci
+def test_a_hundred_thousand_leases_of_four_processes(make_database: MakeDatabase) -> None:
+    """Five threads in each, more than there are connections."""
+    processes, threads, times = 4, 5, 5000
+    database = make_database(max_size=3)
+
+    def child() -> tuple[dict[str, int], float]:
+        reader = InMemoryMetricReader()
+        opentelemetry.install(MeterProvider(metric_readers=[reader], shutdown_on_exit=False))
+        for task in [Task(lease, database, times) for _ in range(threads)]:
+            task.result(10 * PATIENCE)
+        found = collect(reader)
+        return counted(found, database.alias), value(found, "django_dbpool.leases", database.alias)
+
+    def wait(child: Child) -> Any:
+        select.select([child._read], [], [], 10 * PATIENCE)
+        return child.result()
+
+    results = [wait(each) for each in [Child(child) for _ in range(processes)]]
+    expected = {"wait_time": threads * times, "use_time": threads * times}
+    for counts, leases in results:
+        assert {name: counts[name] for name in expected} == expected
+        assert leases == threads * times
+        assert 1 <= counts["create_time"] <= 3
+    assert sum(counts["use_time"] for counts, _ in results) == 100_000
+
+
 def test_views_apply_to_what_is_recorded(make_database: MakeDatabase, reader: InMemoryMetricReader) -> None:
     view = View(
         instrument_name="db.client.connection.use_time",
@@ -301,6 +334,17 @@ def test_a_forked_child_begins_with_nothing(make_database: MakeDatabase, tempora
         (point,) = points(found, "db.client.connection.use_time", database.alias)
         assert point.count == (5 if temporality else 10)
         assert start != point.start_time_unix_nano
+
+
+def test_documented_metrics() -> None:
+    """docs/tracing.md has each, with its unit and instrument."""
+    kinds = {"up-down counter": "up_down_counter", "counter": "counter", "gauge": "gauge"}
+    table = re.findall(r"(?m)^\| `([\w.]+)` \| ([\w-]+(?: counter)?) \| `([^`]+)` \|", DOCS.read_text())
+    assert {(name, kinds[kind], unit) for name, kind, unit in table if kind != "histogram"} == {
+        (observed.name, observed.kind, observed.unit) for observed in OBSERVED
+    }
+    documented = [(name, unit) for name, kind, unit in table if kind == "histogram"]
+    assert documented == [(name, "s") for name, _, _ in instruments_of_time]
 
 
 @given(st.lists(st.floats(0, 30), max_size=60))

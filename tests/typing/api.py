@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, assert_type
 
+import sentry_sdk
 from django.core.asgi import get_asgi_application
 from django.db import OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -18,6 +19,8 @@ from django.db.backends.postgresql import base
 from django.db.transaction import TransactionManagementError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
 
 import django_dbpool
 from django_dbpool import errors, transaction
@@ -25,6 +28,8 @@ from django_dbpool.asgi import lifespan
 from django_dbpool.audit import Finding, Report, audit, audit_paths
 from django_dbpool.backends.mixin import PooledDatabaseMixin
 from django_dbpool.conf import from_url_options
+from django_dbpool.contrib import opentelemetry
+from django_dbpool.contrib.sentry import DatabasePoolIntegration
 from django_dbpool.core.ledger import Holder
 from django_dbpool.core.stopping import ShutdownResult
 from django_dbpool.decorators import fallback, replayable
@@ -433,7 +438,19 @@ def sources() -> None:
     assert_type(report.files + report.silenced, int)
 
 
+def tracing(meters: MeterProvider, tracers: TracerProvider) -> None:
+    opentelemetry.install()
+    opentelemetry.install(meters, tracers, histograms="recorded", server_interval=None)
+    opentelemetry.uninstall()
+    sentry_sdk.init(integrations=[DatabasePoolIntegration(), DatabasePoolIntegration(expected="drop")])
+
+
 if TYPE_CHECKING:
+
+    def refused_tracing(meters: MeterProvider) -> None:
+        opentelemetry.install(tracer_provider=meters)  # type: ignore[arg-type]
+        opentelemetry.install(histograms="exact")  # type: ignore[arg-type]
+        DatabasePoolIntegration("drop")  # type: ignore[call-arg]
 
     def refused() -> None:
         transaction.atomic(eagre=True)  # type: ignore[call-overload]
