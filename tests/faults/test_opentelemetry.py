@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import select
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from django.db import OperationalError
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.metrics import set_meter_provider
@@ -297,6 +298,24 @@ def test_uninstalled_and_installed_again(
     assert not any(each.name == "opentelemetry" for each in events.subscribers)
 
 
+def test_somebody_else_wraps_the_reader_too(
+    make_database: MakeDatabase, reader: InMemoryMetricReader, provider: MeterProvider
+) -> None:
+    """Nothing is told twice, and nothing after the end."""
+    install(provider)
+    database = make_database()
+    lease(database, 5)
+    collect(reader)
+    ours: Any = reader._receive_metrics
+    reader._receive_metrics = lambda *args, **kwargs: ours(*args, **kwargs)  # type: ignore[method-assign]
+    assert counted(collect(reader), database.alias)["use_time"] == 5
+    provider.get_meter("another").create_counter("requests").add(1)
+    opentelemetry.uninstall()
+    assert list(collect(reader)) == ["requests"]
+    install(provider)
+    assert counted(collect(reader), database.alias)["use_time"] == 5
+
+
 def test_a_provider_that_is_set_after(make_database: MakeDatabase) -> None:
     """As where settings install and wsgi.py sets up. In a process of its own: providers are set once."""
     database = make_database()
@@ -348,6 +367,8 @@ def test_documented_metrics() -> None:
 
 
 @given(st.lists(st.floats(0, 30), max_size=60))
+@example([math.nextafter(bound, math.inf) for bound in BOUNDS])
+@example(list(BOUNDS))
 def test_samples_are_where_the_durations_were(durations: list[float]) -> None:
     """In the same buckets, with the same sum."""
     from bisect import bisect_left

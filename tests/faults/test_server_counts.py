@@ -79,6 +79,7 @@ def test_one_of_several_processes_asks(make_database: MakeDatabase, role: dict[s
     assert wait_until(lambda: latest(database) is not None, PATIENCE)
 
     def child() -> bool:
+        assert latest(database) is None  # the parent's
         begin(database)
         (watch,) = server_counts._watches.values()
         assert watch._thread is not None
@@ -115,6 +116,22 @@ def test_an_idle_process_is_silent(make_database: MakeDatabase, role: dict[str, 
     database.fetch("SELECT 1")
     reporter.flush()
     assert wait_until(lambda: latest(database) is not None, PATIENCE)
+
+
+def test_a_long_lease_is_no_idleness(make_database: MakeDatabase, role: dict[str, str]) -> None:
+    database = make_database(**role)
+    with database.holding():
+        server_counts.watch("test", interval=SHORT)
+        assert wait_until(lambda: latest(database) is not None, PATIENCE)
+        watch = server_counts._watches[database.alias]
+        thread = watch._thread
+        times: set[float] = set()
+        while len(times) < 4:
+            assert watch._thread is thread
+            if watch._found is not None:
+                times.add(watch._found[0])
+            assert thread is not None
+            thread.join(SHORT / 5)
 
 
 def leaders(database: Database) -> list[int]:

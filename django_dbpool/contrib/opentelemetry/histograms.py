@@ -197,7 +197,8 @@ class Histograms:
             self.record()
             return
         for reader in readers:
-            if not isinstance(reader.__dict__.get("_receive_metrics"), Merging):
+            # Not by what is there now: somebody else may have put something over it.
+            if not any(known is reader for known, _ in self._merging):
                 merging = reader._receive_metrics = Merging(reader, self._active)
                 self._merging.append((reader, merging))
 
