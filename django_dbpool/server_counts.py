@@ -21,6 +21,7 @@ from django.db import DatabaseError, connections
 
 from .conf import pool_config
 from .conf.engines import is_ours
+from .conf.process import in_test_environment
 from .core import reporter
 from .core.tally import tallies, tally_of
 from .transaction import dedicated
@@ -139,7 +140,7 @@ _changing = threading.Lock()
 
 def watch(who: str, *, interval: float = INTERVAL) -> None:
     """
-    Have the server asked for every alias that this process uses.
+    Have the server asked for every alias that this process uses; in Django's test environment nothing is.
 
     Args:
         who: wants it, until ``unwatch()`` with the same name.
@@ -147,7 +148,7 @@ def watch(who: str, *, interval: float = INTERVAL) -> None:
     """
     with _changing:
         _wanted[who] = interval
-        reporter.register(JOB, _look, interval=min(_wanted.values()))
+        reporter.register(JOB, _job, interval=min(_wanted.values()))
 
 
 def unwatch(who: str, timeout: float = 2.0) -> None:
@@ -168,7 +169,13 @@ def latest(alias: str) -> ServerCounts | None:
     return None if watch is None else watch.latest()
 
 
-def _look() -> None:
+def _job() -> None:
+    if not in_test_environment():  # a test database with a session of ours could not be dropped
+        look()
+
+
+def look() -> None:
+    """For every alias that this process uses: begin to ask, if it is time."""
     for alias in tallies():
         if not _may_be_asked(alias):
             continue

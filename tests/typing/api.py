@@ -23,7 +23,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 import django_dbpool
-from django_dbpool import errors, transaction
+from django_dbpool import errors, server_counts, transaction
 from django_dbpool.asgi import lifespan
 from django_dbpool.audit import Finding, Report, audit, audit_paths
 from django_dbpool.backends.mixin import PooledDatabaseMixin
@@ -442,6 +442,10 @@ def tracing(meters: MeterProvider, tracers: TracerProvider) -> None:
     opentelemetry.install()
     opentelemetry.install(meters, tracers, histograms="recorded", server_interval=None)
     opentelemetry.uninstall()
+    server_counts.watch("shop", interval=30.0)
+    counts = server_counts.latest("default")
+    assert_type(counts, server_counts.ServerCounts | None)
+    server_counts.unwatch("shop")
     sentry_sdk.init(integrations=[DatabasePoolIntegration(), DatabasePoolIntegration(expected="drop")])
 
 
