@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, assert_type
 
+import sentry_sdk
 from django.core.asgi import get_asgi_application
 from django.db import OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -20,16 +21,19 @@ from django.db.transaction import TransactionManagementError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
 from prometheus_client import CollectorRegistry
 
 import django_dbpool
-from django_dbpool import errors, operations, transaction
+from django_dbpool import errors, operations, server_counts, transaction
 from django_dbpool.asgi import lifespan
 from django_dbpool.audit import Finding, Report, audit, audit_paths
 from django_dbpool.backends.mixin import PooledDatabaseMixin
 from django_dbpool.conf import from_url_options
-from django_dbpool.contrib import prometheus
+from django_dbpool.contrib import opentelemetry, prometheus
 from django_dbpool.contrib.gunicorn import child_exit
+from django_dbpool.contrib.sentry import DatabasePoolIntegration
 from django_dbpool.core.ledger import Holder
 from django_dbpool.core.stopping import ShutdownResult
 from django_dbpool.decorators import fallback, replayable
@@ -554,7 +558,23 @@ def exported() -> None:
     assert callable(hook)
 
 
+def tracing(meters: MeterProvider, tracers: TracerProvider) -> None:
+    opentelemetry.install()
+    opentelemetry.install(meters, tracers, histograms="recorded", server_interval=None)
+    opentelemetry.uninstall()
+    server_counts.watch("shop", interval=30.0)
+    counts = server_counts.latest("default")
+    assert_type(counts, server_counts.ServerCounts | None)
+    server_counts.unwatch("shop")
+    sentry_sdk.init(integrations=[DatabasePoolIntegration(), DatabasePoolIntegration(expected="drop")])
+
+
 if TYPE_CHECKING:
+
+    def refused_tracing(meters: MeterProvider) -> None:
+        opentelemetry.install(tracer_provider=meters)  # type: ignore[arg-type]
+        opentelemetry.install(histograms="exact")  # type: ignore[arg-type]
+        DatabasePoolIntegration("drop")  # type: ignore[call-arg]
 
     def refused() -> None:
         prometheus.register("default")  # type: ignore[arg-type]
