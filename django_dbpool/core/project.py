@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from .alerts.reading import faults_of_alerts, read_alerts
 from .readers import ConfigError, Fault, choice, count, optional, read_mapping, reject, seconds
 
 RawAccess = Literal["allow", "warn", "error"]
@@ -30,6 +31,8 @@ class ProjectConfig:
     """Connections that this project may take of one server, all processes together; only checks read it."""
     role: Role | None = None
     """What processes with these settings do, where one code base has several settings."""
+    alerts: Mapping[str, Mapping[str, Any] | None] | None = field(default_factory=dict)
+    """By the name of a rule what is different in it, or None to switch it off; None: no alerts."""
 
     @classmethod
     def from_mapping(cls, options: object, *, where: str = "DBPOOL") -> ProjectConfig:
@@ -42,6 +45,7 @@ class ProjectConfig:
             fault = Fault("", f"must be a dictionary, not {kind}.", 'Write {"RAW_ACCESS": "warn"}.', FAULT_IN_DBPOOL)
             raise ConfigError(where, (fault,))
         values, faults = read_mapping(options, _READERS, check=FAULT_IN_DBPOOL)
+        faults += [fault for fault in faults_of_alerts(values.get("ALERTS")) if fault.refused]
         if faults:
             raise ConfigError(where, tuple(faults))
         return cls(**{key.lower(): value for key, value in values.items()})
@@ -85,6 +89,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
             command="runs management commands and scripts",
         )
     ),
+    "ALERTS": optional(read_alerts),
 }
 
 assert set(_READERS) == {item.name.upper() for item in fields(ProjectConfig)}, "a key without a reader"
