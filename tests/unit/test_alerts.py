@@ -44,7 +44,7 @@ class Clock:
         self.now = 0.0
 
     def see(self, values: Iterable[float | None], step: float = 5.0) -> list[str]:
-        seen = []
+        seen: list[str] = []
         for value in values:
             finding = Finding(self.rule.name, "default", value, FACTS, holders=("reports/ (3)",))
             changes = self.watch.look([finding], now=self.now, at=1000.0 + self.now)
