@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from django_dbpool.core.alerts import RULES, Alert, Change, Finding, Rule, Watch
 from django_dbpool.core.alerts.reading import faults_of_alerts, rules_with
-from django_dbpool.core.alerts.trend import Rates, Reading, Span, Trend, Usual
+from django_dbpool.core.alerts.trend import Reading, Span, Trend, Usual
 
 FACTS: dict[str, Any] = {
     "max_size": 4,
@@ -29,8 +29,8 @@ FACTS: dict[str, Any] = {
     "oldest": 75.0,
     "reasons": "SET",
     "used": 95,
-    "rate": 50.0,
-    "usual": 5.0,
+    "held": 5.0,
+    "usual": 0.5,
 }
 RULE = dataclasses.replace(RULES["utilisation"], warning=0.75, critical=0.9, clear=0.8, after=10, hold=30)
 
@@ -248,24 +248,3 @@ def test_what_stays_becomes_usual() -> None:
     for at in range(10, 1000, 10):
         usual.add(1.0, 10, at=at)
     assert usual.mean == pytest.approx(0.1, rel=0.05)
-
-
-def test_a_rate_is_compared_with_what_is_usual_for_the_name() -> None:
-    rates = Rates(window=60, most=2)
-    total = 0
-    for at in range(0, 1200, 5):
-        total += 10
-        rates.add({"calm": total, "never": 0}, float(at))
-    for at in range(1200, 1300, 5):
-        total += 100
-        rates.add({"calm": total}, float(at))
-    found = {name: (rate, usual, seconds) for name, rate, usual, seconds in rates}
-    assert set(found) == {"calm"}
-    rate, usual, seconds = found["calm"]
-    assert rate == pytest.approx(20, rel=0.1)
-    assert usual is not None
-    assert usual < 4
-    assert seconds > 600
-    rates.add({"calm": 0, "second": 1, "one too many": 1}, 1300.0)  # its process was started again
-    assert {name for name, *_ in rates} == {"calm", "second"}
-    assert {name: rate for name, rate, *_ in rates}["calm"] == 0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 Confidence = Literal["measured", "estimated", "prior"]
 
@@ -64,10 +65,8 @@ class Measured:
     """Callers that waited then, on average."""
     most: int = 0
     """Most callers that had or wanted a connection at one moment."""
-    waits: int = 0
-    """Leases that waited for 5 ms or longer."""
-    waited: float = 0.0
-    """Seconds, all together."""
+    late: int = 0
+    """Leases that waited for longer than 50 ms although no connection had to be opened for them."""
     timeouts: int = 0
     executing: float | None = None
     """The share of the time in use in which a statement ran; the rest is work elsewhere in a transaction."""
@@ -78,11 +77,37 @@ class Measured:
     repeated: int = 0
     slow: int = 0
 
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Measured:
+        """
+        As another process has said it; what a newer version says besides is skipped.
+
+        Raises:
+            TypeError, ValueError: it is something else.
+        """
+        known: dict[str, Any] = {}
+        for item in fields(cls):
+            value = values.get(item.name)
+            if value is None and item.name in values:
+                known[item.name] = None
+            elif value is not None:
+                whole = item.name in _WHOLE
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                    raise ValueError(f"{item.name} = {value!r} is not a number")
+                known[item.name] = int(value) if whole else float(value)
+        return cls(**known)
+
     @property
     def confidence(self) -> Confidence:
         if self.leases >= MUCH and self.seconds >= LONG:
             return "measured"
         return "estimated" if self.leases >= LITTLE and self.seconds >= SHORT else "prior"
+
+
+_WHOLE = frozenset({"leases", "most", "late", "timeouts", "nested", "overdue", "pinned", "repeated", "slow"})
 
 
 @dataclass(frozen=True, slots=True)

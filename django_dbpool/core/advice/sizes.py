@@ -21,6 +21,12 @@ MARGIN = 1.25
 TARGET = 0.05
 """Seconds that callers may wait, where the settings don't say."""
 
+LATE = 0.05
+"""The share of callers that may wait for longer."""
+
+GROWTH = 1.5
+"""Where the averages don't explain who waits."""
+
 NEAR = 0.15
 """A size that differs by less is as good."""
 
@@ -106,6 +112,13 @@ def _from_load(facts: Facts, measured: Measured) -> _Wish:
     parts.append(
         f"With a margin of {MARGIN - 1:.0%}, {size} keep the wait of 95 % of the callers below {_time(target)}."
     )
+    late = measured.late / measured.leases
+    if late > LATE and size <= facts.settings.max_size:
+        size = math.ceil(facts.settings.max_size * GROWTH)
+        parts.append(
+            f"But {late:.0%} of the callers have waited longer than that: they come in bursts, which averages hide. "
+            "Half as many again is the next step."
+        )
     if facts.threads is not None and size > facts.threads * measured.nested:
         size = facts.threads * measured.nested
         parts.append(f"No more than {size} can be used by {facts.threads} threads.")

@@ -104,7 +104,7 @@ _ALL = (
         "keep callers from waiting for new connections.",
         warning=4.0,
         critical=20.0,
-        window=120.0,
+        window=300.0,
         after=0.0,
     ),
     Rule(
@@ -148,9 +148,9 @@ _ALL = (
     Rule(
         "route_load",
         "times",
-        "{subject} runs {value} as many statements as usual: {rate:.1f} a second, usually {usual:.1f}.",
-        "Look for what calls it (a crawler, a loop, a retry), or for a query per row. POOL['groups'] limits what it "
-        "may take from the others.",
+        "{subject} holds {value} as many connections as usual: {held:.1f} on average, usually {usual:.2f}.",
+        "Look for what calls it (a crawler, a loop, a retry), and for a statement that has become slow. "
+        "POOL['groups'] limits what it may take from the others.",
         warning=5.0,
         after=30.0,
         hold=120.0,

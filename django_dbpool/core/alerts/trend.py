@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -145,60 +145,3 @@ class Usual:
     @property
     def mean(self) -> float | None:
         return self._sum / self.weight if self.weight > 0 else None
-
-
-class Rates:
-    """
-    How often things happen, for many of them at once: what is counted by name against what is usual for that name.
-
-    Args:
-        window: seconds for which the present rate is taken.
-        most: names that are followed; those that come later are not.
-    """
-
-    def __init__(self, window: float, *, most: int = 500) -> None:
-        self._window = window
-        self._most = most
-        self._counts: dict[str, deque[tuple[float, float]]] = {}
-        self._usual: dict[str, Usual] = {}
-
-    def add(self, counts: Mapping[str, float], at: float) -> None:
-        """
-        Args:
-            counts: by name, totals that only grow; one that shrinks has begun anew.
-        """
-        for name in [*counts, *(known for known in self._counts if known not in counts)]:
-            history = self._counts.get(name)
-            if history is None:
-                if len(self._counts) >= self._most:
-                    continue
-                history = self._counts[name] = deque()
-                self._usual[name] = Usual()
-            total = counts.get(name, history[-1][1] if history else 0.0)
-            if history and total < history[-1][1]:
-                history.clear()
-            history.append((at, total))
-            self._age(name, history, at)
-        self._forget()
-
-    def _age(self, name: str, history: deque[tuple[float, float]], at: float) -> None:
-        """What has left the window makes what is usual."""
-        while len(history) > 2 and history[1][0] <= at - self._window:
-            began, before = history.popleft()
-            ended, after = history[0]
-            self._usual[name].add(after - before, ended - began, ended)
-
-    def _forget(self) -> None:
-        """Names that are not counted any more."""
-        for name, history in tuple(self._counts.items()):
-            usual = self._usual[name].mean
-            if usual is not None and usual < 1e-4 and history[-1][1] == history[0][1]:
-                del self._counts[name], self._usual[name]
-
-    def __iter__(self) -> Iterator[tuple[str, float, float | None, float]]:
-        """Name, rate a second within the window, what is usual, and for how many seconds that was watched."""
-        for name, history in self._counts.items():
-            (began, before), (ended, after) = history[0], history[-1]
-            rate = (after - before) / (ended - began) if ended > began else 0.0
-            usual = self._usual[name]
-            yield name, rate, usual.mean, usual.weight
