@@ -56,7 +56,8 @@ def provide(name: str, function: Callable[..., Any] | None) -> None:
     Args:
         name: ``server_connections``: called with an alias, returns how many connections of its server are taken, and
             how many it has. ``strangers``: called with an alias, returns how many connections of the project's role
-            belong to none of its pools. ``activity``: returns what each route holds. None from any of them: not known now.
+            belong to none of its pools. ``activity``: returns what each route holds. None from any of them: not known
+            now.
         function: must answer at once, from what it has: it is called every few seconds in a thread that serves others
             too. What it raises is logged, and means "not known". None takes the provider away.
 

@@ -31,6 +31,10 @@ class ProjectConfig:
     """Connections that this project may take of one server, all processes together; only checks read it."""
     role: Role | None = None
     """What processes with these settings do, where one code base has several settings."""
+    slow_statement: float | None = 3.0
+    """Seconds after which a statement counts as slow; None: none does."""
+    repeated_statements: int | None = 50
+    """How often a statement may be executed in one unit of work before it is reported; None: as often as it likes."""
     alerts: Mapping[str, Mapping[str, Any] | None] | None = field(default_factory=dict)
     """By the name of a rule what is different in it, or None to switch it off; None: no alerts."""
 
@@ -89,6 +93,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
             command="runs management commands and scripts",
         )
     ),
+    "SLOW_STATEMENT": optional(seconds(above_zero=True)),
+    "REPEATED_STATEMENTS": optional(count(2)),
     "ALERTS": optional(read_alerts),
 }
 
