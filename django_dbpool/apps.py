@@ -16,6 +16,7 @@ class DatabasePoolConfig(AppConfig):
         from django.conf import settings
 
         from . import __version__, checks, conf, units  # noqa: F401  (checks register themselves)
+        from .alerts import service
         from .conf.engines import is_ours
         from .core import process
 
@@ -27,3 +28,4 @@ class DatabasePoolConfig(AppConfig):
         units.track_requests()
         process.determine_role = conf.role_of_process
         process.version = __version__
+        service.start()

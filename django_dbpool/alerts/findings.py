@@ -36,15 +36,13 @@ LEAST_OBSERVED = 900.0
 class PoolWatch:
     """What is remembered of one alias between two looks."""
 
-    def __init__(self, alias: str, began: float) -> None:
+    def __init__(self, alias: str) -> None:
         self.alias = alias
         self.trend = Trend()
         self.gauges = Gauges()
         self.latest: Measures | None = None
         self._usual_connect = Usual()
-        self._aged = Reading(began)
-        # Counters began at 0: what came before the first look belongs to it.
-        self.trend.add(self._aged)
+        self._aged: Reading | None = None
 
     def read(self, measured: Measures, pool: ManagedPool | None, now: float) -> None:
         """Take a reading. The gauges come first: a lease that ends meanwhile is counted twice rather than not."""
@@ -76,11 +74,14 @@ class PoolWatch:
         for reading in self.trend.readings:
             if reading.at > last - window:
                 break
-            if reading.at > self._aged.at:
+            aged = self._aged
+            if aged is not None and reading.at <= aged.at:
+                continue
+            if aged is not None:
                 self._usual_connect.add(
-                    reading.connecting - self._aged.connecting, reading.connects - self._aged.connects, reading.at
+                    reading.connecting - aged.connecting, reading.connects - aged.connects, reading.at
                 )
-                self._aged = reading
+            self._aged = reading
         return self._usual_connect
 
 
@@ -155,12 +156,12 @@ def _circuit(watch: PoolWatch, rule: Rule, pool: ManagedPool | None) -> _Value:
 def _connect_time(watch: PoolWatch, rule: Rule, pool: ManagedPool | None) -> _Value:
     usual = watch.usual_connect(rule.window)
     span = watch.trend.over(rule.window)
+    mean = span.connecting / span.connects if span is not None and span.connects else 0.0
+    facts = {"mean_ms": mean * 1000, "usual_ms": (usual.mean or 0.0) * 1000}
     if span is None or not span.connects:
-        return 0.0, {}
-    mean = span.connecting / span.connects
+        return 0.0, facts
     if span.connects < LEAST_ATTEMPTS or usual.weight < LEAST_USUAL or not usual.mean:
-        return None, {}
-    facts = {"mean_ms": mean * 1000, "usual_ms": usual.mean * 1000}
+        return None, facts
     return (mean / usual.mean if mean >= NOTICED else min(1.0, mean / usual.mean)), facts
 
 
@@ -206,7 +207,7 @@ def route_findings(rule: Rule, active: tuple[tuple[str, str], ...]) -> Iterator[
         gone.discard((row.alias, row.name))
         yield Finding(rule.name, row.alias, value, {"held": row.held.minute, "usual": row.baseline}, row.name)
     for alias, name in gone:
-        yield Finding(rule.name, alias, 0.0, subject=name)
+        yield Finding(rule.name, alias, 0.0, {"held": 0.0, "usual": 0.0}, name)
 
 
 def biggest(pool: ManagedPool) -> tuple[str, ...]:

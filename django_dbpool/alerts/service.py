@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from django.core import mail
 from django.db import connections
 from django.dispatch import Signal
 
@@ -19,6 +20,7 @@ from ..core.advice.facts import Measured
 from ..core.advice.measuring import measured
 from ..core.alerts import Alert, Change, Finding, Rule, Watch
 from ..core.alerts.reading import rules_with
+from ..core.alerts.trend import Reading
 from ..core.tally import tallies
 from ..pool.measures import Measures, measures
 from ..pool.registry import pools
@@ -71,7 +73,7 @@ class Service:
         self._pools: dict[str, PoolWatch] = {}
         self._given: object = None
         self._watch = Watch({})
-        self._looked = -INTERVAL * 2
+        self._looked: float | None = None
         # Not by events.subscribe(): a flood of other events would push out what a slow receiver has not got yet.
         self.telling = events.Subscription("alerts", _send, limit=WAITING)
 
@@ -86,13 +88,16 @@ class Service:
     def _look(self) -> tuple[Change, ...]:
         rules = self._rules()
         living = {pool.alias: pool for pool in pools()}
-        now = self._looked = self._clock()
+        before, now = self._looked, self._clock()
+        self._looked = now
         found: list[Finding] = []
         for taken in self._measures():
             pool = living.get(taken.alias)
             watch = self._pools.get(taken.alias)
             if watch is None:
-                watch = self._pools[taken.alias] = PoolWatch(taken.alias, now - INTERVAL)
+                watch = self._pools[taken.alias] = PoolWatch(taken.alias)
+                if before is not None:
+                    watch.trend.add(Reading(before))  # used for the first time since then: its counters were at 0
             watch.read(taken, pool, now)
             found += findings(watch, rules, pool)
         if "route_load" in rules:
@@ -130,7 +135,7 @@ class Service:
 
     def _look_if_late(self) -> None:
         """An idle process doesn't look by itself."""
-        if self._clock() - self._looked >= 2 * INTERVAL:
+        if self._looked is None or self._clock() - self._looked >= 2 * INTERVAL:
             self.look()
 
     def active(self) -> tuple[Alert, ...]:
@@ -205,7 +210,15 @@ def stop() -> None:
 
 
 def _job() -> None:
-    service().look()
+    if _under_tests():
+        reporter.unregister(JOB)  # a project's tests want no looks at its pools
+    else:
+        service().look()
+
+
+def _under_tests() -> bool:
+    """Whether Django's test environment is set up: its outbox is the one thing of it that can be seen."""
+    return hasattr(mail, "outbox")
 
 
 def active() -> tuple[Alert, ...]:

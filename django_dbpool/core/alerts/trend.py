@@ -95,15 +95,18 @@ class Trend:
         return Span.between(self.readings[-2], self.readings[-1])
 
     def over(self, seconds: float) -> Span | None:
-        """From the first reading that is not older than this to the last; less, where less is known."""
-        last = self.readings[-1] if self.readings else None
-        first = None
-        for reading in reversed(self.readings):
-            if last is None or reading.at < last.at - seconds - 1e-6:
-                break
-            first = reading
-        if last is None or first is None or first is last:
+        """
+        The last seconds, and a little more: from the last reading that is at least so old, else from the first. What
+        happened after an idle time was not seen before it, so it belongs to now.
+        """
+        if len(self.readings) < 2:
             return None
+        last = self.readings[-1]
+        first = last
+        for reading in reversed(self.readings):
+            first = reading
+            if reading.at <= last.at - seconds:
+                break
         return Span.between(first, last)
 
     def steps(self) -> Iterator[Span]:
