@@ -16,7 +16,8 @@ class DatabasePoolConfig(AppConfig):
         from django.conf import settings
 
         from . import __version__, checks, conf, units  # noqa: F401  (checks register themselves)
-        from .alerts import service
+        from .alerts import provide, service
+        from .backends import activity, sampler
         from .conf.engines import is_ours
         from .core import process
 
@@ -26,6 +27,8 @@ class DatabasePoolConfig(AppConfig):
             if isinstance(options, Mapping) and "pool" in options and is_ours(database.get("ENGINE")):
                 conf.adopt_django_option(database, alias)
         units.track_requests()
+        sampler.start()
         process.determine_role = conf.role_of_process
         process.version = __version__
+        provide("activity", activity.activity)
         service.start()

@@ -231,6 +231,10 @@ TABLE: list[Broken] = [
     project("dbpool.W043", "1 or more is never exceeded", "0.8 for 80 %", ALERTS={"utilisation": {"critical": 80}}),
     project("dbpool.E003", "ROLE = 'celery' is not a role", '"worker" (runs tasks)', ROLE="celery"),
     project("dbpool.E003", "SESSION_FROM_REQUEST = 'f' is neither", "myproject.tenants", SESSION_FROM_REQUEST="f"),
+    project("dbpool.E003", "SLOW_STATEMENT = 0 is not a number", "None reports no statement", SLOW_STATEMENT=0),
+    project("dbpool.E003", "SLOW_STATEMENT = '3s' is not a number", "Write 3:", SLOW_STATEMENT="3s"),
+    project("dbpool.E003", "REPEATED_STATEMENTS = 1 is not", "None reports no statement", REPEATED_STATEMENTS=1),
+    project("dbpool.E003", "LEAK_STACKS = 'yes' is not a boolean", "True or False", LEAK_STACKS="yes"),
     project("dbpool.E004", "can't be imported: No module", "dotted path", SESSION_FROM_REQUEST="no.such.function"),
     project("dbpool.E004", "can't be imported", "dotted path", SESSION_FROM_REQUEST=f"{__name__}.missing"),
     project("dbpool.E004", "is not a function", "dotted path", SESSION_FROM_REQUEST=f"{__name__}.NOT_CALLABLE"),
@@ -311,6 +315,20 @@ TABLE: list[Broken] = [
         {},
         {"MIDDLEWARE": [FIRST, "django_dbpool.middleware.SessionVariablesMiddleware"]},
     ),
+    project(
+        "dbpool.W033",
+        "SLOW_STATEMENT (20 s) is not below statement_timeout (10 s)",
+        "Lower SLOW_STATEMENT",
+        {"POOL": {"statement_timeout": 10}},
+        SLOW_STATEMENT=20,
+    ),
+    project(
+        "dbpool.W033",
+        "SLOW_STATEMENT (3 s) is not below command_timeout (3 s)",
+        "None",
+        {"POOL": {"command_timeout": 3}},
+        SLOW_STATEMENT=3.0,
+    ),
     Broken("dbpool.W017", "POOL_OPTIONS is no setting", "Write POOL", {"POOL_OPTIONS": {"POOL_SIZE": 10}}),
     Broken("dbpool.W017", "pool is no setting", "Write POOL", {"pool": {"max_size": 10}}),
 ]
@@ -365,7 +383,7 @@ def test_the_table_is_long_and_names_each_check_that_settings_can_show() -> None
     assert len({(row.check, row.text, row.hint) for row in TABLE}) >= 95
     in_table = {row.check for row in TABLE} | {"dbpool.W003", "dbpool.E007"}  # these two below
     assert {int(check[-3:]) for check in in_table if check[7] == "E"} == {*range(1, 16), 32, 33}
-    assert {int(check[-3:]) for check in in_table if check[7] == "W"} == {*range(1, 20), 24, 43}
+    assert {int(check[-3:]) for check in in_table if check[7] == "W"} == {*range(1, 20), 24, 33, 43}
 
 
 @pytest.mark.parametrize("row", numbered(TABLE))
