@@ -17,7 +17,7 @@ class DatabasePoolConfig(AppConfig):
 
         from . import __version__, checks, conf, units  # noqa: F401  (checks register themselves)
         from .alerts import provide, service
-        from .backends import activity, sampler
+        from .backends import sampler
         from .conf.engines import is_ours
         from .core import process
 
@@ -30,5 +30,5 @@ class DatabasePoolConfig(AppConfig):
         sampler.start()
         process.determine_role = conf.role_of_process
         process.version = __version__
-        provide("activity", activity.activity)
+        provide("activity", sampler.activity)
         service.start()
