@@ -74,8 +74,12 @@ class Service:
         self._given: object = None
         self._watch = Watch({})
         self._looked: float | None = None
-        # Not by events.subscribe(): a flood of other events would push out what a slow receiver has not got yet.
-        self.telling = events.Subscription("alerts", _send, limit=WAITING)
+        # Not by events.subscribe(): a flood of other events would push out what a slow receiver has not got yet. Two,
+        # because handlers of logging may block too, and a receiver must not keep an alert from the log.
+        self._tellers = (
+            events.Subscription("alerts-log", _log, limit=WAITING),
+            events.Subscription("alerts", _send, limit=WAITING),
+        )
 
     def look(self) -> tuple[Change, ...]:
         """Take a reading of every pool, and tell what has changed."""
@@ -113,25 +117,20 @@ class Service:
         return dict(self._watch.rules)
 
     def _tell(self, change: Change) -> None:
-        alert = change.alert
-        level = logging.INFO
-        if change.what in ("raised", "escalated"):
-            level = logging.ERROR if alert.severity == "critical" else logging.WARNING
-        told = f"over after {change.seconds:.0f} s" if change.what == "cleared" else str(alert)
-        logger.log(
-            level,
-            "database %r: %s %s (%s): %s",
-            alert.alias,
-            alert.rule,
-            change.what,
-            alert.severity,
-            told,
-            extra={"alert": change.to_json()},
-        )
-        if alert_changed.has_listeners(Change):
-            self.telling.put(AlertChanged(alias=alert.alias, at=change.at, change=change))
+        event = AlertChanged(alias=change.alert.alias, at=change.at, change=change)
+        for teller in self._tellers:
+            teller.put(event)
         if events.subscribers:
-            events.publish(AlertChanged(alias=alert.alias, at=change.at, change=change))
+            events.publish(event)
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until everything is told that has changed so far; whether it is."""
+        done = [teller.flush(timeout) for teller in self._tellers]
+        return all(done)
+
+    def close(self, timeout: float = 1.0) -> None:
+        for teller in self._tellers:
+            teller.close(timeout)
 
     def _look_if_late(self) -> None:
         """An idle process doesn't look by itself."""
@@ -174,8 +173,30 @@ def _measured(readings: tuple[Any, ...], latest: Measures) -> Measured | None:
     )
 
 
+def _log(event: events.Event) -> None:
+    assert isinstance(event, AlertChanged)
+    change = event.change
+    alert = change.alert
+    level = logging.INFO
+    if change.what in ("raised", "escalated"):
+        level = logging.ERROR if alert.severity == "critical" else logging.WARNING
+    told = f"over after {change.seconds:.0f} s" if change.what == "cleared" else str(alert)
+    logger.log(
+        level,
+        "database %r: %s %s (%s): %s",
+        alert.alias,
+        alert.rule,
+        change.what,
+        alert.severity,
+        told,
+        extra={"alert": change.to_json()},
+    )
+
+
 def _send(event: events.Event) -> None:
     assert isinstance(event, AlertChanged)
+    if not alert_changed.has_listeners(Change):
+        return
     try:
         # Each receiver's exception is logged by Django, and the others are called all the same.
         alert_changed.send_robust(sender=Change, change=event.change)
@@ -206,7 +227,7 @@ def stop() -> None:
     reporter.unregister(JOB)
     forgotten = _services.pop(os.getpid(), None)
     if forgotten is not None:
-        forgotten.telling.close(1.0)
+        forgotten.close()
 
 
 def _job() -> None:

@@ -62,7 +62,7 @@ def advised(workload: Workload, alias: str) -> Report:
     finally:
         done.set()
         looking.join()
-        service.telling.close()
+        service.close()
     (chosen,) = [each for each in pools() if each.name == alias]
     load = Load("here:1", service.measured())
     project = ProjectConfig(threads=workload.number, processes=1)

@@ -10,12 +10,14 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from django.core import mail
 from django.db import connections
 from django.test import override_settings
 
 from django_dbpool import alerts
 from django_dbpool.alerts import Alert, Change
-from django_dbpool.alerts.service import Service, service, stop
+from django_dbpool.alerts.service import JOB, Service, service, start, stop
+from django_dbpool.core import reporter
 from django_dbpool.core.alerts import RULES
 from django_dbpool.errors import PoolError, PoolExhausted
 from testproject.postgres import free_port
@@ -41,7 +43,7 @@ def watch() -> Iterator[Service]:
     watch = Service()
     watch.look()
     yield watch
-    watch.telling.close()
+    watch.close()
 
 
 def active(watch: Service, rule: str, alias: str) -> Alert | None:
@@ -309,10 +311,10 @@ def test_log_and_signal(
     raised(watch, "leak", alias)
     release(worker)
     cleared(watch, "leak", alias)
-    assert watch.telling.flush(PATIENCE)
+    assert watch.flush(PATIENCE)
     mine = [(change.what, change.alert.rule, thread) for change, thread in told if change.alert.rule == "leak"]
     assert mine == [("raised", "leak", "dbpool-alerts"), ("cleared", "leak", "dbpool-alerts")]
-    assert watch.telling.failures == 0
+    assert all(teller.failures == 0 for teller in watch._tellers)
     lines = [(record.levelname, record.getMessage()) for record in caplog.records if "leak" in record.getMessage()]
     assert lines[0][0] == "WARNING"
     assert lines[0][1].startswith(f"database '{alias}': leak raised (warning): 1 leases have lasted longer")
@@ -347,7 +349,7 @@ def test_receivers_that_raise_or_block_harm_nobody(
     assert not after.is_set()
     go_on.set()
     assert after.wait(PATIENCE)
-    assert watch.telling.flush(PATIENCE)
+    assert watch.flush(PATIENCE)
     assert "mail server away" in caplog.text
 
 
@@ -375,3 +377,24 @@ def test_the_process_has_one_and_a_child_its_own(make_pool: MakePool, monkeypatc
             assert service() is not mine
     finally:
         stop()
+
+
+def test_looks_from_time_to_time_but_not_under_a_projects_tests(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alias = make_pool()
+    execute(alias, "SELECT 1")
+    try:
+        start()
+        reporter.flush()
+        assert JOB not in reporter._jobs
+        assert service().measured() == {}
+        monkeypatch.delattr(mail, "outbox")
+        start()
+        reporter.flush()
+        execute(alias, "SELECT 1")
+        reporter.flush()
+        assert service().measured()[alias].leases == 1
+    finally:
+        stop()
+    assert JOB not in reporter._jobs

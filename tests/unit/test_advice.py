@@ -19,7 +19,10 @@ from hypothesis import strategies as st
 
 from django_dbpool.conf import pool_config
 from django_dbpool.core.advice import Advice, Facts, Measured, Report, Room, Settings, advise, paste, spread
+from django_dbpool.core.advice.measuring import measured
 from django_dbpool.core.advice.queueing import deadlock_free, late, needed, unqueued, wait_probability
+from django_dbpool.core.alerts.trend import Reading
+from django_dbpool.core.tally import Histogram
 
 BUSY = Measured(seconds=900, leases=90_000, hold=0.05, load=5.0, usual_load=5.0, peak_load=8.0, most=10, executing=0.9)
 
@@ -269,3 +272,73 @@ def test_pasted_where_there_was_no_pool() -> None:
     names: dict[str, Any] = {"DATABASES": {"default": {}}}
     exec(paste(report, 'DATABASES["default"]["POOL"]', present=False), names)
     assert names["DATABASES"]["default"]["POOL"] == report.changes
+
+
+# -- from readings to a load ----------------------------------------------------------------------------------------
+
+
+def readings(loads: list[float], *, leases: int = 10, step: float = 5.0, **gauges: int) -> list[Reading]:
+    """One a step, with that many connections in use on average."""
+    found, busy, number, at = [Reading(0.0, **gauges)], 0.0, 0, 0.0
+    for load in loads:
+        at += step
+        busy += load * step
+        number += leases
+        found.append(Reading(at, leases=number, busy=busy, **gauges))
+    return found
+
+
+USE = Histogram((0,) * 4 + (100,) + (0,) * 5, 100 * 0.08)
+
+
+def test_loads_are_of_intervals_and_exact() -> None:
+    found = measured(readings([2.0] * 98 + [6.0, 9.0], in_use=3, executing=2), USE, Histogram())
+    assert found is not None
+    assert (found.seconds, found.leases) == (500, 1000)
+    assert [found.hold, found.usual_load, found.peak_load] == pytest.approx([0.08, 2, 6])
+    assert found.load == pytest.approx((98 * 2 + 15) / 100)
+    assert found.executing == pytest.approx(2 / 3)
+
+
+def test_an_idle_night_is_no_part_of_the_load() -> None:
+    day = readings([4.0] * 20)
+    last = day[-1]
+    next_day = [
+        dataclasses.replace(each, at=each.at + 40_000, leases=each.leases + last.leases, busy=each.busy + last.busy)
+        for each in readings([4.0] * 20)
+    ]
+    found = measured([*day, *next_day], USE, Histogram())
+    assert found is not None
+    assert found.seconds == 200
+    assert [found.load, found.usual_load] == pytest.approx([4, 4])
+
+
+def test_waiting_for_a_connection_to_be_opened_is_no_queue() -> None:
+    first, second = readings([4.0])
+    opening = dataclasses.replace(second, waited=2.0, connecting=2.0, opened=4)
+    wait = Histogram((96, 0, 0, 0, 0, 4, 0, 0, 0, 0), 2.0)
+    found = measured([first, opening], USE, wait)
+    assert found is not None
+    assert (found.peak_queue, found.late) == (0, 0)
+    queueing = dataclasses.replace(second, waited=20.0)
+    found = measured([first, queueing], USE, wait)
+    assert found is not None
+    assert (found.peak_queue, found.late) == (4, 4)
+
+
+def test_nothing_follows_from_nothing() -> None:
+    assert measured([], Histogram(), Histogram()) is None
+    assert measured(readings([0.0] * 3, leases=0), USE, Histogram()) is None
+
+
+def test_bursts_are_taken_seriously() -> None:
+    """On average two are in use; but a fifth of all callers have waited."""
+    bursts = dataclasses.replace(BUSY, load=2.0, peak_load=2.0, usual_load=2.0, late=18_000)
+    size = item(advise(Facts("default", Settings(max_size=8), bursts, threads=40)), "max_size")
+    assert size.proposed == 12
+    assert "they come in bursts" in size.reason
+
+
+@given(measurements)
+def test_a_load_survives_json(load: Measured) -> None:
+    assert Measured.from_json({**json.loads(json.dumps(load.to_json())), "of a newer version": 1}) == load

@@ -56,7 +56,7 @@ def measured(
         load=sum(step.busy for step in steps) / seconds,
         usual_load=_quantile(steps, 0.5),
         peak_load=busiest,
-        peak_queue=sum(step.waited for step in crowded) / sum(step.seconds for step in crowded),
+        peak_queue=sum(step.queue * step.seconds for step in crowded) / sum(step.seconds for step in crowded),
         most=max(reading.in_use + reading.waiting for reading in readings),
         late=min(leases, max(0, slow_waits - opened)),
         timeouts=sum(step.timeouts for step in steps),

@@ -136,10 +136,11 @@ def _no_more_than_cores(facts: Facts, measured: Measured, size: int, demand: flo
     cap = max(min(size, facts.settings.max_size), math.ceil(useful / share / (facts.processes or 1)))
     if size <= cap:
         return size
+    whom = "this process" if (facts.processes or 1) == 1 else f"each of {facts.processes} processes"
     parts.append(
         f"The server's {facts.room.cpus} processors work on {useful} statements at once (2 x processors + 1); a "
-        f"statement runs in {share:.0%} of the time in use, so more than {cap} for each of {facts.processes or 1} "
-        "processes would only wait inside the server. Where statements wait for disks or locks, try more."
+        f"statement runs in {share:.0%} of the time in use, so more than {cap} for {whom} "
+        "would only wait inside the server. Where statements wait for disks or locks, try more."
     )
     return cap
 
@@ -158,7 +159,9 @@ def _most(facts: Facts) -> tuple[int | None, str]:
         return None, ""
     connections, who = min(found)
     each = connections // (processes * facts.aliases) - facts.settings.reserve_size
-    shares = f"{processes} processes" + (f" with {facts.aliases} databases on it" if facts.aliases > 1 else "")
+    shares = ("1 process" if processes == 1 else f"{processes} processes") + (
+        f" with {facts.aliases} databases on it" if facts.aliases > 1 else ""
+    )
     return max(1, each), f"{who}, for {shares} with a reserve of {facts.settings.reserve_size} each"
 
 

@@ -69,8 +69,10 @@ class Span:
 
     @property
     def queue(self) -> float:
-        """Callers that waited, on average: Little's law."""
-        return self.waited / self.seconds if self.seconds else 0.0
+        """
+        Callers that waited for others, on average: Little's law. Who opens a connection waits for that, not for others.
+        """
+        return max(0.0, self.waited - self.connecting) / self.seconds if self.seconds else 0.0
 
 
 class Trend:
