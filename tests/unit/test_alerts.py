@@ -121,6 +121,21 @@ def test_each_subject_is_an_alert_and_is_forgotten() -> None:
     assert [alert.id for alert in watch.active] == ["route_load:default:route 1", "route_load:default:route 2"]
 
 
+def test_subjects_that_are_gone_are_forgotten() -> None:
+    watch = Watch({"route_load": dataclasses.replace(RULES["route_load"], after=60, hold=100)})
+    watch.look([Finding("route_load", "default", 9.0, FACTS, f"route {number}") for number in range(100)], now=0, at=0)
+    assert len(watch._latches) == 100
+    watch.look([], now=31, at=31)
+    assert not watch._latches
+
+
+def test_no_change_within_the_hold_time_of_the_last() -> None:
+    clock = Clock(dataclasses.replace(RULE, after=0))
+    assert clock.see([1.0] + [0.0] * 7) == ["raised", "cleared"]
+    assert clock.see([1.0] * 4) == []
+    assert clock.see([1.0] * 2) == ["raised"]
+
+
 def test_the_most_severe_comes_first() -> None:
     watch = Watch({name: dataclasses.replace(RULES[name], after=0) for name in ("waiters", "timeouts", "leak")})
     for now, rule in enumerate(("waiters", "leak", "timeouts")):

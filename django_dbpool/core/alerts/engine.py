@@ -122,8 +122,9 @@ class _Latch:
             self.run = None
 
     def idle(self, now: float) -> bool:
-        """Whether it could be forgotten without anybody noticing."""
-        return not self.on and self.run is None and now - self.changed >= self.hold
+        """Whether it could be forgotten without anybody noticing. What nobody looks at any more has no run."""
+        running = self.run is not None and now - self.seen <= self.gap
+        return not self.on and not running and now - self.changed >= self.hold
 
 
 class Watch:
@@ -170,23 +171,22 @@ class Watch:
             if rule is not None and (change := self._judge(rule, finding, now, at)) is not None:
                 changes.append(change)
         self._recent.extend(changes)
+        # Routes come and go.
+        for key in [key for key, latches in self._latches.items() if all(each.idle(now) for each in latches.values())]:
+            del self._latches[key]
         return tuple(changes)
 
     def _judge(self, rule: Rule, finding: Finding, now: float, at: float) -> Change | None:
         key = finding.id
         latches = self._latches.get(key)
         if latches is None:
-            latches = {
+            latches = self._latches[key] = {
                 level: _Latch(rule, above, self._gap)
                 for level in LEVELS
                 if (above := rule.threshold(level)) is not None
             }
         for latch in latches.values():
             latch.look(finding.value, now)
-        if all(latch.idle(now) for latch in latches.values()):
-            self._latches.pop(key, None)  # routes come and go
-        else:
-            self._latches[key] = latches
         level = next((level for level, latch in latches.items() if latch.on), None)
         return self._set(key, rule, level, finding, at)
 
