@@ -105,7 +105,8 @@ def findings(watch: PoolWatch, rules: dict[str, Rule], pool: ManagedPool | None)
         if rule is None:
             continue
         value, facts = values(watch, rule, pool)
-        holders = biggest(pool) if rule.names_holders and value and pool is not None else ()
+        matters = rule.names_holders and value is not None and value > rule.lowest
+        holders = biggest(pool) if matters and pool is not None else ()
         yield Finding(name, watch.alias, value, {**_standing(watch), **facts}, holders=holders)
 
 

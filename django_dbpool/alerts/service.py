@@ -211,10 +211,7 @@ def service() -> Service:
     """Of this process; a forked child has its own, without its parent's alerts."""
     pid = os.getpid()
     found = _services.get(pid)
-    if found is None:
-        _services.clear()
-        found = _services.setdefault(pid, Service())
-    return found
+    return found if found is not None else _services.setdefault(pid, Service())
 
 
 def start() -> None:
@@ -245,6 +242,11 @@ def _under_tests() -> bool:
 def active() -> tuple[Alert, ...]:
     """What is wrong in this process now, the most severe first."""
     return service().active()
+
+
+def alerts_section() -> list[dict[str, Any]]:
+    """The same as JSON values, for a snapshot of this process."""
+    return [alert.to_json() for alert in active()]
 
 
 def recent() -> tuple[Change, ...]:

@@ -20,6 +20,7 @@ from django_dbpool.alerts.service import JOB, Service, service, start, stop
 from django_dbpool.core import reporter
 from django_dbpool.core.alerts import RULES
 from django_dbpool.errors import PoolError, PoolExhausted
+from django_dbpool.pool.gauges import Gauges, gauges
 from testproject.postgres import free_port
 from testproject.processes import wait_until
 from tests.fixtures.pools import execute, hold, value
@@ -149,6 +150,7 @@ def test_circuit(make_pool: MakePool, proxy: Proxy, watch: Service) -> None:
     cleared(watch, "circuit", alias)
 
 
+@pytest.mark.ci
 def test_connecting_becomes_slow(make_pool: MakePool, proxy: Proxy, watch: Service) -> None:
     alias = make_pool(HOST=proxy.host, PORT=str(proxy.port), POOL={"retry": False})
 
@@ -193,6 +195,32 @@ def test_pins(make_pool: MakePool, worker: Worker, watch: Service) -> None:
     assert "SET" in alert.text
     release(worker)
     cleared(watch, "pins", alias)
+
+
+def test_gauges(make_pool: MakePool, make_worker: Callable[[], Worker], observer: Any) -> None:
+    alias = make_pool(size=4)
+    nested, busy = make_worker(), make_worker()
+    second = connections[alias].copy()
+    second.inc_thread_sharing()  # made here, used there
+
+    def lease_twice() -> None:
+        hold(alias)
+        second.set_autocommit(False)
+        second.cursor().execute("SELECT 1")
+
+    nested(lease_twice)
+    execute(alias, "SELECT 1")
+    with observer.transaction():
+        observer.execute("SELECT pg_advisory_xact_lock(11)")
+        waiting = busy.start(execute, alias, "SELECT pg_advisory_xact_lock(11)")
+        assert wait_until(lambda: gauges(connections[alias].pool).executing == 1, PATIENCE)
+        found = gauges(connections[alias].pool)
+        assert (found.in_use, found.nested, found.overdue, found.pins) == (3, 2, 0, 0)
+        assert found.age > 0
+    waiting.result(PATIENCE)
+    nested(second.close)
+    nested(connections.close_all)
+    assert gauges(connections[alias].pool) == Gauges()
 
 
 # -- what others know -----------------------------------------------------------------------------------------------

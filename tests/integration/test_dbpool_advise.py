@@ -147,6 +147,23 @@ def test_a_server_that_is_away_is_not_known(make_pool: MakePool, run: Run) -> No
     assert "How many connections the server has: it could not be asked." in out
 
 
+def test_sources_that_fail_are_told_without_their_words(
+    make_pool: MakePool, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alias = make_pool(POOL={"statement_timeout": 5})
+
+    def fail() -> Any:
+        raise OSError("postgres://shop:secret@db/shop")
+
+    def missing() -> Any:
+        raise ModuleNotFoundError("celery")
+
+    monkeypatch.setattr(subcommand, "SOURCES", {"fleet": fail, "processes of this host": missing})
+    code, out, err = run(aliases=(alias,))
+    assert (code, err) == (0, "The fleet can't be asked: OSError\n")
+    assert "Nothing was measured" in out
+
+
 def test_wrong_usage(make_pool: MakePool, run: Run) -> None:
     alias = make_pool()
     code, _, err = run("--using", "nobody", aliases=(alias,))

@@ -34,6 +34,11 @@ class Rule:
     names_holders: bool = False
     """Whether those who hold connections are a part of the answer."""
 
+    @property
+    def lowest(self) -> float:
+        """At or below this there is no alert."""
+        return min(each for each in (self.warning, self.critical) if each is not None) * self.clear
+
     def threshold(self, level: Level) -> float | None:
         return self.warning if level == "warning" else self.critical
 

@@ -6,7 +6,6 @@ import json
 import textwrap
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -46,17 +45,28 @@ SOURCES: dict[str, Source] = {"fleet": _fleet, "processes of this host": _socket
 class _Found:
     source: str
     loads: list[Load]
+    problems: tuple[str, ...] = ()
+    """Why others could not be asked."""
 
 
 def measured() -> _Found:
     """What the first source knows that knows anything. One that can't be asked knows nothing."""
+    problems = []
     for name, source in SOURCES.items():
-        with suppress(Exception):  # whatever a store, a socket or a missing module raises: there is a next
+        try:
             loads = [load for load in loads_in(source()) if load.aliases]
-            if loads:
-                return _Found(name, loads)
+        except ImportError:
+            continue
+        except Exception as error:  # noqa: BLE001  # whatever a store or a socket raises: there is a next
+            # Our own texts are free of credentials, a driver's may not be.
+            ours = type(error).__module__.startswith("django_dbpool.")
+            problems.append(f"The {name} can't be asked: {error if ours else type(error).__name__}")
+            continue
+        if loads:
+            return _Found(name, loads, tuple(problems))
     own = own_load()
-    return _Found("this process", [own]) if own.aliases else _Found(NOTHING, [])
+    source_ = ("this process", [own]) if own.aliases else (NOTHING, [])
+    return _Found(*source_, tuple(problems))
 
 
 def _positive(text: str) -> int:
@@ -106,10 +116,17 @@ class Subcommand(subcommand.Subcommand):
 
     def _print_json(self, advised: list[tuple[Alias, Report]], found: _Found) -> None:
         databases = [{**report.to_json(), "paste": paste_of(alias, report)} for alias, report in advised]
-        document = {"source": found.source, "processes": len(found.loads), "databases": databases}
+        document = {
+            "source": found.source,
+            "problems": found.problems,
+            "processes": len(found.loads),
+            "databases": databases,
+        }
         self.stdout.write(json.dumps(document, indent=2))
 
     def _print(self, advised: list[tuple[Alias, Report]], found: _Found) -> None:
+        for problem in found.problems:
+            self.stderr.write(problem)
         for alias, report in advised:
             self.stdout.write(self.style.MIGRATE_HEADING(alias.name))
             self.stdout.write(f"  {_basis(alias.name, found)}")
