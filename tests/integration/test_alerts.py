@@ -183,7 +183,7 @@ def test_leak(make_pool: MakePool, worker: Worker, watch: Service) -> None:
     alert = raised(watch, "leak", alias)
     assert alert.value == 1
     assert "worker-1" in alert.holders[0]
-    assert "leak_after (0 s)" in alert.text
+    assert "leak_after (0.1 s): 1," in alert.text
     release(worker)
     cleared(watch, "leak", alias)
 
@@ -345,7 +345,7 @@ def test_log_and_signal(
     assert all(teller.failures == 0 for teller in watch._tellers)
     lines = [(record.levelname, record.getMessage()) for record in caplog.records if "leak" in record.getMessage()]
     assert lines[0][0] == "WARNING"
-    assert lines[0][1].startswith(f"database '{alias}': leak raised (warning): 1 leases have lasted longer")
+    assert lines[0][1].startswith(f"database '{alias}': leak raised (warning): Leases held for longer")
     assert lines[1][0] == "INFO"
     assert "leak cleared (warning): over after" in lines[1][1]
 

@@ -187,7 +187,10 @@ def test_limits_fit_the_worker_that_is_killed() -> None:
 
 def test_a_queue_that_is_longer_than_the_timeout_is_cut() -> None:
     slow = dataclasses.replace(BUSY, hold=2.0, timeouts=40)
-    assert advise(Facts("default", Settings(timeout=10), slow)).changes["max_waiting"] == 50
+    facts = Facts("default", Settings(max_size=10, timeout=10), slow, threads=400)
+    changes = advise(facts).changes
+    assert changes["max_waiting"] == changes["max_size"] * 10 / 2  # as many as are served within the timeout
+    assert "max_waiting" not in advise(dataclasses.replace(facts, threads=40)).changes
 
 
 def test_code_that_keeps_connections_is_named() -> None:

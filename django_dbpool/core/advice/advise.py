@@ -36,7 +36,9 @@ class Report:
 
 def advise(facts: Facts) -> Report:
     """What the facts say about the settings of one alias."""
-    return Report(facts.alias, (*advise_sizes(facts), *advise_habits(facts)), tuple(_unknown(facts)))
+    sizes = advise_sizes(facts)
+    max_size = next((item.proposed for item in sizes if item.setting == "max_size"), facts.settings.max_size)
+    return Report(facts.alias, (*sizes, *advise_habits(facts, max_size)), tuple(_unknown(facts)))
 
 
 def _unknown(facts: Facts) -> Iterator[str]:

@@ -12,10 +12,14 @@ STATEMENT_TIMEOUT = 30.0
 """Seconds, unless the worker is killed earlier."""
 
 
-def advise_habits(facts: Facts) -> list[Advice]:
+def advise_habits(facts: Facts, max_size: int) -> list[Advice]:
+    """
+    Args:
+        max_size: what is advised.
+    """
     found = [*_timeout(facts), *_statement_timeout(facts)]
     if facts.measured is not None:
-        found += [*_max_waiting(facts, facts.measured), *_code(facts, facts.measured)]
+        found += [*_max_waiting(facts, facts.measured, max_size), *_code(facts, facts.measured)]
     return found
 
 
@@ -52,11 +56,11 @@ def _statement_timeout(facts: Facts) -> Iterator[Advice]:
         )
 
 
-def _max_waiting(facts: Facts, measured: Measured) -> Iterator[Advice]:
+def _max_waiting(facts: Facts, measured: Measured, max_size: int) -> Iterator[Advice]:
     settings = facts.settings
     if not measured.timeouts or settings.max_waiting or measured.hold <= 0:
         return
-    served = math.ceil(settings.max_size * settings.timeout / measured.hold)
+    served = math.ceil(max_size * settings.timeout / measured.hold)
     if facts.threads is not None and served >= facts.threads:
         return
     if served <= 1000:
@@ -65,7 +69,7 @@ def _max_waiting(facts: Facts, measured: Measured) -> Iterator[Advice]:
             "max_waiting",
             0,
             served,
-            f"{measured.timeouts} callers waited to the end in vain. Within {settings.timeout:g} s {settings.max_size} "
+            f"{measured.timeouts} callers waited to the end in vain. Within {settings.timeout:g} s {max_size} "
             f"connections serve about {served}; whoever stands behind them is better refused at once.",
             measured.confidence,
         )

@@ -76,8 +76,8 @@ _ALL = (
     Rule(
         "timeouts",
         "number",
-        "{value} callers were refused within {window:.0f} s because no connection came free in time.",
-        "They got a 503. The holders below have what they waited for: end or shorten their work, or raise max_size.",
+        "Callers refused within {window:.0f} s because no connection came free in time: {value}.",
+        "The holders have what they waited for: end or shorten their work, or raise max_size.",
         critical=0.5,
         after=0.0,
         names_holders=True,
@@ -115,7 +115,7 @@ _ALL = (
     Rule(
         "leak",
         "number",
-        "{value} leases have lasted longer than leak_after ({limit:.0f} s); the oldest for {oldest:.0f} s.",
+        "Leases held for longer than leak_after ({limit:g} s): {value}, the oldest for {oldest:.0f} s.",
         "The holder named here has not ended its transaction, or reads from a cursor that it never closes. "
         "DBPOOL['LEAK_STACKS'] shows where in the code.",
         warning=0.5,
@@ -125,7 +125,7 @@ _ALL = (
     Rule(
         "pins",
         "number",
-        "{value} connections are pinned for longer than pin_max ({limit:.0f} s): {reasons}.",
+        "Connections pinned for longer than pin_max ({limit:g} s): {value} ({reasons}).",
         "Session state keeps a connection from everybody else. Declare variables with POOL['session'] or "
         "transaction.session(); put listeners and locks on transaction.dedicated().",
         warning=0.5,
@@ -144,7 +144,7 @@ _ALL = (
     Rule(
         "strangers",
         "number",
-        "{value} connections of this project's role belong to none of its pools.",
+        "Connections of this project's role that belong to none of its pools: {value}.",
         "Something goes around the pool: a script, a console, code that calls psycopg.connect. `manage.py dbpool "
         "audit` finds such code; pg_stat_activity has the addresses.",
         warning=5.0,
