@@ -43,8 +43,11 @@ _of_thread = _OfThread()
 
 
 def begin_unit(unit: object) -> None:
-    """The calling thread works on behalf of this unit now."""
-    thread_units[_of_thread.ident] = unit
+    """The calling thread works on behalf of this unit now; None: of none."""
+    if unit is None:
+        end_unit()
+    else:
+        thread_units[_of_thread.ident] = unit
 
 
 def end_unit() -> None:

@@ -97,7 +97,6 @@ class PoolEntry:
         "session",
         "since",
         "sql",
-        "starts",
         "statements",
         "stopped",
         "streams",
@@ -108,6 +107,7 @@ class PoolEntry:
         "used",
         "uses",
         "variables",
+        "waited",
     )
 
     def __init__(
@@ -166,8 +166,10 @@ class PoolEntry:
         self.uses = [0] * (len(BOUNDS) + 1)
         self.used = 0.0
         self.statements = 0
-        self.starts = 0
-        self.first = -1
+        self.first = 0
+        """``statements`` at the beginning of the lease."""
+        self.waited: float | None = None
+        """Seconds for which this lease was waited for, if it was."""
         self.sql: object = None
         """What was given to the last ``execute()``; it may have values in it and is shown to nobody as it is."""
         self.began = now
@@ -239,7 +241,7 @@ class PoolEntry:
             return None
         if unit is None:
             unit = thread_units.get(owner.ident)
-        begun = self.statements - self.first if self.first >= 0 else 0
+        begun = self.statements - self.first
         return Holder(
             alias=alias,
             backend_pid=self.backend_pid,
