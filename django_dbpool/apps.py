@@ -16,10 +16,9 @@ class DatabasePoolConfig(AppConfig):
         from django.conf import settings
 
         from . import __version__, checks, conf, units  # noqa: F401  (checks register themselves)
-        from .alerts import provide, service
         from .backends import sampler
         from .conf.engines import is_ours
-        from .core import process
+        from .core import process, reporter
 
         for alias, database in settings.DATABASES.items():
             options = database.get("OPTIONS")
@@ -30,5 +29,11 @@ class DatabasePoolConfig(AppConfig):
         sampler.start()
         process.determine_role = conf.role_of_process
         process.version = __version__
-        provide("activity", sampler.activity)
-        service.start()
+        reporter.register("alerts", _watch, interval=5.0)
+
+
+def _watch() -> None:
+    from . import asking  # and with it psycopg, which only the engine needs to be there
+    from .alerts import service
+
+    service.job(asking.begin)

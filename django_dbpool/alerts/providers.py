@@ -40,6 +40,8 @@ Activity = Callable[[], Iterable[Active]]
 NAMES = ("server_connections", "strangers", "activity")
 
 _providers: dict[str, Callable[..., Any]] = {}
+_defaults: dict[str, Callable[..., Any]] = {}
+"""Of this package; asked where nobody else says that he knows."""
 _complained: dict[str, float] = {}
 
 
@@ -59,7 +61,7 @@ def provide(name: str, function: Callable[..., Any] | None) -> None:
             belong to none of its pools. ``activity``: returns what each route holds. None from any of them: not known
             now.
         function: must answer at once, from what it has: it is called every few seconds in a thread that serves others
-            too. What it raises is logged, and means "not known". None takes the provider away.
+            too. What it raises is logged, and means "not known". None: what this package finds out by itself.
 
     Raises:
         ValueError: there is no such name.
@@ -75,9 +77,14 @@ def provide(name: str, function: Callable[..., Any] | None) -> None:
         _providers[name] = function
 
 
+def default(name: str, function: Callable[..., Any]) -> None:
+    """The same for this package's own, which give way to a project's."""
+    _defaults[name] = function
+
+
 def ask(name: str, *args: str) -> Any:
     """What the provider says; None if there is none, or it failed."""
-    function = _providers.get(name)
+    function = _providers.get(name) or _defaults.get(name)
     if function is None:
         return None
     try:

@@ -216,7 +216,7 @@ def service() -> Service:
 
 def start() -> None:
     """Look from time to time, from the first lease on."""
-    reporter.register(JOB, _job, interval=INTERVAL)
+    reporter.register(JOB, job, interval=INTERVAL)
 
 
 def stop() -> None:
@@ -227,11 +227,19 @@ def stop() -> None:
         forgotten.close()
 
 
-def _job() -> None:
+def job(begin: Callable[[], object] | None = None) -> None:
+    """
+    One look; none where a project's tests run, which want none at its pools.
+
+    Args:
+        begin: called before it.
+    """
     if _under_tests():
-        reporter.unregister(JOB)  # a project's tests want no looks at its pools
-    else:
-        service().look()
+        reporter.unregister(JOB)
+        return
+    if begin is not None:
+        begin()
+    service().look()
 
 
 def _under_tests() -> bool:
