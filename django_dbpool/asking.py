@@ -1,6 +1,7 @@
 """
 What alerts need to know of servers, from the parts of this package that ask them: one process of all, and only while it
-works. Where such a part is missing or switched off, its rules keep silent.
+works. Where such a part is missing or switched off, its rules keep silent. And what the others are told of this
+process: its alerts and its load.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from time import monotonic
 from types import ModuleType
 from typing import Any
 
+from .advice import SECTION, load_section
 from .alerts.providers import default
+from .alerts.service import alerts_section
 from .backends import sampler
 from .conf import project_config
 
@@ -34,6 +37,10 @@ def begin() -> None:
         return
     _pid = os.getpid()
     default("activity", sampler.activity)
+    snapshot = _module("django_dbpool.fleet.snapshot")
+    if snapshot is not None:
+        snapshot.register_section("alerts", alerts_section)
+        snapshot.register_section(SECTION, load_section)
     rules = project_config().alerts
     counts = _module("django_dbpool.server_counts")
     if counts is None or rules is None:

@@ -9,9 +9,9 @@ import pytest
 from django.db import connections
 from django.test import override_settings
 
-from django_dbpool import asking
+from django_dbpool import advice, asking
 from django_dbpool.alerts import providers
-from django_dbpool.alerts.service import Service
+from django_dbpool.alerts.service import Service, service, stop
 from django_dbpool.core import reporter
 from testproject.postgres import Server
 from testproject.processes import wait_until
@@ -50,6 +50,23 @@ def test_the_server_is_asked_for_its_connections(make_pool: Callable[..., str], 
     with session_server.connect(), session_server.connect():
         assert wait_until(lambda: (ask("server_connections", alias) or (0, 0))[0] >= used + 2, PATIENCE)
     assert providers.ask("activity") is not None
+
+
+def test_others_are_told(make_pool: Callable[..., str]) -> None:
+    """And what they are told is what `manage.py dbpool advise` understands."""
+    alias = make_pool()
+    try:
+        asking.begin()
+        service().look()
+        execute(alias, "SELECT 1")
+        service().look()
+        document = fleet.snapshot()
+        assert document["sections"]["alerts"] == []
+        (load,) = advice.loads_in([document])
+        assert load.aliases == advice.own_load().aliases
+        assert load.process == advice.own_load().process
+    finally:
+        stop()
 
 
 def test_nobody_is_asked_where_nobody_wants_to_know() -> None:
