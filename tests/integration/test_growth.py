@@ -6,6 +6,7 @@ which caches fill; what one lease left behind would show millionfold.
 from __future__ import annotations
 
 import gc
+import itertools
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +37,7 @@ def growth(work: Callable[[], object]) -> list[int]:
             sizes.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
-    return [after - before for before, after in zip(sizes, sizes[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(sizes)]
 
 
 def leases(alias: str, count: int) -> Callable[[], None]:
@@ -76,6 +77,7 @@ def test_statements_and_transactions_do_not_grow(single: str, count: int) -> Non
                 execute(single, "SELECT 2")
             with connections[single].cursor():
                 pass
+        known_neutral.clear()  # a bounded cache, which would be somewhere between empty and full
 
-    assert max(growth(work)) < SLACK + count // 100
+    assert max(growth(work)) < SLACK
     assert in_use(single) == 0
