@@ -41,15 +41,20 @@ def afresh() -> Iterator[None]:
 
 @pytest.fixture
 def limit() -> Iterator[None]:
-    """Everything above a hundredth of a second is slow."""
-    with override_settings(DBPOOL={"SLOW_STATEMENT": 0.01}):
+    """Everything above 30 ms is slow; on a busy machine that may be any statement."""
+    with override_settings(DBPOOL={"SLOW_STATEMENT": 0.03}):
         yield
 
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     caplog.set_level(logging.INFO, LOGGER)
-    return lambda: [record.getMessage() for record in caplog.records if record.name == LOGGER]
+
+    def of_the_test() -> list[str]:
+        said = [record.getMessage() for record in caplog.records if record.name == LOGGER]
+        return [line for line in said if "pg_" in line or "Composed" in line]
+
+    return of_the_test
 
 
 def slow(sql: str) -> SlowStatement:
@@ -59,7 +64,7 @@ def slow(sql: str) -> SlowStatement:
 def test_one_line_with_all_that_helps(single: str, limit: None, lines: Any, caplog: pytest.LogCaptureFixture) -> None:
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": f"/nowhere/{SECRET}/"}
     request_started.send(object, environ=environ)
-    execute(single, f"SELECT pg_sleep(%s), '{SECRET}' AS token", [0.02])
+    execute(single, f"SELECT pg_sleep(%s), '{SECRET}' AS token", [0.05])
     request_finished.send(object)
     (line,) = lines()
     assert re.fullmatch(
@@ -67,30 +72,30 @@ def test_one_line_with_all_that_helps(single: str, limit: None, lines: Any, capl
         r"SELECT pg_sleep\(%s\), \? AS token",
         line,
     )
-    record = next(record for record in caplog.records if record.name == LOGGER)
+    record = next(record for record in caplog.records if "pg_sleep" in record.getMessage())
     assert (record.levelname, record.alias, record.failed) == ("WARNING", single, False)
-    assert 0.02 <= record.seconds < PATIENCE
+    assert 0.05 <= record.seconds < PATIENCE
     row = slow("SELECT pg_sleep(%s), ? AS token")
     assert (row.alias, row.count, row.failed, row.unit, row.name) == (single, 1, 0, "GET (no route)", None)
     assert row.total == pytest.approx(record.seconds)
-    assert next(each for each in measures() if each.alias == single).slow == 1
+    assert next(each for each in measures() if each.alias == single).slow >= 1
 
 
 def test_what_is_fast_is_not_told(single: str, lines: Any) -> None:
-    execute(single, "SELECT pg_sleep(0.02)")
+    execute(single, "SELECT pg_sleep(0.05)")
     assert (lines(), slow_statements()) == ([], ())
 
 
 def test_settings_are_followed_at_once(single: str, lines: Any) -> None:
     execute(single, "SELECT 1")
-    with override_settings(DBPOOL={"SLOW_STATEMENT": 0.01}):
-        execute(single, "SELECT pg_sleep(0.02)")
+    with override_settings(DBPOOL={"SLOW_STATEMENT": 0.03}):
+        execute(single, "SELECT pg_sleep(0.05)")
         with override_settings(DBPOOL={"SLOW_STATEMENT": None}):
-            execute(single, "SELECT pg_sleep(0.02), 1")
+            execute(single, "SELECT pg_sleep(0.05), 1")
         with transaction.atomic(using=single):
-            execute(single, "SELECT pg_sleep(0.02), 2, 3")
-    execute(single, "SELECT pg_sleep(0.02), 4, 5, 6")
-    assert {row.sql: row.count for row in slow_statements()} == {
+            execute(single, "SELECT pg_sleep(0.05), 2, 3")
+    execute(single, "SELECT pg_sleep(0.05), 4, 5, 6")
+    assert {row.sql: row.count for row in slow_statements() if "pg_" in row.sql} == {
         "SELECT pg_sleep(?)": 1,
         "SELECT pg_sleep(?), ?, ...": 1,
     }
@@ -98,7 +103,7 @@ def test_settings_are_followed_at_once(single: str, lines: Any) -> None:
 
 def test_the_same_is_said_once_and_counted_always(single: str, limit: None, lines: Any) -> None:
     for number in range(5):
-        execute(single, f"SELECT pg_sleep(0.02), {number}")
+        execute(single, f"SELECT pg_sleep(0.05), {number}")
     assert len(lines()) == 1
     assert slow("SELECT pg_sleep(?), ?").count == 5
 
@@ -122,27 +127,27 @@ def test_every_way_to_execute(single: str, limit: None) -> None:
     execute(
         single,
         "CREATE OR REPLACE FUNCTION slow_check() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN PERFORM pg_sleep(0.02); RETURN NULL; END $$",
+        "$$ BEGIN PERFORM pg_sleep(0.05); RETURN NULL; END $$",
     )
     execute(
         single,
         "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON slow_rows DEFERRABLE INITIALLY DEFERRED "
         "FOR EACH ROW EXECUTE FUNCTION slow_check()",
     )
-    execute(single, "CREATE OR REPLACE FUNCTION slow_call() RETURNS int LANGUAGE sql AS 'SELECT 1 FROM pg_sleep(0.02)'")
+    execute(single, "CREATE OR REPLACE FUNCTION slow_call() RETURNS int LANGUAGE sql AS 'SELECT 1 FROM pg_sleep(0.05)'")
     sampler.reset()
     try:
         with connection.cursor() as cursor:
-            cursor.executemany("SELECT pg_sleep(%s), 'many'", [[0.02], [0.0]])
+            cursor.executemany("SELECT pg_sleep(%s), 'many'", [[0.05], [0.0]])
             cursor.callproc("slow_call")
         with transaction.atomic(using=single):
             execute(single, "INSERT INTO slow_rows VALUES (1)")
         with transaction.atomic(using=single):
             cursor = connection.chunked_cursor()
-            cursor.execute("SELECT pg_sleep(0.02) FROM generate_series(1, 2)")
+            cursor.execute("SELECT pg_sleep(0.05) FROM generate_series(1, 2)")
             cursor.fetchmany(1)
             cursor.close()
-        with connection.cursor() as cursor, cursor.copy("COPY (SELECT pg_sleep(0.02)) TO STDOUT") as copy:
+        with connection.cursor() as cursor, cursor.copy("COPY (SELECT pg_sleep(0.05)) TO STDOUT") as copy:
             list(copy)
         told = {row.sql for row in slow_statements()}
     finally:
@@ -174,18 +179,19 @@ def test_threads_and_coroutines(make_pool: MakePool, limit: None, make_worker: C
 @pytest.mark.parametrize(
     "statement",
     [
-        f"SELECT pg_sleep(0.02), E'{SECRET}\\n', $$ {SECRET} $$ /* {SECRET} */ -- {SECRET}",
-        f"SELECT pg_sleep(0.02) AS \"a\n2026-01-01 CRITICAL forged\x1b[2J\", '{SECRET}'",
-        f"SELECT pg_sleep(0.02), '{'x' * 2_000_000}{SECRET}'",
-        f"SELECT pg_sleep(0.02){', 1' * 1500} /* {' ' * 1_000_000} */, '{SECRET}'",
-        composing.SQL("SELECT pg_sleep(0.02), {}").format(composing.Literal(SECRET)),
-        f"SELECT pg_sleep(0.02), '{SECRET}'".encode(),
+        f"SELECT pg_sleep(0.05), E'{SECRET}\\n', $$ {SECRET} $$ /* {SECRET} */ -- {SECRET}",
+        f"SELECT pg_sleep(0.05) AS \"a\n2026-01-01 CRITICAL forged\x1b[2J\", '{SECRET}'",
+        f"SELECT pg_sleep(0.05), '{'x' * 2_000_000}{SECRET}'",
+        f"SELECT pg_sleep(0.05){', 1' * 1500} /* {' ' * 1_000_000} */, '{SECRET}'",
+        composing.SQL("SELECT pg_sleep(0.05), {}").format(composing.Literal(SECRET)),
+        f"SELECT pg_sleep(0.05), '{SECRET}'".encode(),
     ],
     ids=["literals", "control", "megabytes", "long", "composed", "bytes"],
 )
 def test_hostile_sql(single: str, limit: None, lines: Any, statement: Any) -> None:
     execute(single, statement)
-    (line,), (row,) = lines(), slow_statements()
+    (line,) = lines()
+    (row,) = (row for row in slow_statements() if row.sql in line)
     assert SECRET not in line and SECRET not in repr(row)
     assert line.isprintable()
     assert len(line) < 1500
@@ -195,7 +201,7 @@ def test_hostile_units(single: str, limit: None, lines: Any) -> None:
     """A path goes nowhere; a method may be anything."""
     environ = {"REQUEST_METHOD": "GET\nCRITICAL forged", "PATH_INFO": f"/x\n{SECRET}/"}
     request_started.send(object, environ=environ)
-    execute(single, "SELECT pg_sleep(0.02)")
+    execute(single, "SELECT pg_sleep(0.05)")
     request_finished.send(object)
     (line,) = lines()
     assert line.isprintable() and SECRET not in line and "forged" not in line
@@ -216,12 +222,12 @@ def test_what_goes_wrong_in_the_report_stays_there(
     monkeypatch.setitem(unit_labels, Unit, refuse)
     request_started.send(object, environ=Unit())
     try:
-        assert value(single, "SELECT 7 FROM pg_sleep(0.02)") == 7
+        assert value(single, "SELECT 7 FROM pg_sleep(0.05)") == 7
         assert slow("SELECT ? FROM pg_sleep(?)").unit is None
         logger = logging.getLogger(LOGGER)
         monkeypatch.setattr(logger, "filters", [refuse])
         with transaction.atomic(using=single):
-            assert value(single, "SELECT 8 FROM pg_sleep(0.02) AS slept") == 8
+            assert value(single, "SELECT 8 FROM pg_sleep(0.05) AS slept") == 8
     finally:
         request_finished.send(object)
     assert in_use(single) == 0
@@ -231,11 +237,11 @@ def test_an_event_for_observers(single: str, limit: None) -> None:
     seen: list[events.Event] = []
     subscription = events.subscribe("test", seen.append)
     try:
-        execute(single, f"SELECT pg_sleep(0.02), '{SECRET}'")
+        execute(single, f"SELECT pg_sleep(0.05), '{SECRET}'")
         assert subscription.flush(PATIENCE)
     finally:
         subscription.close()
-    (event,) = (event for event in seen if isinstance(event, events.StatementSlow))
+    (event,) = (event for event in seen if isinstance(event, events.StatementSlow) and "pg_" in event.sql)
     assert (event.alias, event.sql, event.failed) == (single, "SELECT pg_sleep(?), ?", False)
     assert SECRET not in repr(event)
 
@@ -295,7 +301,14 @@ def test_what_does_not_run_is_not_told(make_pool: MakePool, limit: None, lines: 
     assert wait_until(sleeping, PATIENCE)
     sampler.look()
     raw.result(PATIENCE)
+    sampler.look()  # finds it idle: whatever comes without a statement of its own isn't the last one any more
+    raw = worker.start(lambda: connections[alias]._entry.conn.execute("SELECT pg_sleep(0.3)"))
+    assert wait_until(sleeping, PATIENCE)
+    worker_entry = next(entry for entry in connections[alias].pool.entries if entry.owner is not None)
+    worker_entry.pinned = None
     sampler.look()
+    raw.result(PATIENCE)
+    worker_entry.pinned = "SET"
     worker(transaction.rollback, using=alias)
     worker(transaction.set_autocommit, True, using=alias)
-    assert lines() == []
+    assert not any("running" in line for line in lines())
