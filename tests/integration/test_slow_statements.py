@@ -15,14 +15,14 @@ from django.db import OperationalError, connections, transaction
 from django.test import override_settings
 from psycopg import sql as composing
 
-from django_dbpool.backends import sampler
+from django_dbpool.backends import activity, sampler
 from django_dbpool.core import events
 from django_dbpool.core.ledger import unit_labels
-from django_dbpool.core.statements import SlowStatement
+from django_dbpool.core.statements import SlowStatement, Throttle
 from django_dbpool.pool.measures import measures
 from django_dbpool.statements import slow_statements
 from testproject.processes import wait_until
-from tests.fixtures.pools import execute, holders, in_use, value
+from tests.fixtures.pools import execute, in_use, value
 from tests.fixtures.workers import PATIENCE, Worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -275,6 +275,7 @@ def test_a_statement_that_runs_is_told_once(
         return bool(lines())
 
     assert wait_until(told, PATIENCE)
+    activity.kept.slow._running = Throttle(interval=0)  # not the log's restraint is looked at
     sampler.look()
     assert len(lines()) == 1
     assert re.search(
@@ -288,27 +289,59 @@ def test_a_statement_that_runs_is_told_once(
     assert (slow(text).count, slow(text).running) == (1, 0)
 
 
-def test_what_does_not_run_is_not_told(make_pool: MakePool, limit: None, lines: Any, worker: Worker) -> None:
-    """A transaction that has executed something long ago, and one whose connection somebody uses by hand."""
+def test_a_commit_that_runs(make_pool: MakePool, limit: None, worker: Worker, lock: Any, lines: Any) -> None:
+    """Not the statement before it."""
     alias = make_pool(size=2)
-    worker(transaction.set_autocommit, False, using=alias)
-    worker(execute, alias, "SELECT 1")
-    raw = worker.start(lambda: connections[alias].connection.execute("SELECT pg_sleep(0.3)"))
+    execute(alias, "CREATE TABLE IF NOT EXISTS slow_rows (id int)")
+    execute(
+        alias,
+        "CREATE OR REPLACE FUNCTION slow_check() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM pg_advisory_xact_lock(5150); RETURN NULL; END $$",
+    )
+    execute(
+        alias,
+        "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON slow_rows DEFERRABLE INITIALLY DEFERRED "
+        "FOR EACH ROW EXECUTE FUNCTION slow_check()",
+    )
 
-    def sleeping() -> bool:
-        return any(holder.state == "running" for holder in holders(alias))
+    def insert() -> None:
+        with transaction.atomic(using=alias):
+            execute(alias, "INSERT INTO slow_rows VALUES (1)")
 
-    assert wait_until(sleeping, PATIENCE)
-    sampler.look()
-    raw.result(PATIENCE)
-    sampler.look()  # finds it idle: whatever comes without a statement of its own isn't the last one any more
-    raw = worker.start(lambda: connections[alias]._entry.conn.execute("SELECT pg_sleep(0.3)"))
-    assert wait_until(sleeping, PATIENCE)
-    worker_entry = next(entry for entry in connections[alias].pool.entries if entry.owner is not None)
-    worker_entry.pinned = None
-    sampler.look()
-    raw.result(PATIENCE)
-    worker_entry.pinned = "SET"
-    worker(transaction.rollback, using=alias)
-    worker(transaction.set_autocommit, True, using=alias)
+    committing = worker.start(insert)
+
+    def running() -> list[str]:
+        sampler.look()
+        return [row.sql for row in slow_statements() if row.running]
+
+    try:
+        assert wait_until(lambda: bool(running()), PATIENCE)
+        assert running() == ["COMMIT"]
+    finally:
+        lock()
+        committing.result(PATIENCE)
+        execute(alias, "DROP TABLE slow_rows")
+        execute(alias, "DROP FUNCTION slow_check")
+
+
+def test_what_does_not_run_is_not_told(single: str, limit: None, lines: Any, worker: Worker) -> None:
+    """A transaction that has executed something long ago, and uses its connection without a statement of Django's."""
+    worker(transaction.set_autocommit, False, using=single)
+    worker(execute, single, "SELECT 1")
+
+    def look_while(call: Callable[[], object]) -> None:
+        asleep = worker.start(call)
+        while not asleep.done():
+            sampler.look()
+        asleep.result(PATIENCE)
+
+    # Pinned for it, and never seen idle.
+    look_while(lambda: connections[single].connection.execute("SELECT pg_sleep(0.2)"))
+    (entry,) = connections[single].pool.entries
+    entry.pinned, pinned = None, entry.pinned
+    sampler.look()  # now it is idle: whatever comes without a statement of its own isn't the last one
+    look_while(lambda: entry.conn.execute("SELECT pg_sleep(0.2)"))
+    entry.pinned = pinned
+    worker(transaction.rollback, using=single)
+    worker(transaction.set_autocommit, True, using=single)
     assert not any("running" in line for line in lines())
