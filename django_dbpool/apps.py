@@ -15,7 +15,7 @@ class DatabasePoolConfig(AppConfig):
     def ready(self) -> None:
         from django.conf import settings
 
-        from . import __version__, checks, conf, units  # noqa: F401  (checks register themselves)
+        from . import __version__, checks, conf, operations, units  # noqa: F401  (checks register themselves)
         from .backends import sampler
         from .conf.engines import is_ours
         from .core import process
@@ -28,6 +28,7 @@ class DatabasePoolConfig(AppConfig):
                 conf.adopt_django_option(database, alias)
         units.track_requests()
         sampler.start()
+        operations.observe(in_tests=False)
         process.determine_role = conf.role_of_process
         process.version = __version__
         socket_server.register()

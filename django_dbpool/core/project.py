@@ -49,6 +49,8 @@ class ProjectConfig:
     """How often one unit of work may execute the same statement before it is reported; None: as often as it likes."""
     leak_stacks: bool = False
     """Whether each lease takes down where it was begun."""
+    spawn_limit: int | None = 64
+    """Threads that ``threads.spawn()`` may have running in one process; None: as many as the system allows."""
     socket: bool | str = True
     """Whether each process can be asked on its host, or the directory in which its socket then is."""
     secret: str | None = field(default=None, repr=False)
@@ -132,6 +134,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "SLOW_STATEMENT": optional(hinting(seconds(above_zero=True), "None reports no statement.")),
     "REPEATED_STATEMENTS": optional(hinting(count(2), "None reports no statement.")),
     "LEAK_STACKS": boolean,
+    "SPAWN_LIMIT": optional(count(1)),
     "SOCKET": _socket,
     "SECRET": optional(_secret),
 }

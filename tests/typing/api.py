@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, assert_type
 
@@ -20,7 +21,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 import django_dbpool
-from django_dbpool import errors, transaction
+from django_dbpool import errors, operations, transaction
 from django_dbpool.asgi import lifespan
 from django_dbpool.audit import Finding, Report, audit, audit_paths
 from django_dbpool.backends.mixin import PooledDatabaseMixin
@@ -34,6 +35,7 @@ from django_dbpool.middleware import DatabasePoolMiddleware, SessionVariablesMid
 from django_dbpool.pool.managed import ManagedPool
 from django_dbpool.pool.reporting import PoolSnapshot
 from django_dbpool.testing import SessionStateLeaked, strict_sessions
+from django_dbpool.threads import ThreadPoolExecutor, TooManyThreads, spawn, spawn_on_commit
 
 # -- transactions ---------------------------------------------------------------------------------------------------
 
@@ -460,6 +462,46 @@ def sources() -> None:
     assert_type(report.files + report.silenced, int)
 
 
+# -- operations and threads -----------------------------------------------------------------------------------------
+
+
+@operations.track_operation("import", total=10, tags={"supplier": "7"})
+def imported(number: int) -> str:
+    operations.advance(2, total=20)
+    return str(number)
+
+
+@operations.track_operation("import later")
+async def imported_later(number: int) -> str:
+    return str(number)
+
+
+async def watched(holder: Holder) -> None:
+    assert_type(imported(7), str)
+    assert_type(await imported_later(7), str)
+    async with operations.track_operation("export") as operation:
+        operation.advance()
+    for each in (*operations.running(), *operations.recent()):
+        assert_type(each.to_json(), dict[str, Any])
+        assert_type(each.holding, float | None)
+        assert_type([held.backend_pid for held in each.held], list[int])
+        if each.progress is not None:
+            assert_type(each.progress.seconds_left, float | None)
+    target = operations.aim(holder)
+    assert_type(operations.Target.from_json(target.to_json()), operations.Target)
+    outcome = operations.terminate(target) if holder.since_seconds > 60 else operations.cancel(target)
+    assert_type(outcome, operations.Outcome)
+
+
+def threads() -> None:
+    try:
+        assert_type(spawn(imported, 7, name="seven", tags={"a": "b"}), Future[str])
+    except TooManyThreads:
+        spawn_on_commit(imported, 7, using="default")
+    with ThreadPoolExecutor(2, name="numbers") as executor:
+        assert_type(executor.submit(imported, 7), Future[str])
+
+
 if TYPE_CHECKING:
 
     def refused() -> None:
@@ -507,6 +549,17 @@ if TYPE_CHECKING:
         DatabasePoolMiddleware(label)  # type: ignore[arg-type]
         SessionVariablesMiddleware(label)  # type: ignore[arg-type]
         strict_sessions(["work_mem"])  # type: ignore[call-arg]
+
+    def refused_operations(operation: operations.Operation, target: operations.Target) -> None:
+        operations.track_operation(7)  # type: ignore[arg-type]
+        operations.track_operation("a", tags={"a": 1})  # type: ignore[dict-item]
+        operations.advance("1")  # type: ignore[arg-type]
+        operation.state = "done"  # type: ignore[misc]
+        target.generation = 1  # type: ignore[misc]
+        operations.cancel(operation)  # type: ignore[arg-type]
+        spawn(imported, tags=["a"])  # type: ignore[arg-type]
+        ThreadPoolExecutor(2).submit(imported, "7")  # type: ignore[arg-type]
+        imported("7")  # type: ignore[arg-type]
 
     def refused_audit(finding: Finding) -> None:
         audit_paths("shop", select=7)  # type: ignore[arg-type]

@@ -17,7 +17,8 @@ PATIENCE = 20.0
 @pytest.fixture(autouse=True)
 def own_jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Only those of a test, and a thread of its own, which ends when there are none."""
-    for name, value in {"_jobs": {}, "_thread": None, "_began": False, "_wake": threading.Event()}.items():
+    fresh: dict[str, object] = {"_jobs": {}, "_thread": None, "_began": False, "_wake": threading.Event()}
+    for name, value in fresh.items():
         monkeypatch.setattr(reporter, name, value)
     yield
     thread = reporter._thread
