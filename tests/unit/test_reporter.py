@@ -19,7 +19,8 @@ PATIENCE = 20.0
 def own_jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Only those of a test, and a thread of its own, which ends when there are none; so does the one before."""
     former, wake = reporter._thread, reporter._wake
-    for name, value in {"_jobs": {}, "_thread": None, "_began": False, "_wake": threading.Event()}.items():
+    fresh: dict[str, object] = {"_jobs": {}, "_thread": None, "_began": False, "_wake": threading.Event()}
+    for name, value in fresh.items():
         monkeypatch.setattr(reporter, name, value)
     if former is not None:
         wake.set()
