@@ -1,4 +1,4 @@
-"""The processes of a project as one: what each says of itself, and what the server says of them."""
+"""The processes of a project as one: what each says of itself, what the server says of them, what they may be told."""
 
 from .documents import Process, ProcessPool
 from .reading import processes

@@ -37,6 +37,11 @@ def close(entry: PoolEntry) -> None:
             entry.close()
 
 
+def every() -> tuple[tuple[str, PoolEntry], ...]:
+    """Those that are open now, each after its alias."""
+    return tuple((alias, entry) for entry, alias in tuple(_open.items()))
+
+
 def dedicated_holders(alias: str | None = None) -> tuple[Holder, ...]:
     """Who has a dedicated connection, of one alias or of all, oldest first."""
     now = monotonic()

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from ..core import ledger
+from ..core import ledger, reporter
 from ..core.ledger import Holder
 from ..core.stopping import Shutdown, ShutdownResult, Stopping
 from . import reporting
@@ -83,6 +83,7 @@ class _Work:
                 "".join(f"\n  {each}" for each in (*result.held, *result.unfinished)),
             )
         close_pools(timeout=CLOSING)
+        reporter.flush()  # the last numbers, and that nothing is open any more
         self.result = result
 
     def wait(self, deadline: float) -> ShutdownResult:
@@ -184,6 +185,7 @@ def _what_is_left(shutdown: Shutdown) -> ShutdownResult:
 
 def _label(unit: object) -> str:
     try:
-        return ledger.label_of(unit) or repr(unit)
+        # Not its repr(): of a request that would be all its headers.
+        return ledger.label_of(unit) or f"<{type(unit).__name__}>"
     except Exception:  # noqa: BLE001  # a URLconf that can't be imported any more
         return f"<{type(unit).__name__}>"
