@@ -1,6 +1,6 @@
 """
-The tables by which processes know of each other; see docs/fleet.md and docs/commands.md. They are read and written by SQL
-of our own.
+The tables by which processes know of each other; see docs/fleet.md and docs/commands.md. They are read and written by
+SQL of our own.
 """
 
 from __future__ import annotations
