@@ -15,8 +15,9 @@ class DatabasePoolConfig(AppConfig):
     def ready(self) -> None:
         from django.conf import settings
 
-        from . import checks, conf, units  # noqa: F401  (checks register themselves)
+        from . import __version__, checks, conf, units  # noqa: F401  (checks register themselves)
         from .conf.engines import is_ours
+        from .core import process
 
         for alias, database in settings.DATABASES.items():
             options = database.get("OPTIONS")
@@ -24,3 +25,5 @@ class DatabasePoolConfig(AppConfig):
             if isinstance(options, Mapping) and "pool" in options and is_ours(database.get("ENGINE")):
                 conf.adopt_django_option(database, alias)
         units.track_requests()
+        process.determine_role = conf.role_of_process
+        process.version = __version__

@@ -13,27 +13,22 @@ from .core.ledger import begin_unit, current_unit, end_unit, unit_labels, unit_n
 
 def request_label(environ: dict[str, Any]) -> str:
     """
-    For example ``GET /reports/7/ (reports/<int:pk>/)``.
+    For example ``GET /reports/<int:pk>/``. Not the path, which may be as good as a password: that of a link by which a
+    password is set anew is.
 
     Args:
         environ: of WSGI, or the scope of ASGI.
     """
-    from django.urls import Resolver404, resolve  # imports half of Django, which a worker of queues never needs
-
     method = environ.get("REQUEST_METHOD") or environ.get("method") or "?"
-    path = environ.get("PATH_INFO") or environ.get("path") or "/"
-    try:
-        route = resolve(path).route
-    except Resolver404:
-        route = ""
-    return f"{method} {path} ({route})" if route else f"{method} {path}"
+    route = request_name(environ)
+    return f"{_word(method)} (no route)" if route is None else f"{_word(method)} /{route}"
 
 
 def request_name(environ: dict[str, Any]) -> str | None:
     """The route, for example ``reports/<int:pk>/``; None where none matches. Found once for each request."""
     name: str | None = environ.get(_ROUTE, "")
     if name == "":
-        from django.urls import Resolver404, resolve
+        from django.urls import Resolver404, resolve  # imports half of Django, which a worker of queues never needs
 
         try:
             name = resolve(environ.get("PATH_INFO") or environ.get("path") or "/").route
@@ -44,6 +39,12 @@ def request_name(environ: dict[str, Any]) -> str | None:
 
 
 _ROUTE = "django_dbpool.route"
+
+
+def _word(method: Any) -> str:
+    """A client may send anything for it."""
+    text = str(method)[:20]
+    return text if text.isascii() and text.isalpha() else "?"
 
 
 def task_name(_: None) -> str | None:

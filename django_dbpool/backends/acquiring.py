@@ -27,9 +27,10 @@ from ..core import blocks
 from ..core.errors import Exhausted, GateClosed, LeaseRefused
 from ..core.ledger import Owner, current_unit
 from ..errors import PoolError, from_refusal
-from ..pool import background
+from ..pool import background, tell
 from ..pool.entry import IDLE, INERROR, INTRANS, PoolEntry
 from ..pool.managed import ManagedPool
+from . import activity
 from .guard import watch
 from .limits import TimeLimitsMixin
 from .patched import djangos_own
@@ -71,6 +72,7 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
         self._read_attempts = 1
         self._undone = 0  # transactions and savepoints that ended: cursors declared in them may have gone
         self._initializing = False
+        self._seen: dict[str, int] | None = None  # how often each statement was executed in this unit
         self._in_commit_hooks = False
         self._guard_token: object = None
         self._raw: RawConnection | None = None
@@ -121,6 +123,8 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
                 entry.unit = current_unit.get()
                 entry.since = now
                 entry.owner = owner
+                entry.first = entry.statements
+                entry.starts += 1
                 return self._use(entry)
             gate.give(entry)
         return self._take_slowly(pool, check)
@@ -134,7 +138,9 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
                 timeout = self._patience(pool) if blocks.deadlines_used else None
                 return self._use(pool.lease(owner, timeout=timeout, priority=self._in_commit_hooks, check=check))
             except LeaseRefused as refused:
-                raise from_refusal(self._blamed_on_deadline(refused)) from refused.__cause__
+                error = from_refusal(self._blamed_on_deadline(refused))
+                tell.refused(self.alias, type(error).__name__, refused.refusal.waited)
+                raise error from refused.__cause__
             except GateClosed:
                 fresh = self._resolve_pool()
                 if fresh is None:
@@ -235,6 +241,8 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
         if entry is None:
             return
         self._entry = None
+        if entry.pinned is not None:
+            entry.ending = "pinned"
         discard = discard or entry.pinned is not None or entry.streams > 0
         self._hold = self._base_hold
         self._abandoned_streams = 0
@@ -266,6 +274,7 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
         self._read_attempts = pool.config.retry.attempts if pool.config.retry.enabled else 1
         self._base_hold = self._hold = int(session) + int(self._thread_sharing_count > 0)
         self._guard_token = watch(self, self._guard_token)
+        self._seen = activity.begin()
 
     def holds(self, entry: object) -> bool:
         return self._entry is entry

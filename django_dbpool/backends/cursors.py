@@ -13,6 +13,7 @@ from _thread import get_ident
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
@@ -26,6 +27,7 @@ from ..core import blocks, writes
 from ..core.session import declared
 from ..pool import watchdog
 from ..pool.entry import IDLE
+from . import activity
 from .patched import djangos_own
 from .raw import raw_connection_of_cursor
 from .reading import repeated
@@ -110,6 +112,8 @@ class LeasedCursor(DjangosCursor):
         except BaseException as error:
             db._statement_failed(error, sql, before)
             raise
+        if monotonic() - self.entry.began >= activity.limits.slow:  # type: ignore[union-attr]
+            db._note_slow(sql)
         db._end_statement()
         return result
 
@@ -125,6 +129,8 @@ class LeasedCursor(DjangosCursor):
         except BaseException as error:
             db._statement_failed(error, sql, before)
             raise
+        if monotonic() - self.entry.began >= activity.limits.slow:  # type: ignore[union-attr]
+            db._note_slow(sql)
         db._end_statement()
         return result
 
@@ -259,18 +265,21 @@ class StreamingCursor(DjangosCursor):
     def _execute(self, sql: Any, params: Any, *ignored: Any) -> Any:
         self._check()
         self._sync_session(sql)
-        self.db._note_session_state(sql)
-        if writes.watching:
-            self.db._note_write(sql)
+        self._begin(sql)
         return self._in_time(super()._execute, sql, params, *ignored)
 
     def _executemany(self, sql: Any, param_list: Any, *ignored: Any) -> Any:
         self._check()
         self._sync_session(sql)
+        self._begin(sql)
+        return self._in_time(super()._executemany, sql, param_list, *ignored)
+
+    def _begin(self, sql: Any) -> None:
+        self.entry.sql = sql
+        self.entry.statements += 1
         self.db._note_session_state(sql)
         if writes.watching:
             self.db._note_write(sql)
-        return self._in_time(super()._executemany, sql, param_list, *ignored)
 
     @property
     def connection(self) -> Any:
@@ -319,28 +328,23 @@ class StockCursor(DjangosCursor):
 
     db: PooledDatabaseMixin
 
-    def _execute(self, sql: Any, params: Any, *ignored: Any) -> Any:
+    def _begin(self, sql: Any) -> None:
         if blocks.deadlines_used:
             self.db._refuse_late()
         self.db._sync_stock_session(sql, declared.get())
         if writes.watching:
             self.db._note_write(sql)
+
+    def _execute(self, sql: Any, params: Any, *ignored: Any) -> Any:
+        self._begin(sql)
         return super()._execute(sql, params, *ignored)
 
     def _executemany(self, sql: Any, param_list: Any, *ignored: Any) -> Any:
-        if blocks.deadlines_used:
-            self.db._refuse_late()
-        self.db._sync_stock_session(sql, declared.get())
-        if writes.watching:
-            self.db._note_write(sql)
+        self._begin(sql)
         return super()._executemany(sql, param_list, *ignored)
 
     def callproc(self, procname: Any, params: Any = None, kparams: Any = None) -> Any:
-        if blocks.deadlines_used:
-            self.db._refuse_late()
-        self.db._sync_stock_session(procname, declared.get())
-        if writes.watching:
-            self.db._note_write(procname)
+        self._begin(procname)
         return super().callproc(procname, params, kparams)
 
     def __getattr__(self, attr: str) -> Any:

@@ -24,6 +24,7 @@ from ..errors import remember
 from ..pool import command as commands
 from ..pool.entry import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN, PoolEntry
 from ..pool.session_state import known_neutral, reason_to_pin
+from . import activity
 from .acquiring import AcquiringMixin, current_request
 from .cursors import warn_if_apps_not_ready
 from .limits import Sent, driver_error
@@ -36,7 +37,7 @@ logger = logging.getLogger("django_dbpool.backends")
 class LeaseMixin(AcquiringMixin):
     """Statements, and what holds a lease beyond one; see ``PooledDatabaseMixin`` for Django's interface to it."""
 
-    def _begin_statement(self, cursor: Any, sql: Any) -> Any:
+    def _begin_statement(self, cursor: Any, sql: Any) -> Any:  # noqa: C901  # the hot path: a call costs five tests
         """Lease if nothing is held, bind the cursor to the lease, note session state; the raw cursor to use."""
         if not apps.ready:
             warn_if_apps_not_ready()
@@ -50,12 +51,22 @@ class LeaseMixin(AcquiringMixin):
         if cursor.entry is not entry:
             self._rebind(cursor, entry)
         cursor.generation = entry.generation
+        entry.sql = sql
+        entry.statements += 1
+        entry.began = monotonic()
         session = entry.session
         context = declared.get()
         if context is not session.context or self._engine_declares:
             self._sync_session_of(entry, sql, context)
         if not (type(sql) is str and sql in known_neutral) and entry.pinned is None:
             self._note_session_state(sql)
+        seen = self._seen
+        if seen is not None and type(sql) is str:
+            count = seen[sql] = seen.get(sql, 0) + 1
+            if count == activity.limits.repeats:
+                activity.note_repeated(self, entry, sql, count)
+            elif len(seen) > activity.TEXTS:
+                seen.clear()
         if writes.watching:
             self._note_write(sql)
         return cursor.cursor
@@ -90,6 +101,11 @@ class LeaseMixin(AcquiringMixin):
         reason = reason_to_pin(sql)
         if reason is not None and not self._initializing:
             self._pin(reason)
+
+    def _note_slow(self, sql: Any, *, failed: bool = False) -> None:
+        entry = self._entry
+        if entry is not None:
+            activity.note_slow(self, entry, sql, monotonic() - entry.began, failed=failed)
 
     def _note_write(self, sql: Any) -> None:
         if sql is self._read or self._initializing:
@@ -149,6 +165,8 @@ class LeaseMixin(AcquiringMixin):
         entry = self._entry
         if entry is None:
             return
+        if sql is not None and monotonic() - entry.began >= activity.limits.slow:
+            self._note_slow(sql, failed=True)
         driver = None if error is None else driver_error(error)
         lost = was_lost(driver, entry)  # asked first: what follows may close it
         if driver is not None and driver.sqlstate in READ_ONLY and self._pool is not None:

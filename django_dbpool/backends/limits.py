@@ -15,8 +15,9 @@ from ..core import blocks, sqlstate
 from ..core.errors import Expiry, Loss, Moment, Refusal
 from ..errors import CommitUnknown, ConnectionLost, LeaseTimedOut, PoolError
 from ..pool import command as commands
-from ..pool import watchdog
+from ..pool import tell, watchdog
 from ..pool.refusals import words_of
+from . import activity
 from .losses import moment_of, was_lost
 
 if TYPE_CHECKING:
@@ -102,12 +103,15 @@ class TimeLimitsMixin(Base):
             self._begin_command(entry, what)
         began = entry.command
         before = entry.pgconn.transaction_status
+        entry.began = monotonic()
         try:
             call()
         except BaseException as error:
             lost = was_lost(driver_error(error), entry)
             self._raise_by_name(error, Sent(what, before, lost, began, commands.end(entry)), entry)
             raise
+        if monotonic() - entry.began >= activity.limits.slow:
+            activity.note_slow(self, entry, what, monotonic() - entry.began, failed=False)
         if began is not None:
             commands.end(entry)
 
@@ -124,6 +128,8 @@ class TimeLimitsMixin(Base):
         named: PoolError | None = self._timed_out(driver, sent, entry)
         if named is None and sent.lost and sent.cancellation is None:
             named = self._lost(driver, sent.moment(self), entry)
+            entry.ending = "lost"
+            tell.lost(self.alias, sent.moment(self))
         if named is not None:
             raise named from driver
 

@@ -335,6 +335,7 @@ class PooledDatabaseMixin(TransactionsMixin, CredentialsMixin, StartupMixin):
                 self.autocommit = self.settings_dict.get("AUTOCOMMIT", True)
             if self._entry is None:  # else an interrupt came before it was given back
                 self._pool = None
+                self._seen = None
                 if runserver_is_starting():
                     self.close_pool()
 
@@ -351,6 +352,8 @@ class PooledDatabaseMixin(TransactionsMixin, CredentialsMixin, StartupMixin):
             super().close_if_unusable_or_obsolete()
             return
         settings_dict = self.settings_dict
+        if self._seen:
+            self._seen.clear()
         if (
             self._entry is not None
             or self.in_atomic_block

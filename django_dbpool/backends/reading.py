@@ -18,6 +18,7 @@ from django.db import InterfaceError, OperationalError
 
 from ..core import sqlstate
 from ..errors import withdraw
+from ..pool import tell
 from ..pool.entry import IDLE
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def repeated(db: Any, read: Callable[[], T]) -> T:
             if db._losses == losses or db._entry is not None or attempts >= db._read_attempts:
                 raise
             _log_repetition(db, error, attempts)
+            tell.retried(db.alias, "read", attempts, 0.0, getattr(error.__cause__, "sqlstate", None))
             withdraw(error)
         attempts += 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
@@ -12,13 +13,21 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
+from ..core import process
 from ..core.config import TIME_LIMITS, PoolConfig
 from ..core.project import ProjectConfig
 from ..core.readers import ConfigError, Fault, shown
 from .alias import Alias
 from .credentials import copied, faults_of_credentials
 from .groups import with_function
-from .process import management_command, runserver_is_starting, time_limits_apply, without_time_limits
+from .process import (
+    management_command,
+    program,
+    runserver_is_starting,
+    serves_requests,
+    time_limits_apply,
+    without_time_limits,
+)
 from .rules import faults_of_alias
 from .urls import from_url_options
 
@@ -36,6 +45,7 @@ __all__ = [
     "pool_config",
     "pooling_enabled",
     "project_config",
+    "role_of_process",
     "runserver_is_starting",
     "session_from_request",
     "session_function_fault",
@@ -159,6 +169,18 @@ def given_check(settings_dict: Mapping[str, Any], default: Any) -> Any:
 def default_min_size() -> int:
     """0 for management commands and runserver, which should hold nothing when idle, else 1."""
     return 0 if management_command() is not None else 1
+
+
+def role_of_process() -> process.Kind:
+    """``DBPOOL["ROLE"]`` where that is said, else what this process was started for."""
+    with suppress(ImproperlyConfigured):
+        role = project_config().role
+        if role is not None:
+            return role
+    command = management_command()
+    if command is not None and not command.startswith("runserver"):
+        return "command"
+    return "worker" if program() == "celery" else "web" if command is not None or serves_requests() else "process"
 
 
 _project: ProjectConfig | None = None

@@ -23,6 +23,17 @@ def management_command() -> str | None:
     return None
 
 
+def program() -> str:
+    """The name by which this process was started, also as ``python -m name``."""
+    path = Path(sys.argv[0]) if sys.argv else Path()
+    return path.parent.name if path.name == "__main__.py" else path.stem
+
+
+def serves_requests() -> bool:
+    """Whether Django's entry point for servers was made, of WSGI or of ASGI."""
+    return "django.core.wsgi" in sys.modules or "django.core.asgi" in sys.modules
+
+
 def time_limits_apply() -> bool:
     """Not to migrations, dumps and other commands, which take their time."""
     command = management_command()

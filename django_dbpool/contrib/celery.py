@@ -15,7 +15,7 @@ from celery import signals
 from celery.app.task import Context
 
 from .. import shutdown
-from ..core.ledger import begin_unit, end_unit, thread_units, unit_labels
+from ..core.ledger import begin_unit, end_unit, thread_units, unit_labels, unit_names
 
 __all__: list[str] = []
 
@@ -23,6 +23,11 @@ __all__: list[str] = []
 def _label(context: Any) -> str:
     """For example ``task shop.tasks.send_mails[1f0c...]``."""
     return f"task {getattr(context, 'task', '')}[{context.id}]"
+
+
+def _name(context: Any) -> str | None:
+    name = getattr(context, "task", None)
+    return name if isinstance(name, str) else None
 
 
 def _begin(task: Any = None, **_: Any) -> None:
@@ -41,6 +46,7 @@ def _shut_down(**_: Any) -> None:
 
 
 unit_labels[Context] = _label
+unit_names[Context] = _name
 signals.task_prerun.connect(_begin, weak=False, dispatch_uid="django_dbpool.task_prerun")
 signals.task_postrun.connect(_end, weak=False, dispatch_uid="django_dbpool.task_postrun")
 # Of a prefork child; billiard ends it without Python's own end, so atexit does nothing there.

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Protocol
 
 current_unit: ContextVar[object] = ContextVar("dbpool_unit", default=None)
@@ -75,7 +75,7 @@ def name_of(unit: object) -> str | None:
 
 
 def label_of(unit: object) -> str | None:
-    """For example ``GET /reports/7/ (reports/<int:pk>/)``; None outside of any unit."""
+    """For example ``GET /reports/<int:pk>/``; None outside of any unit."""
     label = unit_labels.get(type(unit))
     return label(unit) if label is not None else None
 
@@ -125,6 +125,16 @@ class Holder:
     """Whose limit in POOL["groups"] it counts against."""
     reserved: bool = False
     """The connection is one of the reserve."""
+    name: str | None = None
+    """What the unit has in common with others of its kind: the route, the name of the task."""
+    generation: int = -1
+    """Number of the lease on its connection: with the backend's pid it tells one lease from the next."""
+    statements: int = 0
+    """Begun in this lease."""
+    sql: str | None = None
+    """The last of them, with placeholders for its values."""
+    leased_at: tuple[str, ...] = ()
+    """Where it was leased, innermost call first, if that was recorded (DBPOOL["LEAK_STACKS"])."""
 
     def __str__(self) -> str:
         parts = [f"thread {self.thread!r}", f"{self.since_seconds:.1f} s", self.state]
@@ -144,13 +154,18 @@ class Holder:
 TRANSACTION_STATES = ("idle", "running", "idle in transaction", "failed transaction", "lost")
 
 
+def place_of(call: tuple[CodeType, int]) -> str:
+    """A call as ``file:line in function: source``."""
+    code, line = call
+    source = linecache.getline(code.co_filename, line).strip()
+    return f"{code.co_filename}:{line} in {code.co_qualname}: {source}"
+
+
 def stack_of(ident: int, frames: Mapping[int, FrameType]) -> tuple[str, ...]:
     """The calls a thread is in, as ``file:line in function: source``; empty when it has ended."""
     lines = []
     frame = frames.get(ident)
     while frame is not None:
-        code = frame.f_code
-        source = linecache.getline(code.co_filename, frame.f_lineno).strip()
-        lines.append(f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}: {source}")
+        lines.append(place_of((frame.f_code, frame.f_lineno)))
         frame = frame.f_back
     return tuple(reversed(lines))

@@ -31,6 +31,11 @@ class ProjectConfig:
     role: Role | None = None
     """What processes with these settings do, where one code base has several settings."""
 
+    slow_statement: float | None = 3.0
+    """Seconds after which a statement counts as slow; None: none does."""
+    repeated_statements: int | None = 50
+    """How often a statement may be executed in one unit of work before it is reported; None: as often as it likes."""
+
     @classmethod
     def from_mapping(cls, options: object, *, where: str = "DBPOOL") -> ProjectConfig:
         """
@@ -85,6 +90,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
             command="runs management commands and scripts",
         )
     ),
+    "SLOW_STATEMENT": optional(seconds(above_zero=True)),
+    "REPEATED_STATEMENTS": optional(count(2)),
 }
 
 assert set(_READERS) == {item.name.upper() for item in fields(ProjectConfig)}, "a key without a reader"

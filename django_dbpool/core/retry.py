@@ -62,7 +62,7 @@ class Retrier:
         clock, sleep, random: injected by tests.
     """
 
-    __slots__ = ("_begin", "_clock", "_end", "_policy", "_random", "_sleep", "attempts", "waited")
+    __slots__ = ("_begin", "_clock", "_end", "_policy", "_random", "_sleep", "attempts", "delay", "waited")
 
     def __init__(
         self,
@@ -75,6 +75,8 @@ class Retrier:
     ) -> None:
         self.attempts = 1
         """The number of the attempt that runs now."""
+        self.delay = 0.0
+        """Seconds slept before it."""
         self.waited = 0.0
         """Seconds slept so far."""
         self._policy = policy
@@ -118,6 +120,7 @@ class Retrier:
         delay = self.next_delay()
         if delay is None:
             return False
+        self.delay = delay
         if delay > 0:
             self._sleep(delay)
         self.waited += delay

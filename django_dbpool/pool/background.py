@@ -10,6 +10,7 @@ import os
 import queue
 import threading
 
+from ..core import reporter
 from .entry import PoolEntry
 
 logger = logging.getLogger("django_dbpool.pool")
@@ -26,6 +27,7 @@ _starting = threading.Lock()
 def start() -> None:
     """Make sure that the thread runs in this process."""
     global _thread
+    reporter.start()
     if _thread is not None and _thread.is_alive():
         _abandoned.put(None)
         return

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import Connection
@@ -23,7 +24,7 @@ from ..core import sqlstate
 from ..core.blocks import seconds_left
 from ..core.breaker import CircuitBreaker, Rejected, State, Transition
 from ..core.retry import Retrier
-from . import stopping
+from . import stopping, tell
 from .credentials import NoPassword, password_was_refused
 from .turns import Turns
 
@@ -101,6 +102,8 @@ class Connector:
         self.last_error: BaseException | None = None
         self.successes = 0
         """Callers' connections made; not exact, it only tells whether there were any since."""
+        self.seconds: WeakKeyDictionary[Connection[Any], float] = WeakKeyDictionary()
+        """How long it took to make each connection that is not an entry of the pool yet."""
         self.turns = Turns(pool.clock)
         self._on_refused = on_refused
         self._known = threading.Event()
@@ -169,6 +172,7 @@ class Connector:
                     pool.check()  # a server that is away has taken the idle connections with it
                 if not (self._may_try_again(error) and retrier.wait() and self.breaker.state is State.CLOSED):
                     raise
+                tell.retried(pool.alias, "connect", retrier.attempts - 1, retrier.delay, code_of(error))
                 answered = self._known
             else:
                 self._server_answers()
@@ -197,8 +201,15 @@ class Connector:
 
     def attempt(self, deadline: float) -> Connection[Any]:
         """One attempt, or two if the first told how to make the second."""
-        conn = self._connect(deadline) if round(self._timeout(deadline)) >= SHORTEST_ATTEMPT else self._hurry(deadline)
-        self.pool.prepare(conn, max(self._timeout(deadline), GRACE))
+        began = self.pool.clock()
+        try:
+            long_enough = round(self._timeout(deadline)) >= SHORTEST_ATTEMPT
+            conn = self._connect(deadline) if long_enough else self._hurry(deadline)
+            self.pool.prepare(conn, max(self._timeout(deadline), GRACE))
+        except psycopg.Error as error:
+            tell.failed(self.pool.alias, self.pool.clock() - began, code_of(error), error)
+            raise
+        self.seconds[conn] = self.pool.clock() - began
         return conn
 
     def _timeout(self, deadline: float) -> float:
@@ -272,6 +283,7 @@ class Connector:
     def _circuit_changed(self, transition: Transition) -> None:
         level = logging.INFO if transition.after is State.HALF_OPEN else logging.WARNING
         logger.log(level, "database %r: circuit %s: %s", self.pool.alias, transition.after.value, transition.reason)
+        tell.circuit_changed(self.pool.alias, transition)
         self.pool.gate.suspend(transition.after is State.ISOLATED or stopping.announced is not None)
         if transition.after in (State.OPEN, State.ISOLATED):
             self.pool.gate.refuse_queued()

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import select
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from types import CodeType
 from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
-from ..core.ledger import TRANSACTION_STATES, Holder, Owner, label_of, thread_units
+from ..core import events
+from ..core.ledger import TRANSACTION_STATES, Holder, Owner, label_of, name_of, place_of, thread_units
 from ..core.session import SessionState
+from ..core.sqltext import without_literals
+from ..core.tally import BOUNDS, Tally
 from ..core.ticket import Ticket
 
 if TYPE_CHECKING:
@@ -68,13 +73,17 @@ class PoolEntry:
     __slots__ = (
         "autocommit",
         "backend_pid",
+        "began",
         "command",
         "conn",
         "created_at",
+        "ending",
         "expires_at",
+        "first",
         "generation",
         "history",
         "initialized_for",
+        "leased_at",
         "limit",
         "owner",
         "pgconn",
@@ -87,11 +96,17 @@ class PoolEntry:
         "reserved",
         "session",
         "since",
+        "sql",
+        "starts",
+        "statements",
         "stopped",
         "streams",
+        "tally",
         "ticket",
         "timezone",
         "unit",
+        "used",
+        "uses",
         "variables",
     )
 
@@ -104,6 +119,7 @@ class PoolEntry:
         limit: float | None = None,
         variables: Mapping[str, str] = _NONE,
         reserved: bool = False,
+        tally: Tally | None = None,
     ) -> None:
         self.conn = conn
         self.pgconn = conn.pgconn
@@ -146,6 +162,20 @@ class PoolEntry:
         """The server's, if it can be asked about a COMMIT whose answer is lost."""
         self.streams = 0
         """Server-side cursors, COPY and the like that still read from or write to this connection."""
+        self.tally = tally
+        self.uses = [0] * (len(BOUNDS) + 1)
+        self.used = 0.0
+        self.statements = 0
+        self.starts = 0
+        self.first = -1
+        self.sql: object = None
+        """What was given to the last ``execute()``; it may have values in it and is shown to nobody as it is."""
+        self.began = now
+        """When that was."""
+        self.leased_at: tuple[tuple[CodeType, int], ...] = ()
+        """Where, outermost call last, if that is wanted. Not frames, which would keep local variables alive."""
+        self.ending = "discarded"
+        """Why the connection is closed, once it is."""
 
     def suspicious(self) -> bool:
         """
@@ -182,25 +212,49 @@ class PoolEntry:
         self.close()
 
     def close(self) -> None:
+        if self.tally is not None and self.tally.closed(self):
+            self._tell()
         # _pool keeps psycopg from warning about a connection that is collected unclosed; closing ends that.
         self.conn._pool = None
         self.conn.close()
+
+    def _tell(self) -> None:
+        tally = self.tally
+        assert tally is not None
+        tally.event("closed")
+        if events.subscribers:
+            events.publish(
+                events.ConnectionClosed(
+                    alias=tally.alias,
+                    reason=self.ending,
+                    age=max(0.0, time.monotonic() - self.created_at),
+                    backend_pid=self.backend_pid,
+                )
+            )
 
     def holder(self, alias: str, now: float, stack: tuple[str, ...] = ()) -> Holder | None:
         """This entry's lease for a report, or None when it is not leased (any more)."""
         owner, unit, ticket = self.owner, self.unit, self.ticket
         if owner is None:
             return None
+        if unit is None:
+            unit = thread_units.get(owner.ident)
+        begun = self.statements - self.first if self.first >= 0 else 0
         return Holder(
             alias=alias,
             backend_pid=self.backend_pid,
             thread=owner.thread.name,
             thread_ident=owner.ident,
-            unit=label_of(unit if unit is not None else thread_units.get(owner.ident)),
+            unit=label_of(unit),
             since_seconds=max(0.0, now - self.since),
             pinned=self.pinned,
             state=TRANSACTION_STATES[self.pgconn.transaction_status],
             group=ticket.group if ticket is not None else None,
             reserved=self.reserved,
             stack=stack,
+            name=None if unit is None else name_of(unit),
+            generation=self.generation,
+            statements=begun,
+            sql=without_literals(self.sql) if begun else None,
+            leased_at=tuple(map(place_of, self.leased_at)),
         )

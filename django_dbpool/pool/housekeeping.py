@@ -17,7 +17,7 @@ import psycopg
 from ..core import sqlstate
 from ..core.breaker import State
 from ..core.ledger import Owner
-from . import background
+from . import background, tell
 from .connecting import code_of
 from .entry import IDLE, PoolEntry
 from .filling import fill
@@ -130,24 +130,34 @@ class Housekeeping:
         for entry in tuple(gate.free):
             expired = now >= entry.expires_at
             idle = gate.size > pool.min_size and now - entry.since >= pool.config.max_idle
-            if expired or idle or gate.size > gate.max_size or (check and entry.suspicious()):
-                self._retire_one(entry, gate.free)
+            if expired:
+                self._retire_one(entry, gate.free, "expired" if entry.expires_at > -math.inf else "drained")
+            elif idle or gate.size > gate.max_size:
+                self._retire_one(entry, gate.free, "idle" if idle else "shrunk")
+            elif check and entry.suspicious():
+                self._retire_one(entry, gate.free, "lost")
             else:
                 due = min(due, entry.expires_at - now)
                 if gate.size > pool.min_size:
                     due = min(due, entry.since + pool.config.max_idle - now)
         for entry in tuple(gate.reserve_free):
-            if now >= min(entry.expires_at, entry.since + RESERVE_LINGER) or (check and entry.suspicious()):
-                self._retire_one(entry, gate.reserve_free)
+            if now >= min(entry.expires_at, entry.since + RESERVE_LINGER):
+                self._retire_one(entry, gate.reserve_free, "idle")
+            elif check and entry.suspicious():
+                self._retire_one(entry, gate.reserve_free, "lost")
             else:
                 due = min(due, entry.since + RESERVE_LINGER - now)
         return max(0.05, due)
 
-    def _retire_one(self, entry: PoolEntry, free: deque[PoolEntry]) -> None:
+    def _retire_one(self, entry: PoolEntry, free: deque[PoolEntry], reason: str) -> None:
         try:
             free.remove(entry)
         except ValueError:
             return  # lent meanwhile; it is looked at again when it is free
+        if reason == "lost":
+            tell.lost_idle(self.pool.alias, entry)
+        else:
+            entry.ending = reason
         self.pool.discard(entry)
 
     def _fill(self) -> float:
@@ -301,8 +311,7 @@ class Housekeeping:
                 holder = entry.holder(pool.alias, now)
                 if holder is not None:
                     entry.reported = entry.generation
-                    what = "pin" if pinned_too_long else "lease"
-                    logger.warning("database %r: a %s is held for long: %s", pool.alias, what, holder)
+                    tell.overdue(pool.alias, holder, "pin" if pinned_too_long else "lease")
 
 
 def _has_ended(owner: Owner, entry: PoolEntry) -> bool:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import logging
 import math
+from bisect import bisect_left
 from collections.abc import Callable
-from functools import partial
 from time import monotonic
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -22,19 +22,20 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg import Connection
 
+from ..core import events
 from ..core.breaker import CircuitBreaker, Rejected
 from ..core.config import PoolConfig
 from ..core.gate import Gate
 from ..core.ledger import Holder, Owner, current_unit
 from ..core.stopping import Stopping
+from ..core.tally import BOUNDS, end_lease, tally_of
 from ..core.ticket import Ticket
-from . import reporting, stopping, watchdog
+from . import reporting, stopping, tell, watchdog
 from .admitting import make_gate, ticket_for
-from .by_hand import LendingByHand
-from .commit_status import history_of
 from .connecting import Connector, ServerFull
 from .entry import IDLE, PoolEntry
 from .housekeeping import Housekeeping
+from .opening import OpeningConnections, Prepare
 from .refusals import AT_THE_GATE, refusal
 from .standby import StandbyWatch
 
@@ -51,7 +52,7 @@ class _ConnectionFactory:
         return self._make(kwargs)
 
 
-class ManagedPool(LendingByHand):
+class ManagedPool(OpeningConnections):
     """
     The connections of one database in one process.
 
@@ -73,7 +74,7 @@ class ManagedPool(LendingByHand):
         alias: str,
         connect_kwargs: Callable[[], dict[str, Any]],
         connect: Callable[[dict[str, Any]], Connection[Any]] | None = None,
-        prepare: Callable[[Connection[Any], watchdog.InTime], None] | None = None,
+        prepare: Prepare | None = None,
         on_refused: Callable[[BaseException], bool] | None = None,
         check: Callable[[Connection[Any]], None] | None = None,
         clock: Callable[[], float] = monotonic,
@@ -98,6 +99,7 @@ class ManagedPool(LendingByHand):
         self.captured = reporting.CapturedHolders(self)
         self.declared_names: dict[str, None] = {}
         """Session variables that blocks of code have set, other than the alias's own; update is atomic."""
+        self.tally = tally_of(alias)
         self.entries: set[PoolEntry] = set()
         """Every open physical connection; add and discard are atomic."""
         self._in_transit: set[object] = set()
@@ -147,7 +149,7 @@ class ManagedPool(LendingByHand):
                     stopping.check(finishing=priority)  # before this call is seen to be one that asks
                 self._in_transit.add(ticket)
                 self.connector.refuse_if_open()
-                return self._admitted(ticket, owner, deadline, check)
+                return self._counted(self._admitted(ticket, owner, deadline, check), start)
             except (*AT_THE_GATE, Rejected, Stopping, psycopg.Error) as error:
                 # The ticket is still queued: of the callers in a cycle each must see that the others wait.
                 refused = refusal(self, error, ticket, owner, self.clock() - start)
@@ -179,7 +181,15 @@ class ManagedPool(LendingByHand):
         if ticket.from_reserve or ticket.group is not None:
             entry.ticket = ticket
         entry.unit = current_unit.get()
-        entry.since = self.clock()
+        return entry
+
+    def _counted(self, entry: PoolEntry, start: float) -> PoolEntry:
+        """Count it. Who finds a free connection, the hot path, does so by hand: see ``AcquiringMixin``."""
+        entry.since = now = self.clock()
+        entry.first = entry.statements
+        self.tally.waited(entry, now - start)
+        if events.subscribers:
+            tell.waited(self.alias, now - start)
         return entry
 
     def _go_on_below(self, ticket: Ticket[PoolEntry]) -> None:
@@ -207,8 +217,17 @@ class ManagedPool(LendingByHand):
             return
         now = self.clock()
         if now >= entry.expires_at:
+            entry.ending = "expired" if entry.expires_at > -math.inf else "drained"
             self.discard(entry)
             return
+        # tally.end_lease() written out: this is the hot path.
+        if entry.first >= 0:
+            held = now - entry.since
+            entry.uses[bisect_left(BOUNDS, held)] += 1
+            entry.used += held
+            entry.first = -1
+            if entry.reported == entry.generation:
+                tell.returned(self.alias, entry, held)
         entry.generation += 1
         entry.unit = None
         entry.since = now
@@ -244,6 +263,10 @@ class ManagedPool(LendingByHand):
         try:
             self._in_transit.add(transit)
             self.entries.remove(entry)
+            held = self.clock() - entry.since
+            if entry.first >= 0 and entry.reported == entry.generation:
+                tell.returned(self.alias, entry, held)
+            end_lease(entry, held)
             entry.generation += 1
             entry.owner = None
             entry.unit = None
@@ -290,6 +313,7 @@ class ManagedPool(LendingByHand):
                 entry.backend_pid,
                 error,
             )
+            tell.lost_idle(self.alias, entry)
             return False
         return not entry.lost()
 
@@ -329,102 +353,6 @@ class ManagedPool(LendingByHand):
             self.discard(entry)
         else:
             self.release(entry, None)
-
-    # -- physical connections -----------------------------------------------------------------------------------
-
-    def _open_entry(self, deadline: float, *, reserved: bool) -> PoolEntry:
-        """Open a connection in the caller's thread; the caller holds a permit."""
-        return self._make_entry(self.connector.open(deadline), reserved=reserved)
-
-    def prepare(self, conn: Connection[Any], limit: float) -> None:
-        """
-        Make of a new connection what a borrower expects. A part of connecting: repeated with it if it is lost.
-
-        Args:
-            limit: seconds. A pooler accepts clients also while its server is away, and a server may freeze now.
-        """
-        try:
-            in_time = partial(watchdog.connecting, conn, limit)
-            if not conn.autocommit:
-                conn.autocommit = True
-            if self._prepare is not None:
-                self._prepare(conn, in_time)
-            if self.config.commit_status:
-                with in_time():
-                    self._histories[conn] = history_of(conn, self.alias)
-        except BaseException:
-            conn._pool = None
-            conn.close()
-            raise
-        self.standby.connected(conn)
-
-    def _make_entry(self, conn: Connection[Any], *, reserved: bool = False) -> PoolEntry:
-        entry: PoolEntry | None = None
-        try:
-            now = self.clock()
-            expires_at = now + self._jitter(self.config.max_lifetime, -0.05, 0.0)
-            config = self.config
-            entry = PoolEntry(
-                conn, now, expires_at, limit=config.command_timeout, variables=config.session, reserved=reserved
-            )
-            entry.history = self._histories.pop(conn, None)
-            self.entries.add(entry)
-        except BaseException:
-            if entry is not None:
-                self.entries.discard(entry)
-            conn._pool = None
-            conn.close()
-            raise
-        return entry
-
-    def _close_entry(self, entry: PoolEntry) -> None:
-        self.entries.discard(entry)
-        entry.abort()
-
-    def open_idle(self) -> bool:
-        """Open one more connection into the free stack if fewer than min_size exist. For the background thread."""
-        deadline = self.clock() + self.config.connect_timeout
-        # One attempt, which no caller waits for: there will be another round.
-        return self._add_idle(self.min_size, lambda: self._make_entry(self.connector.attempt(deadline)))
-
-    def adopt(self, conn: Connection[Any]) -> None:
-        """Keep a connection that a probe has opened, or close it if there is no place for it."""
-        try:
-            kept = self._add_idle(self.gate.max_size, lambda: self._make_entry(conn))
-        except psycopg.Error as error:
-            logger.info("database %r: the connection of a probe was lost again: %s", self.alias, error)
-        else:
-            if not kept:
-                conn._pool = None
-                conn.close()
-
-    def _add_idle(self, limit: int, make: Callable[[], PoolEntry]) -> bool:
-        transit = object()
-        try:
-            self._in_transit.add(transit)
-            if not self.gate.grow(limit):
-                return False
-            try:
-                entry = make()
-            except BaseException:
-                self.gate.forfeit()
-                raise
-            self.gate.give(entry)
-        finally:
-            self._in_transit.discard(transit)
-        if self.gate.closed:
-            self._close_free()
-        return True
-
-    def _close_free(self) -> None:
-        for free in (self.gate.free, self.gate.reserve_free):
-            while free:
-                try:
-                    entry = free.pop()
-                except IndexError:
-                    break
-                self._close_entry(entry)
-                self.gate.forfeit(entry.reserved)
 
     # -- reports ------------------------------------------------------------------------------------------------
 

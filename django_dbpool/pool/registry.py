@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable
 from time import monotonic
 from typing import Protocol
 
+from ..core import events, reporter, tally
 from . import background, stopping, watchdog
 from .managed import ManagedPool
 
@@ -77,6 +78,9 @@ def _forget_inherited() -> None:
         pool.forget()
     _pools.clear()
     stopping.forget()
+    tally.reset_after_fork()
+    events.reset_after_fork()
+    reporter.reset_after_fork()
     background.reset_after_fork()
     watchdog.reset_after_fork()
     for holder in tuple(_holders):

@@ -7,8 +7,8 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from ..core.deadlock import PoolView, find_cycle
 from ..core.ledger import Holder, Owner, stack_of
@@ -42,6 +42,9 @@ class PoolSnapshot:
     opening: int
     waiting: int
     """Callers in the queue, and those that wait for their group."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def snapshot(pool: ManagedPool) -> PoolSnapshot:

@@ -20,6 +20,7 @@ from ..core import writes
 from ..core.blocks import seconds_left
 from ..core.retry import Retrier, RetryPolicy
 from ..errors import CircuitOpen, withdraw
+from ..pool import tell
 from .attempt import Attempt
 from .leaving import goes_round
 from .verdict import ErrorTypes, driver_error, is_transient, why_not
@@ -127,6 +128,8 @@ class Run:
             delay,
             extra={"alias": plan.alias, "attempt": number, "error_type": type(error).__name__, "delay": delay},
         )
+        driver = driver_error(error)
+        tell.retried(plan.alias, "block", number, delay, None if driver is None else driver.sqlstate)
         return True
 
     def _next_delay(self, error: Exception) -> float | None:

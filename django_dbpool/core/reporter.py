@@ -1,0 +1,140 @@
+"""
+What is looked at from time to time: one daemon thread, started with the first lease of a process.
+
+While nobody leases nothing is called, so that an idle process stays idle and makes no traffic.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+
+from .tally import tallies
+
+logger = logging.getLogger("django_dbpool.reporter")
+
+IDLE_AFTER = 30.0
+"""Seconds without a lease after which the process counts as idle."""
+
+IDLE_LOOK = 5.0
+"""Seconds between two looks whether an idle process has work again."""
+
+SHORTEST = 0.05
+"""Seconds between two rounds at least, whatever jobs ask for."""
+
+COMPLAIN = 60.0
+"""Seconds between two log records of the same job's failures."""
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    name: str
+    call: Callable[[], object]
+    interval: float
+    due: float = 0.0
+    complained: float = -COMPLAIN
+    running: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self) -> None:
+        if not self.running.acquire(blocking=False):
+            return  # flush() is at it in another thread
+        try:
+            self.call()
+        except Exception:
+            if monotonic() - self.complained >= COMPLAIN:
+                self.complained = monotonic()
+                logger.exception("job %r failed", self.name)
+        finally:
+            self.running.release()
+
+
+_jobs: dict[str, _Job] = {}
+_thread: threading.Thread | None = None
+_starting = threading.Lock()
+_wake = threading.Event()
+_began = False
+
+
+def register(name: str, job: Callable[[], object], *, interval: float) -> None:
+    """
+    Have something done again and again while this process uses its databases.
+
+    Args:
+        name: another job of that name is replaced.
+        job: must not take long; input and output belong in a thread of its own. What it raises is logged at most once
+            a minute.
+        interval: seconds.
+    """
+    _jobs[name] = _Job(name, job, interval)
+    if _began:
+        start()
+
+
+def unregister(name: str) -> None:
+    _jobs.pop(name, None)
+    _wake.set()
+
+
+def start() -> None:
+    """With the first lease; jobs that are registered later start the thread by themselves."""
+    global _thread, _began
+    _began = True
+    if not _jobs:
+        return
+    if _thread is not None and _thread.is_alive():
+        _wake.set()
+        return
+    with _starting:
+        if _thread is None or not _thread.is_alive():
+            _thread = threading.Thread(target=_run, name="dbpool-reporter", daemon=True)
+            _thread.start()
+
+
+def flush() -> None:
+    """Call every job once, now, in the calling thread: at the end of a process, and in tests."""
+    for job in tuple(_jobs.values()):
+        job.run()
+
+
+def reset_after_fork() -> None:
+    """The jobs stay, the thread did not survive."""
+    global _thread, _starting, _wake, _began
+    _thread = None
+    _starting = threading.Lock()
+    _wake = threading.Event()
+    _began = False
+    for job in tuple(_jobs.values()):
+        job.running = threading.Lock()
+        job.due = 0.0
+
+
+def _run() -> None:
+    pid, leases, active = os.getpid(), -1, monotonic()
+    while os.getpid() == pid and _jobs:
+        now = monotonic()
+        seen, lent = _leases()
+        if seen != leases or lent:
+            leases, active = seen, now
+        idle = now - active >= IDLE_AFTER
+        if not idle:
+            for job in tuple(_jobs.values()):
+                if now >= job.due:
+                    job.due = now + job.interval
+                    job.run()
+        _wake.wait(IDLE_LOOK if idle else _pause(monotonic()))
+        _wake.clear()
+
+
+def _pause(now: float) -> float:
+    due = min((job.due for job in tuple(_jobs.values())), default=now)
+    return max(SHORTEST, due - now)
+
+
+def _leases() -> tuple[int, bool]:
+    """How many there have been, and whether any is out now."""
+    counts = [tally.leases() for tally in tallies().values()]
+    return sum(begun for begun, _ in counts), any(lent for _, lent in counts)

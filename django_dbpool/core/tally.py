@@ -1,0 +1,210 @@
+"""
+How much was lent, how long it was waited for and how long it was kept: exact, and at next to no cost.
+
+A lease is counted on its connection, which one thread has at a time, so that counting needs no lock and no event. When
+somebody reads, the connections of an alias are added up, those that are closed by now included.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+"""
+Seconds: the upper ends, inclusive, of a histogram's buckets. Those that OpenTelemetry advises for database operations:
+https://opentelemetry.io/docs/specs/semconv/db/database-metrics/
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Durations by size."""
+
+    counts: tuple[int, ...] = (0,) * (len(BOUNDS) + 1)
+    """In each bucket; the last is of what is above all bounds."""
+    total: float = 0.0
+    """Seconds, all together."""
+    bounds: tuple[float, ...] = BOUNDS
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts)
+
+    @property
+    def mean(self) -> float:
+        """Seconds; 0 where there is nothing."""
+        count = self.count
+        return self.total / count if count else 0.0
+
+    def quantile(self, q: float) -> float:
+        """
+        An estimate in seconds, linear within a bucket, as Prometheus' ``histogram_quantile`` makes it; 0 where there
+        is nothing.
+
+        Args:
+            q: from 0 to 1.
+        """
+        rank, below, start = q * self.count, 0, 0.0
+        for count, bound in zip(self.counts, self.bounds, strict=False):
+            if count and below + count >= rank:
+                return start + (bound - start) * max(0.0, rank - below) / count
+            below += count
+            start = bound
+        return self.bounds[-1] if self.count else 0.0
+
+    def since(self, before: Histogram) -> Histogram:
+        """What was added after an earlier reading of the same."""
+        counts = tuple(now - then for now, then in zip(self.counts, before.counts, strict=True))
+        return Histogram(counts, self.total - before.total)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"count": self.count, "seconds": self.total, "bounds": list(self.bounds), "counts": list(self.counts)}
+
+
+class Counted(Protocol):
+    """A connection, as far as its leases are counted on it."""
+
+    uses: list[int]
+    """Ended leases by duration."""
+    used: float
+    """Seconds, all together."""
+    statements: int
+    """Begun on this connection."""
+    starts: int
+    """Leases that have begun."""
+    first: int
+    """``statements`` at the beginning of the lease; -1 while it is not lent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a tally says at one moment; nothing in it ever becomes less."""
+
+    leases: int
+    """Connections handed out."""
+    statements: int
+    use: Histogram
+    """Ended leases."""
+    wait: Histogram
+    """Of every lease, from the request for a connection to its receipt."""
+    connect: Histogram
+    """Of physical connections that were opened."""
+    events: Mapping[str, int] = field(default_factory=dict)
+    """Whatever else was counted, by name."""
+
+
+class Tally:
+    """
+    Of one alias in one process; it outlives the pools, which may be closed and made anew.
+
+    The lock guards additions of a few numbers. It is never taken by a lease that finds a free connection.
+    """
+
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+        self._lock = threading.Lock()
+        self._open: set[Counted] = set()
+        self._uses = [0] * (len(BOUNDS) + 1)
+        self._used = 0.0
+        self._statements = 0
+        self._starts = 0
+        self._waits = [0] * (len(BOUNDS) + 1)
+        self._waited = 0.0
+        self._connects = [0] * (len(BOUNDS) + 1)
+        self._connecting = 0.0
+        self._events: dict[str, int] = {}
+
+    def opened(self, entry: Counted, seconds: float) -> None:
+        with self._lock:
+            self._open.add(entry)
+            self._connects[bisect_left(BOUNDS, seconds)] += 1
+            self._connecting += seconds
+
+    def closed(self, entry: Counted) -> bool:
+        """Add what was counted on a connection that is no more; False if that is done already."""
+        with self._lock:
+            if entry not in self._open:
+                return False
+            self._open.remove(entry)
+            for index, count in enumerate(entry.uses):
+                self._uses[index] += count
+            self._used += entry.used
+            self._statements += entry.statements
+            self._starts += entry.starts
+            return True
+
+    def waited(self, entry: Counted, seconds: float) -> None:
+        """Count the lease that begins now and did not find a free connection at once."""
+        with self._lock:  # both or neither, for a reader
+            entry.starts += 1
+            self._waits[bisect_left(BOUNDS, seconds)] += 1
+            self._waited += seconds
+
+    def event(self, name: str, count: int = 1) -> None:
+        with self._lock:
+            self._events[name] = self._events.get(name, 0) + count
+
+    def leases(self) -> tuple[int, bool]:
+        """How many have begun, and whether one has not ended."""
+        with self._lock:
+            entries = tuple(self._open)
+            return self._starts + sum(entry.starts for entry in entries), any(entry.first >= 0 for entry in entries)
+
+    def read(self) -> Counts:
+        with self._lock:
+            uses, used, statements, leases = list(self._uses), self._used, self._statements, self._starts
+            for entry in self._open:
+                leases += entry.starts
+                for index, count in enumerate(entry.uses):
+                    uses[index] += count
+                used += entry.used
+                statements += entry.statements
+            waits, waited = list(self._waits), self._waited
+            connects = Histogram(tuple(self._connects), self._connecting)
+            events = dict(self._events)
+        # Who finds a connection free waits for nothing, and says so to nobody.
+        waits[0] += leases - sum(waits)
+        use, wait = Histogram(tuple(uses), used), Histogram(tuple(waits), waited)
+        return Counts(leases, statements, use, wait, connects, events)
+
+
+def begin_lease(entry: Counted) -> None:
+    """Count the lease that begins now on a connection that was free. Written out where it is hot."""
+    entry.first = entry.statements
+    entry.starts += 1
+
+
+def end_lease(entry: Counted, seconds: float) -> None:
+    """Count the lease that ends now, if it has begun."""
+    if entry.first >= 0:
+        entry.uses[bisect_left(BOUNDS, seconds)] += 1
+        entry.used += seconds
+        entry.first = -1
+
+
+_tallies: dict[str, Tally] = {}
+_making = threading.Lock()
+
+
+def tally_of(alias: str) -> Tally:
+    tally = _tallies.get(alias)
+    if tally is None:
+        with _making:
+            tally = _tallies.setdefault(alias, Tally(alias))
+    return tally
+
+
+def tallies() -> dict[str, Tally]:
+    """By alias: every database that this process has used."""
+    return dict(_tallies)
+
+
+def reset_after_fork() -> None:
+    """A child has done nothing yet. The connections counted are its parent's."""
+    global _making
+    _making = threading.Lock()
+    _tallies.clear()
