@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -39,15 +40,16 @@ class _Job:
     complained: float = -COMPLAIN
     running: threading.Lock = field(default_factory=threading.Lock)
 
-    def run(self) -> None:
+    def run(self, survive: type[BaseException] = Exception) -> None:
         if not self.running.acquire(blocking=False):
             return  # flush() is at it in another thread
         try:
             self.call()
-        except Exception:
+        except survive as error:
             if monotonic() - self.complained >= COMPLAIN:
                 self.complained = monotonic()
-                logger.exception("job %r failed", self.name)
+                with suppress(Exception):  # of a filter of the project's log
+                    logger.error("job %r failed", self.name, exc_info=error)
         finally:
             self.running.release()
 
@@ -124,7 +126,7 @@ def _run() -> None:
             for job in tuple(_jobs.values()):
                 if now >= job.due:
                     job.due = now + job.interval
-                    job.run()
+                    job.run(BaseException)  # SystemExit would end this thread, and with it all other jobs
         _wake.wait(IDLE_LOOK if idle else _pause(monotonic()))
         _wake.clear()
 
