@@ -16,6 +16,7 @@ class DatabasePoolConfig(AppConfig):
         from django.conf import settings
 
         from . import __version__, checks, conf, units  # noqa: F401  (checks register themselves)
+        from .backends import sampler
         from .conf.engines import is_ours
         from .core import process
 
@@ -25,5 +26,6 @@ class DatabasePoolConfig(AppConfig):
             if isinstance(options, Mapping) and "pool" in options and is_ours(database.get("ENGINE")):
                 conf.adopt_django_option(database, alias)
         units.track_requests()
+        sampler.start()
         process.determine_role = conf.role_of_process
         process.version = __version__

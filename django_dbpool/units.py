@@ -28,14 +28,32 @@ def request_name(environ: dict[str, Any]) -> str | None:
     """The route, for example ``reports/<int:pk>/``; None where none matches. Found once for each request."""
     name: str | None = environ.get(_ROUTE, "")
     if name == "":
-        from django.urls import Resolver404, resolve  # imports half of Django, which a worker of queues never needs
-
-        try:
-            name = resolve(environ.get("PATH_INFO") or environ.get("path") or "/").route
-        except Resolver404:
-            name = None
-        environ[_ROUTE] = name
+        own = current_unit.get() is environ
+        if not (own or _routes_are_loaded()):
+            return None
+        name = _route_of(environ)
+        if own:
+            # Others only look: a key that another thread adds would break whoever iterates over request.META.
+            environ[_ROUTE] = name
     return name
+
+
+def _route_of(environ: dict[str, Any]) -> str | None:
+    from django.urls import Resolver404, resolve
+
+    try:
+        return resolve(environ.get("PATH_INFO") or environ.get("path") or "/").route
+    except Resolver404:
+        return None
+
+
+def _routes_are_loaded() -> bool:
+    """
+    Whether asking imports nothing. A thread that looks at others' requests must not be the one to import the project:
+    where two threads import the same modules in different order, one of them sees a module that is half done.
+    """
+    get_resolver = getattr(sys.modules.get("django.urls"), "get_resolver", None)
+    return get_resolver is not None and "url_patterns" in vars(get_resolver())
 
 
 _ROUTE = "django_dbpool.route"

@@ -23,7 +23,7 @@ from django.db import InterfaceError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
-from ..core import blocks
+from ..core import blocks, callers
 from ..core.errors import Exhausted, GateClosed, LeaseRefused
 from ..core.ledger import Owner, current_unit
 from ..errors import PoolError, from_refusal
@@ -72,7 +72,7 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
         self._read_attempts = 1
         self._undone = 0  # transactions and savepoints that ended: cursors declared in them may have gone
         self._initializing = False
-        self._seen: dict[str, int] | None = None  # how often each statement was executed in this unit
+        self._seen: activity.Seen | None = None  # how often each statement was executed in this unit
         self._in_commit_hooks = False
         self._guard_token: object = None
         self._raw: RawConnection | None = None
@@ -125,6 +125,8 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
                 entry.owner = owner
                 entry.first = entry.statements
                 entry.starts += 1
+                if callers.recording:
+                    entry.leased_at = callers.calls_now()
                 return self._use(entry)
             gate.give(entry)
         return self._take_slowly(pool, check)

@@ -1,24 +1,39 @@
-"""Which statements take long, and which are executed again and again in one unit of work."""
+"""
+Which statements take long, and which are executed again and again in one unit of work: what is done about one once the
+hot path has found it. It runs between a statement that has succeeded and its caller, so nothing here raises.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
-import sys
+from _thread import get_ident
+from collections.abc import Callable
 from contextlib import suppress
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from ..conf import project_config
-from ..core import events
-from ..core.sqltext import without_literals
+from ..core import callers, events
+from ..core.ledger import current_unit, label_of, name_of, thread_units
+from ..core.sqltext import LONGEST, without_literals
+from ..core.statements import (
+    Occasion,
+    RepeatedStatement,
+    RepeatedStatements,
+    SlowStatement,
+    SlowStatements,
+    Throttle,
+    one_line,
+)
 from ..core.tally import tally_of
-from ..pool import tell
 
 if TYPE_CHECKING:
     from ..pool.entry import PoolEntry
+
+logger = logging.getLogger("django_dbpool.statements")
 
 TEXTS = 500
 """Statements of one unit that are counted; then it is begun anew."""
@@ -36,17 +51,37 @@ class _Limits:
 limits = _Limits()
 
 
-def begin() -> dict[str, int] | None:
+class Seen(dict[int, int]):
+    """
+    How often a unit has executed each statement, by the hash of its text: texts may be long, and this is kept to the end
+    of the unit.
+    """
+
+    __slots__ = ("reported",)
+
+    def __init__(self) -> None:
+        self.reported: dict[int, tuple[Occasion, str]] | None = None
+
+    def clear(self) -> None:
+        """The unit has ended, or has executed more different statements than are counted."""
+        if self.reported is not None:
+            _note_ends(self)
+            self.reported = None
+        super().clear()
+
+
+def begin() -> Seen | None:
     """At the first lease of a unit: where to count its statements; None if nobody wants to know."""
     if not limits.known:
         _read()
-    return {} if limits.repeats else None
+    return Seen() if limits.repeats else None
 
 
 def _read() -> None:
     config = project_config()
     limits.slow = math.inf if config.slow_statement is None else config.slow_statement
     limits.repeats = config.repeated_statements or 0
+    callers.recording = config.leak_stacks
     limits.known = True
 
 
@@ -60,45 +95,175 @@ def _forget(*, setting: str, **_: Any) -> None:
 setting_changed.connect(_forget, dispatch_uid="django_dbpool.activity")
 
 
+# -- what is kept -----------------------------------------------------------------------------------------------------
+
+
+class _Kept:
+    """Of this process."""
+
+    def __init__(self) -> None:
+        self.slow = SlowStatements()
+        self.repeated = RepeatedStatements()
+        self.complaints = Throttle()
+
+
+kept = _Kept()
+
+
+def reset() -> None:
+    """Begin afresh: in a forked child, where another thread may have held a lock, and in tests."""
+    global kept
+    kept = _Kept()
+
+
+def slow_statements() -> tuple[SlowStatement, ...]:
+    """The statements of this process that took longer than ``DBPOOL["SLOW_STATEMENT"]``, by text, the worst first."""
+    return kept.slow.read()
+
+
+def repeated_statements() -> tuple[RepeatedStatement, ...]:
+    """What one unit of work of this process repeated ``DBPOOL["REPEATED_STATEMENTS"]`` times, the worst first."""
+    return kept.repeated.read()
+
+
+def _words(name: Callable[[object], str | None], unit: object) -> str | None:
+    """Of a unit's own making, and a visitor may have had a hand in them."""
+    try:
+        words = name(unit)
+    except Exception:  # noqa: BLE001  # of a project's own kind of units; the rest is worth telling all the same
+        return None
+    return None if words is None else one_line(words)
+
+
+def occasion(alias: str, backend_pid: int, sql: str, unit: object) -> Occasion:
+    """In words that may be shown."""
+    return Occasion(
+        alias=alias,
+        sql=one_line(sql, LONGEST),
+        unit=_words(label_of, unit),
+        name=None if unit is None else _words(name_of, unit),
+        backend_pid=backend_pid,
+    )
+
+
+def log(level: int, left_out: int | None, message: str, *args: Any, **extra: Any) -> None:
+    """One line, unless it is to be left out."""
+    if left_out is None:
+        return
+    if left_out:
+        message, args = f"{message} (and %d like it that were not logged)", (*args, left_out)
+    logger.log(level, message, *args, extra=extra)
+
+
+def behalf(what: Occasion) -> str:
+    """For the middle of a line."""
+    return f"{what.unit or 'no request or task'}, backend {what.backend_pid}"
+
+
+def _complain(what: str) -> None:
+    """About an error of our own, a project's name for its units, or a filter of its log."""
+    with suppress(Exception):
+        if kept.complaints.admit(what) is not None:
+            logger.exception("%s could not be noted", what)
+
+
+def _own_unit() -> object:
+    unit = current_unit.get()
+    return thread_units.get(get_ident()) if unit is None else unit
+
+
+# -- called by the hot path -------------------------------------------------------------------------------------------
+
+
 def note_slow(db: Any, entry: PoolEntry, sql: Any, seconds: float, *, failed: bool) -> None:
-    """A statement has ended, and has taken long."""
-    tally_of(db.alias).event("slow")
-    if events.subscribers:
-        unit, name = tell.unit_and_name()
-        events.publish(
-            events.StatementSlow(
-                alias=db.alias,
-                seconds=seconds,
-                sql=without_literals(sql),
-                unit=unit,
-                name=name,
-                backend_pid=entry.backend_pid,
-                failed=failed,
+    """
+    A statement has ended, and has taken long.
+
+    Args:
+        sql: what was executed; FETCH stands for the query of the cursor that it reads.
+    """
+    try:
+        tally_of(db.alias).event("slow")
+        text = f"FETCH: {without_literals(entry.sql)}" if sql == "FETCH" else without_literals(sql)
+        what = occasion(db.alias, entry.backend_pid, text, _own_unit())
+        if events.subscribers:
+            events.publish(
+                events.StatementSlow(
+                    alias=what.alias,
+                    seconds=seconds,
+                    sql=what.sql,
+                    unit=what.unit,
+                    name=what.name,
+                    backend_pid=what.backend_pid,
+                    failed=failed,
+                )
             )
-        )
+        log_slow("failed after" if failed else "took", what, seconds, kept.slow.note(what, seconds, failed=failed))
+    except Exception:  # noqa: BLE001  # the statement has succeeded, whatever goes wrong here
+        _complain("a slow statement")
+
+
+def log_slow(how: str, what: Occasion, seconds: float, left_out: int | None) -> None:
+    log(
+        logging.WARNING,
+        left_out,
+        "database %r: a statement %s %.1f s (%s): %s",
+        what.alias,
+        how,
+        seconds,
+        behalf(what),
+        what.sql,
+        alias=what.alias,
+        seconds=seconds,
+        sql=what.sql,
+        unit=what.unit,
+        route=what.name,
+        backend_pid=what.backend_pid,
+        failed=how.startswith("failed"),
+    )
 
 
 def note_repeated(db: Any, entry: PoolEntry, sql: str, count: int) -> None:
     """A statement is about to be executed for the ``count``-th time in this unit."""
-    tally_of(db.alias).event("repeated")
-    if events.subscribers:
-        unit, name = tell.unit_and_name()
-        where = _caller(sys._getframe(1))
-        events.publish(
-            events.StatementRepeated(
-                alias=db.alias, count=count, sql=without_literals(sql), unit=unit, name=name, where=where
+    try:
+        tally_of(db.alias).event("repeated")
+        where = one_line(callers.line_now())
+        what = occasion(db.alias, entry.backend_pid, without_literals(sql), _own_unit())
+        if events.subscribers:
+            events.publish(
+                events.StatementRepeated(
+                    alias=what.alias, count=count, sql=what.sql, unit=what.unit, name=what.name, where=where
+                )
             )
+        seen = db._seen
+        if seen is not None:
+            if seen.reported is None:
+                seen.reported = {}
+            seen.reported[hash(sql)] = what, where
+        log(
+            # Commands and scripts work through rows by design.
+            logging.INFO if what.unit is None else logging.WARNING,
+            kept.repeated.note(what, where, count),
+            "database %r: the same statement %d times in %s, from %s: %s",
+            what.alias,
+            count,
+            what.unit or "no request or task",
+            where,
+            what.sql,
+            alias=what.alias,
+            count=count,
+            sql=what.sql,
+            unit=what.unit,
+            route=what.name,
+            where=where,
         )
+    except Exception:  # noqa: BLE001  # likewise
+        _complain("a repeated statement")
 
 
-_OURS = ("django.", "psycopg.", "django_dbpool.", "asgiref.")
-
-
-def _caller(frame: FrameType | None) -> str:
-    """The innermost call that is nobody's but the project's, as file:line in function."""
-    while frame is not None:
-        if not f"{frame.f_globals.get('__name__', '')}.".startswith(_OURS):
-            code = frame.f_code
-            return f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
-        frame = frame.f_back
-    return "?"
+def _note_ends(seen: Seen) -> None:
+    try:
+        for key, (what, where) in (seen.reported or {}).items():
+            kept.repeated.note_end(what, where, seen.get(key, 0))
+    except Exception:  # noqa: BLE001  # likewise
+        _complain("a repeated statement")

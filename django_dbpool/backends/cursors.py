@@ -145,6 +145,8 @@ class LeasedCursor(DjangosCursor):
         except BaseException as error:
             db._statement_failed(error, "CALL", before)  # what it does is not known
             raise
+        if monotonic() - self.entry.began >= activity.limits.slow:  # type: ignore[union-attr]
+            db._note_slow(f"SELECT {procname}()")
         db._end_statement()
         return result
 

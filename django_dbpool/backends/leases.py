@@ -62,7 +62,8 @@ class LeaseMixin(AcquiringMixin):
             self._note_session_state(sql)
         seen = self._seen
         if seen is not None and type(sql) is str:
-            count = seen[sql] = seen.get(sql, 0) + 1
+            key = hash(sql)
+            count = seen[key] = seen.get(key, 0) + 1
             if count == activity.limits.repeats:
                 activity.note_repeated(self, entry, sql, count)
             elif len(seen) > activity.TEXTS:

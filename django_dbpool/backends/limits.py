@@ -104,6 +104,8 @@ class TimeLimitsMixin(Base):
         began = entry.command
         before = entry.pgconn.transaction_status
         entry.began = monotonic()
+        if what == "COMMIT":
+            entry.sql = what
         try:
             call()
         except BaseException as error:

@@ -335,6 +335,8 @@ class PooledDatabaseMixin(TransactionsMixin, CredentialsMixin, StartupMixin):
                 self.autocommit = self.settings_dict.get("AUTOCOMMIT", True)
             if self._entry is None:  # else an interrupt came before it was given back
                 self._pool = None
+                if self._seen:
+                    self._seen.clear()
                 self._seen = None
                 if runserver_is_starting():
                     self.close_pool()

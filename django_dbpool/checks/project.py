@@ -67,6 +67,7 @@ def _of_alias(alias: Alias, project: ProjectConfig) -> Iterator[Fault]:
             "dbpool.W008",
             where,
         )
+    yield from _slow_statement(alias, project)
     if _small(alias, project):
         yield Fault(
             "max_size",
@@ -76,6 +77,22 @@ def _of_alias(alias: Alias, project: ProjectConfig) -> Iterator[Fault]:
             "dbpool.W009",
             where,
         )
+
+
+def _slow_statement(alias: Alias, project: ProjectConfig) -> Iterator[Fault]:
+    slow = project.slow_statement
+    if slow is None or "SLOW_STATEMENT" not in settings.DBPOOL:
+        return  # nobody is to explain a default
+    for key in ("statement_timeout", "command_timeout"):
+        limit = getattr(alias.config, key)
+        if limit is not None and limit <= slow:
+            yield Fault(
+                "SLOW_STATEMENT",
+                f'SLOW_STATEMENT ({slow:g} s) is not below {key} ({limit:g} s) of DATABASES["{alias.name}"]["POOL"]: '
+                "a statement is ended before it is reported as slow.",
+                "Lower SLOW_STATEMENT, or set it to None.",
+                "dbpool.W033",
+            )
 
 
 def _small(alias: Alias, project: ProjectConfig) -> bool:

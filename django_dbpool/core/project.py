@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from .readers import ConfigError, Fault, choice, count, optional, read_mapping, reject, seconds
+from .readers import ConfigError, Fault, boolean, choice, count, hinting, optional, read_mapping, reject, seconds
 
 RawAccess = Literal["allow", "warn", "error"]
 Role = Literal["web", "worker", "command"]
@@ -30,11 +30,12 @@ class ProjectConfig:
     """Connections that this project may take of one server, all processes together; only checks read it."""
     role: Role | None = None
     """What processes with these settings do, where one code base has several settings."""
-
     slow_statement: float | None = 3.0
-    """Seconds after which a statement counts as slow; None: none does."""
+    """Seconds from which on a statement is reported; None: none is."""
     repeated_statements: int | None = 50
-    """How often a statement may be executed in one unit of work before it is reported; None: as often as it likes."""
+    """How often one unit of work may execute the same statement before it is reported; None: as often as it likes."""
+    leak_stacks: bool = False
+    """Whether each lease takes down where it was begun."""
 
     @classmethod
     def from_mapping(cls, options: object, *, where: str = "DBPOOL") -> ProjectConfig:
@@ -90,8 +91,9 @@ _READERS: dict[str, Callable[[Any], Any]] = {
             command="runs management commands and scripts",
         )
     ),
-    "SLOW_STATEMENT": optional(seconds(above_zero=True)),
-    "REPEATED_STATEMENTS": optional(count(2)),
+    "SLOW_STATEMENT": optional(hinting(seconds(above_zero=True), "None reports no statement.")),
+    "REPEATED_STATEMENTS": optional(hinting(count(2), "None reports no statement.")),
+    "LEAK_STACKS": boolean,
 }
 
 assert set(_READERS) == {item.name.upper() for item in fields(ProjectConfig)}, "a key without a reader"

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
-from ..core import events
+from ..core import callers, events
 from ..core.ledger import TRANSACTION_STATES, Holder, Owner, label_of, name_of, place_of, thread_units
 from ..core.session import SessionState
 from ..core.sqltext import without_literals
@@ -256,5 +256,5 @@ class PoolEntry:
             generation=self.generation,
             statements=begun,
             sql=without_literals(self.sql) if begun else None,
-            leased_at=tuple(map(place_of, self.leased_at)),
+            leased_at=tuple(map(place_of, self.leased_at)) if callers.recording else (),
         )

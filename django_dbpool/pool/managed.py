@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg import Connection
 
-from ..core import events
+from ..core import callers, events
 from ..core.breaker import CircuitBreaker, Rejected
 from ..core.config import PoolConfig
 from ..core.gate import Gate
@@ -187,6 +187,8 @@ class ManagedPool(OpeningConnections):
         """Count it. Who finds a free connection, the hot path, does so by hand: see ``AcquiringMixin``."""
         entry.since = now = self.clock()
         entry.first = entry.statements
+        if callers.recording:
+            entry.leased_at = callers.calls_now()
         self.tally.waited(entry, now - start)
         if events.subscribers:
             tell.waited(self.alias, now - start)

@@ -84,7 +84,14 @@ def circuit_changed(alias: str, transition: Transition) -> None:
 
 def overdue(alias: str, holder: Holder, what: events.Kept) -> None:
     tally_of(alias).event(f"overdue {what}")
-    logger.warning("database %r: a %s is held for long: %s", alias, what, holder)
+    leased_at = "".join(f"\n  {call}" for call in holder.leased_at)
+    logger.warning(
+        "database %r: a %s is held for long: %s%s",
+        alias,
+        what,
+        holder,
+        f"\nLeased at, innermost call first:{leased_at}" if leased_at else "",
+    )
     if events.subscribers:
         events.publish(events.Overdue(alias=alias, holder=holder, what=what))
 

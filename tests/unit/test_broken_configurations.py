@@ -212,6 +212,10 @@ TABLE: list[Broken] = [
     project("dbpool.E003", "BUDGET = 1.5 is not a whole number", "at least 1", BUDGET=1.5),
     project("dbpool.E003", "ROLE = 'celery' is not a role", '"worker" (runs tasks)', ROLE="celery"),
     project("dbpool.E003", "SESSION_FROM_REQUEST = 'f' is neither", "myproject.tenants", SESSION_FROM_REQUEST="f"),
+    project("dbpool.E003", "SLOW_STATEMENT = 0 is not a number", "None reports no statement", SLOW_STATEMENT=0),
+    project("dbpool.E003", "SLOW_STATEMENT = '3s' is not a number", "Write 3:", SLOW_STATEMENT="3s"),
+    project("dbpool.E003", "REPEATED_STATEMENTS = 1 is not", "None reports no statement", REPEATED_STATEMENTS=1),
+    project("dbpool.E003", "LEAK_STACKS = 'yes' is not a boolean", "True or False", LEAK_STACKS="yes"),
     project("dbpool.E004", "can't be imported: No module", "dotted path", SESSION_FROM_REQUEST="no.such.function"),
     project("dbpool.E004", "can't be imported", "dotted path", SESSION_FROM_REQUEST=f"{__name__}.missing"),
     project("dbpool.E004", "is not a function", "dotted path", SESSION_FROM_REQUEST=f"{__name__}.NOT_CALLABLE"),
@@ -292,6 +296,20 @@ TABLE: list[Broken] = [
         {},
         {"MIDDLEWARE": [FIRST, "django_dbpool.middleware.SessionVariablesMiddleware"]},
     ),
+    project(
+        "dbpool.W033",
+        "SLOW_STATEMENT (20 s) is not below statement_timeout (10 s)",
+        "Lower SLOW_STATEMENT",
+        {"POOL": {"statement_timeout": 10}},
+        SLOW_STATEMENT=20,
+    ),
+    project(
+        "dbpool.W033",
+        "SLOW_STATEMENT (3 s) is not below command_timeout (3 s)",
+        "None",
+        {"POOL": {"command_timeout": 3}},
+        SLOW_STATEMENT=3.0,
+    ),
     Broken("dbpool.W017", "POOL_OPTIONS is no setting", "Write POOL", {"POOL_OPTIONS": {"POOL_SIZE": 10}}),
     Broken("dbpool.W017", "pool is no setting", "Write POOL", {"pool": {"max_size": 10}}),
 ]
@@ -346,7 +364,7 @@ def test_the_table_is_long_and_names_each_check_that_settings_can_show() -> None
     assert len({(row.check, row.text, row.hint) for row in TABLE}) >= 95
     in_table = {row.check for row in TABLE} | {"dbpool.W003", "dbpool.E007"}  # these two below
     assert {int(check[-3:]) for check in in_table if check[7] == "E"} == set(range(1, 16))
-    assert {int(check[-3:]) for check in in_table if check[7] == "W"} == {*range(1, 20), 24}
+    assert {int(check[-3:]) for check in in_table if check[7] == "W"} == {*range(1, 20), 24, 33}
 
 
 @pytest.mark.parametrize("row", numbered(TABLE))

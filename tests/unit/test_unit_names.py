@@ -1,0 +1,57 @@
+"""Naming the unit of another thread leaves that thread alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+from celery.app.task import Context
+from django.http import HttpResponse
+from django.test import override_settings
+from django.urls import clear_url_caches, path, resolve
+
+import django_dbpool.contrib.celery  # noqa: F401
+from django_dbpool.core.ledger import current_unit, label_of, name_of
+
+urlpatterns = [path("reports/<int:pk>/", lambda request, pk: HttpResponse())]
+
+
+@pytest.fixture(autouse=True)
+def routes() -> Iterator[None]:
+    with override_settings(ROOT_URLCONF=__name__):
+        yield
+
+
+def test_only_the_request_itself_remembers_its_route() -> None:
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/reports/7/"}
+    resolve("/reports/7/")
+    size = len(environ)
+    for number, _ in enumerate(environ):  # as some middleware may be doing when another thread looks
+        assert name_of(environ) == "reports/<int:pk>/", number
+    assert len(environ) == size
+    token = current_unit.set(environ)
+    try:
+        assert name_of(environ) == "reports/<int:pk>/"
+    finally:
+        current_unit.reset(token)
+    assert len(environ) == size + 1
+    environ["PATH_INFO"] = "/changed/"
+    assert name_of(environ) == "reports/<int:pk>/"
+
+
+def test_another_thread_does_not_import_the_routes() -> None:
+    """None until the first request has."""
+    clear_url_caches()
+    environ = {"PATH_INFO": "/reports/7/"}
+    assert name_of(environ) is None
+    resolve("/reports/7/")
+    assert name_of(environ) == "reports/<int:pk>/"
+    assert name_of({"path": "/nowhere/"}) is None
+
+
+def test_tasks_have_names() -> None:
+    context = Context(task="shop.tasks.send", id="1f0c")
+    assert (name_of(context), label_of(context)) == ("shop.tasks.send", "task shop.tasks.send[1f0c]")
+    assert name_of(Context(id="1f0c")) is None
+    assert name_of(SimpleNamespace()) is None
