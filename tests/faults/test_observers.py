@@ -345,6 +345,19 @@ def test_closing_does_not_wait_for_one_that_hangs(
     assert wait_until(lambda: len(handled) >= 2, PATIENCE)
 
 
+def test_closed_twice(database: Database, observe: Observe) -> None:
+    """Nobody waits for a thread that has ended."""
+    handled: list[Event] = []
+    subscription = observe("closed", handled.append)
+    work(database, 1)
+    subscription.close(PATIENCE)
+    assert len(handled) >= 2
+    began = monotonic()
+    subscription.close(PATIENCE)
+    assert subscription.flush(PATIENCE)
+    assert monotonic() - began < PATIENCE / 3
+
+
 @pytest.fixture
 def _resumed() -> Iterator[None]:
     yield
