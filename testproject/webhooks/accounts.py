@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,9 +117,7 @@ def refused_connections(server: EmbeddedServer) -> int:
     return sum(f" {TOO_MANY_CONNECTIONS} FATAL:" in line for line in server.log().splitlines())
 
 
-def end_report(
-    server: Server, end: Callable[[psycopg.Connection[Any], int], object], found_it: threading.Event
-) -> None:
+def end_report(server: Server, end: Callable[[psycopg.Connection[Any], int], object]) -> None:
     """Wait for the report to run, and end its connection in the middle of its statement."""
     with server.connect() as connection:
         found: list[int] = []
@@ -129,9 +126,9 @@ def end_report(
             found[:] = [pid for (pid,) in connection.execute(_ASLEEP, [APPLICATION_NAME])]
             return bool(found)
 
-        if wait_until(runs, timeout=30):
-            found_it.set()  # first, as the report's answer may be there before end() has returned
-            end(connection, found[0])
+        if not wait_until(runs, timeout=40):
+            raise RuntimeError("the report did not begin")
+        end(connection, found[0])
 
 
 def _one(connection: psycopg.Connection[Any], query: str, *parameters: object) -> tuple[Any, ...]:

@@ -12,8 +12,8 @@ import os
 import signal
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from testproject.postgres import EmbeddedServer, Server
 from testproject.processes import wait_until
 from testproject.webhooks import accounts, logs
 from testproject.webhooks.deliveries import deliveries
-from testproject.webhooks.sender import ATTEMPTS, PAUSE, SENDERS, Sent, send
+from testproject.webhooks.sender import ATTEMPTS, SENDERS, Sent, send
 from testproject.webhooks.switches import SWITCHES
 from testproject.webhooks.verdict import Leak, Measured, Termination, judge, rows
 
@@ -45,12 +45,11 @@ POOL = {"min_size": 1, "max_size": 8, "timeout": 10}
 EVENTS_FIRST = 40
 EVENTS_WAKING = 40
 EVENTS_FLAWED = 120
-EVENTS_LAST = 20
-EVENTS = EVENTS_FIRST + EVENTS_WAKING + EVENTS_FLAWED + EVENTS_LAST
+EVENTS = EVENTS_FIRST + EVENTS_WAKING + EVENTS_FLAWED
 WAKING = 0.7
 """Seconds that the database needs to wake up."""
 NAME = "webhooks"
-REPORT = "/webhooks/totals/?seconds=60"
+REPORT = "/webhooks/totals/?seconds=50"
 """For so long it would run; it is ended in the middle."""
 
 Say = Callable[[str], None]
@@ -128,10 +127,9 @@ class _Run:
     def all(self) -> Measured:
         self._send("first", EVENTS_FIRST)
         woken = self._sleep_and_wake()
+        terminations = self._terminate()
         self._send("flawed", EVENTS_FLAWED, flawed=True)
         leak = self._leak()
-        terminations = self._terminate()
-        self._send("last", EVENTS_LAST)
         return Measured(
             sent=self.sent,
             events=accounts.count_events(self.own, self.sent),
@@ -181,16 +179,11 @@ class _Run:
 
     def _report_that_ends(self, end: Callable[[psycopg.Connection[Any], int], object]) -> Termination:
         before = len(logs.read(self.log))
-        found = threading.Event()
-        ending = threading.Thread(target=accounts.end_report, args=(self.own, end, found))
-        ending.start()
-        with closing(HttpClient(self.site.host, self.site.port)) as client:
-            response = client.get(REPORT)
-            while ending.is_alive() and not found.is_set():
-                # It has failed by itself: of what other requests have left behind in the thread's connection.
-                time.sleep(PAUSE)
+        with ThreadPoolExecutor(1) as executor:
+            ending = executor.submit(accounts.end_report, self.own, end)
+            with closing(HttpClient(self.site.host, self.site.port)) as client:
                 response = client.get(REPORT)
-        ending.join()
+            ending.result()
         about = [line for line in logs.read(self.log)[before:] if "/webhooks/totals/" in line.message]
         return Termination(response.status, about[-1] if about else None)
 

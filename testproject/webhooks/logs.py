@@ -47,11 +47,6 @@ class Line:
     def is_expected(self) -> bool:
         return self.tags.get("severity") == "expected"
 
-    def tells(self, *words: str) -> bool:
-        """Whether message and tags name all of them."""
-        text = f"{self.message} {json.dumps(self.tags)}"
-        return all(word in text for word in words)
-
 
 def read(path: Path) -> list[Line]:
     return list(_lines(path))
