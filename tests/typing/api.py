@@ -26,7 +26,7 @@ from opentelemetry.trace import TracerProvider
 from prometheus_client import CollectorRegistry
 
 import django_dbpool
-from django_dbpool import errors, operations, server_counts, transaction
+from django_dbpool import advice, alerts, errors, operations, server_counts, transaction
 from django_dbpool.asgi import lifespan
 from django_dbpool.audit import Finding, Report, audit, audit_paths
 from django_dbpool.backends.mixin import PooledDatabaseMixin
@@ -569,6 +569,29 @@ def tracing(meters: MeterProvider, tracers: TracerProvider) -> None:
     sentry_sdk.init(integrations=[DatabasePoolIntegration(), DatabasePoolIntegration(expected="drop")])
 
 
+# -- alerts and advice ----------------------------------------------------------------------------------------------
+
+
+def on_alert(change: alerts.Change, **kwargs: Any) -> None:
+    assert_type(change.alert, alerts.Alert)
+    assert_type(change.seconds, float)
+    assert_type(change.to_json(), dict[str, Any])
+
+
+def wrong_now() -> list[str]:
+    alerts.alert_changed.connect(on_alert)
+    alerts.provide("server_connections", lambda alias: (87, 100))
+    alerts.provide("strangers", lambda alias: None)
+    alerts.provide("activity", None)
+    assert_type(alerts.recent(), tuple[alerts.Change, ...])
+    return [f"{alert.severity} {alert.text} {alert.todo} {alert.holders}" for alert in alerts.active()]
+
+
+def load() -> float:
+    assert_type(advice.load_section(), dict[str, Any] | None)
+    return max((load.peak_load for load in advice.own_load().aliases.values()), default=0.0)
+
+
 if TYPE_CHECKING:
 
     def refused_tracing(meters: MeterProvider) -> None:
@@ -578,6 +601,9 @@ if TYPE_CHECKING:
 
     def refused() -> None:
         prometheus.register("default")  # type: ignore[arg-type]
+
+        alerts.provide("weather", None)  # type: ignore[call-overload]
+        alerts.provide("server_connections", lambda alias: 7)  # type: ignore[call-overload]
         transaction.atomic(eagre=True)  # type: ignore[call-overload]
         transaction.atomic("default", True, False, True)  # type: ignore[call-overload]
         transaction.pin(7)  # type: ignore[arg-type]
