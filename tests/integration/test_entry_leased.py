@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from django_dbpool.pool.entry import PoolEntry
+from django_dbpool.pool.entry import Lease, PoolEntry
 from django_dbpool.pool.managed import ManagedPool
 from tests.fixtures.pools import execute
 
@@ -32,7 +32,7 @@ def test_free(entry: PoolEntry) -> None:
 
 def test_end_line_by_line(single: str, entry: PoolEntry) -> None:
     """Never the number of the next lease with the owner of this one: an aim at both would hit the next."""
-    seen: list[tuple[int, int]] = []
+    seen: list[Lease | None] = []
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         if frame.f_code is not ManagedPool.release.__code__:
