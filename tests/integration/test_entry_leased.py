@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from django_dbpool.pool.entry import PoolEntry
+from django_dbpool.pool.entry import Lease, PoolEntry
 from django_dbpool.pool.managed import ManagedPool
 from tests.fixtures.pools import execute
 
@@ -32,7 +32,7 @@ def test_free(entry: PoolEntry) -> None:
 
 def test_end_line_by_line(single: str, entry: PoolEntry) -> None:
     """Never the number of the next lease with the owner of this one: an aim at both would hit the next."""
-    seen: list[Any] = []
+    seen: list[Lease | None] = []
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         if frame.f_code is not ManagedPool.release.__code__:
@@ -68,7 +68,7 @@ def test_changes_hands_while_it_is_read(single: str, entry: PoolEntry) -> None:
     threads = [threading.Thread(target=use) for _ in range(3)]
     for thread in threads:
         thread.start()
-    seen: list[Any] = []
+    seen: list[tuple[int, int]] = []
     try:
         while len(seen) < 3000 or len({generation for generation, _ in seen}) < 20:
             lease = entry.leased()
