@@ -327,7 +327,7 @@ def test_a_commit_that_runs(make_pool: MakePool, limit: None, worker: Worker, lo
 def test_what_does_not_run_is_not_told(single: str, limit: None, lines: Any, worker: Worker) -> None:
     """A transaction that has executed something long ago, and uses its connection without a statement of Django's."""
     worker(transaction.set_autocommit, False, using=single)
-    worker(execute, single, "SELECT 1")
+    worker(execute, single, "SELECT pg_backend_pid()")
 
     def look_while(call: Callable[[], object]) -> None:
         asleep = worker.start(call)
