@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
-from .readers import ConfigError, Fault, boolean, choice, count, hinting, optional, read_mapping, reject, seconds
+from .alerts.reading import faults_of_alerts, read_alerts
+from .fleet import FleetConfig
+from .readers import (
+    ConfigError,
+    Fault,
+    Rejected,
+    boolean,
+    choice,
+    count,
+    hinting,
+    optional,
+    read_mapping,
+    reject,
+    seconds,
+)
 
 RawAccess = Literal["allow", "warn", "error"]
 Role = Literal["web", "worker", "command"]
+LogFormat = Literal["text", "json"]
 
 FAULT_IN_DBPOOL = "dbpool.E003"
 
@@ -36,6 +52,19 @@ class ProjectConfig:
     """How often one unit of work may execute the same statement before it is reported; None: as often as it likes."""
     leak_stacks: bool = False
     """Whether each lease takes down where it was begun."""
+    spawn_limit: int | None = 64
+    """Threads that ``threads.spawn()`` may have running in one process; None: as many as the system allows."""
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+    """Where processes publish what they do."""
+    socket: bool | str = True
+    """Whether each process can be asked on its host, or the directory in which its socket then is."""
+    secret: str | None = field(default=None, repr=False)
+    """Signs commands to processes on other hosts; None: SECRET_KEY does."""
+    log_interval: float | None = None
+    """Seconds between two blocks on the logger ``django_dbpool.metrics``."""
+    log_format: LogFormat = "text"
+    alerts: Mapping[str, Mapping[str, Any] | None] | None = field(default_factory=dict)
+    """By the name of a rule what is different in it, or None to switch it off; None: no alerts."""
 
     @classmethod
     def from_mapping(cls, options: object, *, where: str = "DBPOOL") -> ProjectConfig:
@@ -48,6 +77,7 @@ class ProjectConfig:
             fault = Fault("", f"must be a dictionary, not {kind}.", 'Write {"RAW_ACCESS": "warn"}.', FAULT_IN_DBPOOL)
             raise ConfigError(where, (fault,))
         values, faults = read_mapping(options, _READERS, check=FAULT_IN_DBPOOL)
+        faults += [fault for fault in faults_of_alerts(values.get("ALERTS")) if fault.refused]
         if faults:
             raise ConfigError(where, tuple(faults))
         return cls(**{key.lower(): value for key, value in values.items()})
@@ -70,6 +100,27 @@ def _function(raw: Any) -> Any:
         return raw
     raise reject("is neither a function nor the dotted path of one.", 'Write "myproject.tenants.session_of".')
 
+
+def _socket(raw: Any) -> bool | str:
+    if isinstance(raw, bool):
+        return raw
+    text = str(raw) if isinstance(raw, Path) else raw
+    if not isinstance(text, str) or not Path(text).is_absolute() or "\0" in text:
+        raise reject(
+            "is neither a boolean nor a directory.",
+            'Write True, False, or the absolute path of a directory, such as "/run/shop".',
+        )
+    return text
+
+
+def _secret(raw: Any) -> str:
+    if not isinstance(raw, str) or len(raw) < SHORTEST_SECRET:
+        hint = f"Write a random string of at least {SHORTEST_SECRET} characters, or None to use SECRET_KEY."
+        raise Rejected("is no secret.", hint, secret=True)
+    return raw
+
+
+SHORTEST_SECRET = 16
 
 _READERS: dict[str, Callable[[Any], Any]] = {
     "RAW_ACCESS": choice(
@@ -94,6 +145,13 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "SLOW_STATEMENT": optional(hinting(seconds(above_zero=True), "None reports no statement.")),
     "REPEATED_STATEMENTS": optional(hinting(count(2), "None reports no statement.")),
     "LEAK_STACKS": boolean,
+    "SPAWN_LIMIT": optional(count(1)),
+    "FLEET": FleetConfig.read,
+    "SOCKET": _socket,
+    "SECRET": optional(_secret),
+    "LOG_INTERVAL": optional(seconds(above_zero=True)),
+    "LOG_FORMAT": choice("format", text="blocks for people", json="one object per line and database"),
+    "ALERTS": optional(read_alerts),
 }
 
 assert set(_READERS) == {item.name.upper() for item in fields(ProjectConfig)}, "a key without a reader"
