@@ -324,6 +324,14 @@ class ManagedPool(OpeningConnections):
                 self.alias,
                 entry.backend_pid,
                 error,
+                extra={
+                    "alias": self.alias,
+                    "backend_pid": entry.backend_pid,
+                    "error_type": type(error).__name__,
+                    "severity": "expected",
+                    "connection_terminated": True,
+                    "sqlstate": getattr(error, "sqlstate", None),
+                },
             )
             tell.lost_idle(self.alias, entry)
             return False
