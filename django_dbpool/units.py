@@ -72,7 +72,13 @@ def task_name(_: None) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _begin(environ: dict[str, Any] | None = None, scope: dict[str, Any] | None = None, **_: Any) -> None:
+def _begin(
+    sender: Any = None,
+    signal: Any = None,
+    environ: dict[str, Any] | None = None,
+    scope: dict[str, Any] | None = None,
+    **_: Any,
+) -> None:
     # In the path of every request, hence no object of our own: the mapping is at hand and lives as long as we do.
     unit = environ or scope
     current_unit.set(unit)
@@ -81,7 +87,7 @@ def _begin(environ: dict[str, Any] | None = None, scope: dict[str, Any] | None =
     begin_unit(unit)
 
 
-def _end(**_: Any) -> None:
+def _end(sender: Any = None, signal: Any = None, **_: Any) -> None:
     current_unit.set(None)
     if admission.get() is not UNMARKED:
         # A block that was interrupted at its very end: the thread's next requests must not use the reserve.
@@ -94,5 +100,5 @@ def track_requests() -> None:
     unit_labels[dict] = request_label
     unit_names[dict] = request_name
     unit_names[type(None)] = task_name
-    request_started.connect(_begin, dispatch_uid="django_dbpool.units.begin")
-    request_finished.connect(_end, dispatch_uid="django_dbpool.units.end")
+    request_started.connect(_begin, weak=False, dispatch_uid="django_dbpool.units.begin")
+    request_finished.connect(_end, weak=False, dispatch_uid="django_dbpool.units.end")

@@ -72,7 +72,8 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
         self._read_attempts = 1
         self._undone = 0  # transactions and savepoints that ended: cursors declared in them may have gone
         self._initializing = False
-        self._seen: activity.Seen | None = None  # how often each statement was executed in this unit
+        self._executed = 0  # statements of this unit
+        self._seen: activity.Seen | None = None  # how often it has executed each of them
         self._in_commit_hooks = False
         self._guard_token: object = None
         self._raw: RawConnection | None = None
@@ -121,10 +122,9 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
             now = monotonic()
             if now < entry.expires_at and now - entry.since < pool.config.check_idle and not entry.poll(0):
                 entry.unit = current_unit.get()
-                entry.since = now
-                entry.owner = owner
+                entry.since = entry.began = now
                 entry.first = entry.statements
-                entry.starts += 1
+                entry.owner = owner
                 if callers.recording:
                     entry.leased_at = callers.calls_now()
                 return self._use(entry)
@@ -276,7 +276,7 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
         self._read_attempts = pool.config.retry.attempts if pool.config.retry.enabled else 1
         self._base_hold = self._hold = int(session) + int(self._thread_sharing_count > 0)
         self._guard_token = watch(self, self._guard_token)
-        self._seen = activity.begin()
+        activity.configure()
 
     def holds(self, entry: object) -> bool:
         return self._entry is entry

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from _thread import get_ident
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_dbpool.statements")
 
-TEXTS = 500
-"""Statements of one unit that are counted; then it is begun anew."""
+MOST = 1000
+"""Statements of one unit that are looked at: a loop of queries shows long before."""
 
 
 class _Limits:
@@ -45,6 +46,9 @@ class _Limits:
     slow: float = math.inf
     """Seconds."""
     repeats: int = 0
+    first: int = sys.maxsize
+    """Statements of a unit that are not counted: most units have no more, and it costs them nothing."""
+    last: int = 0
     known = False
 
 
@@ -53,8 +57,8 @@ limits = _Limits()
 
 class Seen(dict[int, int]):
     """
-    How often a unit has executed each statement, by the hash of its text: texts may be long, and this is kept to the end
-    of the unit.
+    How often a unit has executed each statement, by the hash of its text: texts may be long, and this is kept to the
+    end of the unit.
     """
 
     __slots__ = ("reported",)
@@ -62,25 +66,19 @@ class Seen(dict[int, int]):
     def __init__(self) -> None:
         self.reported: dict[int, tuple[Occasion, str]] | None = None
 
-    def clear(self) -> None:
-        """The unit has ended, or has executed more different statements than are counted."""
-        if self.reported is not None:
-            _note_ends(self)
-            self.reported = None
-        super().clear()
 
-
-def begin() -> Seen | None:
-    """At the first lease of a unit: where to count its statements; None if nobody wants to know."""
+def configure() -> None:
+    """At the first lease of a unit."""
     if not limits.known:
         _read()
-    return Seen() if limits.repeats else None
 
 
 def _read() -> None:
     config = project_config()
     limits.slow = math.inf if config.slow_statement is None else config.slow_statement
     limits.repeats = config.repeated_statements or 0
+    limits.first = limits.repeats // 5 if limits.repeats else sys.maxsize
+    limits.last = limits.first + max(MOST, 5 * limits.repeats) if limits.repeats else 0
     callers.recording = config.leak_stacks
     limits.known = True
 
@@ -164,7 +162,7 @@ def _complain(what: str) -> None:
     """About an error of our own, a project's name for its units, or a filter of its log."""
     with suppress(Exception):
         if kept.complaints.admit(what) is not None:
-            logger.exception("%s could not be noted", what)
+            logger.exception("%s could not be noted", what)  # noqa: LOG004  # called where one is handled
 
 
 def _own_unit() -> object:
@@ -223,6 +221,18 @@ def log_slow(how: str, what: Occasion, seconds: float, left_out: int | None) -> 
     )
 
 
+def count(db: Any, entry: PoolEntry, sql: Any) -> None:
+    """A statement that is about to be executed, by a unit that has executed some."""
+    seen = db._seen
+    if seen is None:
+        seen = db._seen = Seen()
+    if type(sql) is str:
+        key = hash(sql)
+        seen[key] = number = seen.get(key, 0) + 1
+        if number == limits.repeats:
+            note_repeated(db, entry, sql, number)
+
+
 def note_repeated(db: Any, entry: PoolEntry, sql: str, count: int) -> None:
     """A statement is about to be executed for the ``count``-th time in this unit."""
     try:
@@ -261,7 +271,8 @@ def note_repeated(db: Any, entry: PoolEntry, sql: str, count: int) -> None:
         _complain("a repeated statement")
 
 
-def _note_ends(seen: Seen) -> None:
+def note_ends(seen: Seen) -> None:
+    """The unit has ended."""
     try:
         for key, (what, where) in (seen.reported or {}).items():
             kept.repeated.note_end(what, where, seen.get(key, 0))

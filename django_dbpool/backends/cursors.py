@@ -13,7 +13,6 @@ from _thread import get_ident
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
@@ -27,7 +26,6 @@ from ..core import blocks, writes
 from ..core.session import declared
 from ..pool import watchdog
 from ..pool.entry import IDLE
-from . import activity
 from .patched import djangos_own
 from .raw import raw_connection_of_cursor
 from .reading import repeated
@@ -112,8 +110,6 @@ class LeasedCursor(DjangosCursor):
         except BaseException as error:
             db._statement_failed(error, sql, before)
             raise
-        if monotonic() - self.entry.began >= activity.limits.slow:  # type: ignore[union-attr]
-            db._note_slow(sql)
         db._end_statement()
         return result
 
@@ -129,8 +125,6 @@ class LeasedCursor(DjangosCursor):
         except BaseException as error:
             db._statement_failed(error, sql, before)
             raise
-        if monotonic() - self.entry.began >= activity.limits.slow:  # type: ignore[union-attr]
-            db._note_slow(sql)
         db._end_statement()
         return result
 
@@ -145,8 +139,6 @@ class LeasedCursor(DjangosCursor):
         except BaseException as error:
             db._statement_failed(error, "CALL", before)  # what it does is not known
             raise
-        if monotonic() - self.entry.began >= activity.limits.slow:  # type: ignore[union-attr]
-            db._note_slow(f"SELECT {procname}()")
         db._end_statement()
         return result
 

@@ -51,23 +51,19 @@ class LeaseMixin(AcquiringMixin):
         if cursor.entry is not entry:
             self._rebind(cursor, entry)
         cursor.generation = entry.generation
-        entry.sql = sql
-        entry.statements += 1
-        entry.began = monotonic()
         session = entry.session
         context = declared.get()
         if context is not session.context or self._engine_declares:
             self._sync_session_of(entry, sql, context)
+        entry.sql = sql
+        entry.statements = number = entry.statements + 1
+        if number - entry.first != 1:  # the first began with its lease
+            entry.began = monotonic()
         if not (type(sql) is str and sql in known_neutral) and entry.pinned is None:
             self._note_session_state(sql)
-        seen = self._seen
-        if seen is not None and type(sql) is str:
-            key = hash(sql)
-            count = seen[key] = seen.get(key, 0) + 1
-            if count == activity.limits.repeats:
-                activity.note_repeated(self, entry, sql, count)
-            elif len(seen) > activity.TEXTS:
-                seen.clear()
+        self._executed = executed = self._executed + 1
+        if activity.limits.first < executed < activity.limits.last:
+            activity.count(self, entry, sql)
         if writes.watching:
             self._note_write(sql)
         return cursor.cursor
@@ -95,6 +91,7 @@ class LeaseMixin(AcquiringMixin):
         except BaseException as error:
             self._statement_failed(error)
             raise
+        entry.began = monotonic()
         if entry.session.spoiled:
             entry.expires_at = -math.inf
 
@@ -118,18 +115,22 @@ class LeaseMixin(AcquiringMixin):
     def _end_statement(self) -> None:
         """End the lease unless something still needs it."""
         entry = self._entry
-        if entry is not None and entry.command is not None:
+        if entry is None:
+            return
+        if entry.command is not None:
             commands.end(entry)
+        now = monotonic()
+        if now - entry.began >= activity.limits.slow:
+            self._note_slow(entry.sql)
         if self._hold or self.in_atomic_block or not self.autocommit:
             if self._abandoned_streams and not (self.in_atomic_block or self._initializing) and self.autocommit:
                 self._end_after_abandoned_streams()
-            return
-        if entry is None:
+            entry.began = math.inf  # idle: what ends next is none of this statement
             return
         status = entry.pgconn.transaction_status
         if status == IDLE:
             self._entry = None
-            self._pool.release(entry, self._owner)  # type: ignore[union-attr]
+            self._pool.release(entry, self._owner, now)  # type: ignore[union-attr]
         elif status == UNKNOWN:
             self._end_lease(discard=True)
 

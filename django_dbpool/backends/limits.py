@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -114,6 +115,7 @@ class TimeLimitsMixin(Base):
             raise
         if monotonic() - entry.began >= activity.limits.slow:
             activity.note_slow(self, entry, what, monotonic() - entry.began, failed=False)
+        entry.began = math.inf
         if began is not None:
             commands.end(entry)
 

@@ -37,6 +37,7 @@ from ..errors import PoolError
 from ..pool.managed import ManagedPool
 from ..pool.registry import close_pools, get_pool, register_holder
 from ..pool.resetting import ResettingPool
+from . import activity
 from .credentials import CredentialsMixin
 from .cursors import (
     LeasedCursor,
@@ -335,11 +336,15 @@ class PooledDatabaseMixin(TransactionsMixin, CredentialsMixin, StartupMixin):
                 self.autocommit = self.settings_dict.get("AUTOCOMMIT", True)
             if self._entry is None:  # else an interrupt came before it was given back
                 self._pool = None
-                if self._seen:
-                    self._seen.clear()
-                self._seen = None
+                self._end_of_unit()
                 if runserver_is_starting():
                     self.close_pool()
+
+    def _end_of_unit(self) -> None:
+        self._executed = 0
+        if self._seen is not None:
+            activity.note_ends(self._seen)
+            self._seen = None
 
     def _close(self) -> None:
         """Close the raw connection, as Django's does, for tests and instrumentation that call it."""
@@ -354,8 +359,8 @@ class PooledDatabaseMixin(TransactionsMixin, CredentialsMixin, StartupMixin):
             super().close_if_unusable_or_obsolete()
             return
         settings_dict = self.settings_dict
-        if self._seen:
-            self._seen.clear()
+        if self._executed:
+            self._end_of_unit()
         if (
             self._entry is not None
             or self.in_atomic_block

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
-from .readers import ConfigError, Fault, boolean, choice, count, hinting, optional, read_mapping, reject, seconds
+from .fleet import FleetConfig
+from .readers import (
+    ConfigError,
+    Fault,
+    Rejected,
+    boolean,
+    choice,
+    count,
+    hinting,
+    optional,
+    read_mapping,
+    reject,
+    seconds,
+)
 
 RawAccess = Literal["allow", "warn", "error"]
 Role = Literal["web", "worker", "command"]
+LogFormat = Literal["text", "json"]
 
 FAULT_IN_DBPOOL = "dbpool.E003"
 
@@ -36,6 +51,17 @@ class ProjectConfig:
     """How often one unit of work may execute the same statement before it is reported; None: as often as it likes."""
     leak_stacks: bool = False
     """Whether each lease takes down where it was begun."""
+    spawn_limit: int | None = 64
+    """Threads that ``threads.spawn()`` may have running in one process; None: as many as the system allows."""
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+    """Where processes publish what they do."""
+    socket: bool | str = True
+    """Whether each process can be asked on its host, or the directory in which its socket then is."""
+    secret: str | None = field(default=None, repr=False)
+    """Signs commands to processes on other hosts; None: SECRET_KEY does."""
+    log_interval: float | None = None
+    """Seconds between two blocks on the logger ``django_dbpool.metrics``."""
+    log_format: LogFormat = "text"
 
     @classmethod
     def from_mapping(cls, options: object, *, where: str = "DBPOOL") -> ProjectConfig:
@@ -71,6 +97,27 @@ def _function(raw: Any) -> Any:
     raise reject("is neither a function nor the dotted path of one.", 'Write "myproject.tenants.session_of".')
 
 
+def _socket(raw: Any) -> bool | str:
+    if isinstance(raw, bool):
+        return raw
+    text = str(raw) if isinstance(raw, Path) else raw
+    if not isinstance(text, str) or not Path(text).is_absolute() or "\0" in text:
+        raise reject(
+            "is neither a boolean nor a directory.",
+            'Write True, False, or the absolute path of a directory, such as "/run/shop".',
+        )
+    return text
+
+
+def _secret(raw: Any) -> str:
+    if not isinstance(raw, str) or len(raw) < SHORTEST_SECRET:
+        hint = f"Write a random string of at least {SHORTEST_SECRET} characters, or None to use SECRET_KEY."
+        raise Rejected("is no secret.", hint, secret=True)
+    return raw
+
+
+SHORTEST_SECRET = 16
+
 _READERS: dict[str, Callable[[Any], Any]] = {
     "RAW_ACCESS": choice(
         "way to treat access to the raw connection",
@@ -94,6 +141,12 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "SLOW_STATEMENT": optional(hinting(seconds(above_zero=True), "None reports no statement.")),
     "REPEATED_STATEMENTS": optional(hinting(count(2), "None reports no statement.")),
     "LEAK_STACKS": boolean,
+    "SPAWN_LIMIT": optional(count(1)),
+    "FLEET": FleetConfig.read,
+    "SOCKET": _socket,
+    "SECRET": optional(_secret),
+    "LOG_INTERVAL": optional(seconds(above_zero=True)),
+    "LOG_FORMAT": choice("format", text="blocks for people", json="one object per line and database"),
 }
 
 assert set(_READERS) == {item.name.upper() for item in fields(ProjectConfig)}, "a key without a reader"

@@ -1,8 +1,8 @@
 """
 How much was lent, how long it was waited for and how long it was kept: exact, and at next to no cost.
 
-A lease is counted on its connection, which one thread has at a time, so that counting needs no lock and no event. When
-somebody reads, the connections of an alias are added up, those that are closed by now included.
+A lease is counted on its connection when it ends. One thread has a connection at a time, so that needs no lock and no
+event. When somebody reads, the connections of an alias are added up, those that are closed by now included.
 """
 
 from __future__ import annotations
@@ -74,10 +74,8 @@ class Counted(Protocol):
     """Seconds, all together."""
     statements: int
     """Begun on this connection."""
-    starts: int
-    """Leases that have begun."""
-    first: int
-    """``statements`` at the beginning of the lease; -1 while it is not lent."""
+    owner: Any
+    """None while it is not lent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +83,11 @@ class Counts:
     """What a tally says at one moment; nothing in it ever becomes less."""
 
     leases: int
-    """Connections handed out."""
+    """Those that have ended."""
     statements: int
     use: Histogram
-    """Ended leases."""
     wait: Histogram
-    """Of every lease, from the request for a connection to its receipt."""
+    """Of the same leases, from the request for a connection to its receipt."""
     connect: Histogram
     """Of physical connections that were opened."""
     events: Mapping[str, int] = field(default_factory=dict)
@@ -111,7 +108,6 @@ class Tally:
         self._uses = [0] * (len(BOUNDS) + 1)
         self._used = 0.0
         self._statements = 0
-        self._starts = 0
         self._waits = [0] * (len(BOUNDS) + 1)
         self._waited = 0.0
         self._connects = [0] * (len(BOUNDS) + 1)
@@ -134,13 +130,11 @@ class Tally:
                 self._uses[index] += count
             self._used += entry.used
             self._statements += entry.statements
-            self._starts += entry.starts
             return True
 
-    def waited(self, entry: Counted, seconds: float) -> None:
-        """Count the lease that begins now and did not find a free connection at once."""
-        with self._lock:  # both or neither, for a reader
-            entry.starts += 1
+    def waited(self, seconds: float) -> None:
+        """At the end of a lease that did not find a free connection at once, just after it was counted."""
+        with self._lock:
             self._waits[bisect_left(BOUNDS, seconds)] += 1
             self._waited += seconds
 
@@ -149,41 +143,35 @@ class Tally:
             self._events[name] = self._events.get(name, 0) + count
 
     def leases(self) -> tuple[int, bool]:
-        """How many have begun, and whether one has not ended."""
+        """How many have ended or were refused, and whether there is one now."""
         with self._lock:
-            entries = tuple(self._open)
-            return self._starts + sum(entry.starts for entry in entries), any(entry.first >= 0 for entry in entries)
+            ended = sum(self._uses) + sum(sum(entry.uses) for entry in self._open)
+            refused = sum(count for name, count in self._events.items() if name.startswith("refused "))
+            return ended + refused, any(entry.owner is not None for entry in self._open)
 
     def read(self) -> Counts:
         with self._lock:
-            uses, used, statements, leases = list(self._uses), self._used, self._statements, self._starts
+            # First, and a wait is counted after its lease: there are never fewer leases than waits.
+            waits, waited = list(self._waits), self._waited
+            uses, used, statements = list(self._uses), self._used, self._statements
             for entry in self._open:
-                leases += entry.starts
                 for index, count in enumerate(entry.uses):
                     uses[index] += count
                 used += entry.used
                 statements += entry.statements
-            waits, waited = list(self._waits), self._waited
             connects = Histogram(tuple(self._connects), self._connecting)
             events = dict(self._events)
         # Who finds a connection free waits for nothing, and says so to nobody.
+        leases = sum(uses)
         waits[0] += leases - sum(waits)
         use, wait = Histogram(tuple(uses), used), Histogram(tuple(waits), waited)
         return Counts(leases, statements, use, wait, connects, events)
 
 
-def begin_lease(entry: Counted) -> None:
-    """Count the lease that begins now on a connection that was free. Written out where it is hot."""
-    entry.first = entry.statements
-    entry.starts += 1
-
-
-def end_lease(entry: Counted, seconds: float) -> None:
-    """Count the lease that ends now, if it has begun."""
-    if entry.first >= 0:
-        entry.uses[bisect_left(BOUNDS, seconds)] += 1
-        entry.used += seconds
-        entry.first = -1
+def count_lease(entry: Counted, seconds: float) -> None:
+    """One that ends now. Written out where it is hot."""
+    entry.uses[bisect_left(BOUNDS, seconds)] += 1
+    entry.used += seconds
 
 
 _tallies: dict[str, Tally] = {}

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import CodeType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import psycopg
 from psycopg import Connection
@@ -64,6 +64,17 @@ def _poll_of_the_system() -> Callable[[], select.poll] | None:
 _NOT_LOOKED_UP = object()
 
 
+class Lease(NamedTuple):
+    """What is known of a lease while it lasts."""
+
+    generation: int
+    owner: Owner
+    unit: object
+    since: float
+    statements: int
+    """Begun in it."""
+
+
 class PoolEntry:
     """
     A physical connection. ``owner`` is set while it is leased; ``generation`` counts leases, so that a cursor can
@@ -97,7 +108,6 @@ class PoolEntry:
         "session",
         "since",
         "sql",
-        "starts",
         "statements",
         "stopped",
         "streams",
@@ -108,6 +118,7 @@ class PoolEntry:
         "used",
         "uses",
         "variables",
+        "waited",
     )
 
     def __init__(
@@ -166,8 +177,10 @@ class PoolEntry:
         self.uses = [0] * (len(BOUNDS) + 1)
         self.used = 0.0
         self.statements = 0
-        self.starts = 0
-        self.first = -1
+        self.first = 0
+        """``statements`` at the beginning of the lease."""
+        self.waited: float | None = None
+        """Seconds for which this lease was waited for, if it was."""
         self.sql: object = None
         """What was given to the last ``execute()``; it may have values in it and is shown to nobody as it is."""
         self.began = now
@@ -232,14 +245,26 @@ class PoolEntry:
                 )
             )
 
+    def leased(self) -> Lease | None:
+        """
+        The lease of this moment, if there is one, all of the same lease: whoever aims at its number must not hit the
+        one after it. At its end a lease first loses its owner and then its number.
+        """
+        generation = self.generation
+        owner, unit, since, statements = self.owner, self.unit, self.since, self.statements - self.first
+        if owner is None or self.generation != generation:
+            return None
+        return Lease(generation, owner, unit, since, statements)
+
     def holder(self, alias: str, now: float, stack: tuple[str, ...] = ()) -> Holder | None:
         """This entry's lease for a report, or None when it is not leased (any more)."""
-        owner, unit, ticket = self.owner, self.unit, self.ticket
+        lease = self.leased()
+        owner, unit, ticket = self.owner if lease is None else lease.owner, self.unit, self.ticket
         if owner is None:
             return None
         if unit is None:
             unit = thread_units.get(owner.ident)
-        begun = self.statements - self.first if self.first >= 0 else 0
+        begun = 0 if lease is None else lease.statements
         return Holder(
             alias=alias,
             backend_pid=self.backend_pid,
@@ -253,7 +278,7 @@ class PoolEntry:
             reserved=self.reserved,
             stack=stack,
             name=None if unit is None else name_of(unit),
-            generation=self.generation,
+            generation=-1 if lease is None else lease.generation,
             statements=begun,
             sql=without_literals(self.sql) if begun else None,
             leased_at=tuple(map(place_of, self.leased_at)) if callers.recording else (),

@@ -28,7 +28,7 @@ from ..core.config import PoolConfig
 from ..core.gate import Gate
 from ..core.ledger import Holder, Owner, current_unit
 from ..core.stopping import Stopping
-from ..core.tally import BOUNDS, end_lease, tally_of
+from ..core.tally import BOUNDS, count_lease, tally_of
 from ..core.ticket import Ticket
 from . import reporting, stopping, tell, watchdog
 from .admitting import make_gate, ticket_for
@@ -167,6 +167,7 @@ class ManagedPool(OpeningConnections):
         while entry is None:
             entry = self._admit(ticket, deadline)
             if entry is not None:
+                entry.first, entry.since = entry.statements, self.clock()
                 entry.owner = owner  # before the check, which may take its time: it is in use
                 if not self.fit(entry, check=check, deadline=deadline):
                     # The dead connection's place in the count becomes this caller's permit.
@@ -185,11 +186,10 @@ class ManagedPool(OpeningConnections):
 
     def _counted(self, entry: PoolEntry, start: float) -> PoolEntry:
         """Count it. Who finds a free connection, the hot path, does so by hand: see ``AcquiringMixin``."""
-        entry.since = now = self.clock()
-        entry.first = entry.statements
+        entry.since = entry.began = now = self.clock()
         if callers.recording:
             entry.leased_at = callers.calls_now()
-        self.tally.waited(entry, now - start)
+        entry.waited = now - start
         if events.subscribers:
             tell.waited(self.alias, now - start)
         return entry
@@ -206,34 +206,35 @@ class ManagedPool(OpeningConnections):
         self.gate.abandon(ticket)  # the permit; its place in the queue is a new one
         self.housekeeping.wake()
 
-    def release(self, entry: PoolEntry, owner: Owner | None) -> None:
+    def release(self, entry: PoolEntry, owner: Owner | None, now: float | None = None) -> None:
         """
         Take back a connection that is in a clean state: idle, no session state of the borrower's.
 
         Args:
             owner: whoever ends the lease has to be the one who holds it. A lease that was reclaimed meanwhile may be
                 somebody else's by now.
+            now: on the pool's clock, if the caller has just looked.
         """
         if entry.owner is not owner:
             logger.warning("database %r: backend %d was released by a former holder", self.alias, entry.backend_pid)
             return
-        now = self.clock()
+        if now is None:
+            now = self.clock()
         if now >= entry.expires_at:
             entry.ending = "expired" if entry.expires_at > -math.inf else "drained"
             self.discard(entry)
             return
-        # tally.end_lease() written out: this is the hot path.
-        if entry.first >= 0:
+        if owner is not None:  # else it was granted and never used
             held = now - entry.since
+            # tally.count_lease() written out: this is the hot path.
             entry.uses[bisect_left(BOUNDS, held)] += 1
             entry.used += held
-            entry.first = -1
-            if entry.reported == entry.generation:
-                tell.returned(self.alias, entry, held)
+            if entry.waited is not None or entry.reported == entry.generation:
+                self._note_end(entry, held)
+        entry.owner = None  # before the number: see PoolEntry.leased()
         entry.generation += 1
         entry.unit = None
         entry.since = now
-        entry.owner = None
         # Gate.give() written out: this is the hot path.
         gate = self.gate
         if entry.ticket is not None and self._leave(entry):
@@ -245,6 +246,14 @@ class ManagedPool(OpeningConnections):
                 self._close_free()
             elif gate.size > gate.max_size:
                 self.housekeeping.retire()
+
+    def _note_end(self, entry: PoolEntry, held: float) -> None:
+        """Of a lease that was waited for, or found to be held for long."""
+        if entry.waited is not None:
+            self.tally.waited(entry.waited)
+            entry.waited = None
+        if entry.reported == entry.generation:
+            tell.returned(self.alias, entry, held)
 
     def _leave(self, entry: PoolEntry) -> bool:
         """Give back what a lease had beside the connection; whether that was the reserve's, and went there."""
@@ -265,12 +274,12 @@ class ManagedPool(OpeningConnections):
         try:
             self._in_transit.add(transit)
             self.entries.remove(entry)
-            held = self.clock() - entry.since
-            if entry.first >= 0 and entry.reported == entry.generation:
-                tell.returned(self.alias, entry, held)
-            end_lease(entry, held)
-            entry.generation += 1
+            if entry.owner is not None:
+                held = self.clock() - entry.since
+                count_lease(entry, held)
+                self._note_end(entry, held)
             entry.owner = None
+            entry.generation += 1
             entry.unit = None
             ticket, entry.ticket = entry.ticket, None
             try:
@@ -352,6 +361,7 @@ class ManagedPool(OpeningConnections):
             # Closed by this caller, whose permit its place in the count has become.
             self.gate.forfeit(ticket.from_reserve)
         elif entry.owner is not None or entry.pgconn.transaction_status != IDLE:
+            entry.owner = None  # a lease that has not begun is not counted
             self.discard(entry)
         else:
             self.release(entry, None)

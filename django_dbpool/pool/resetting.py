@@ -36,11 +36,11 @@ END $$
 class ResettingPool(ManagedPool):
     """A pool whose connections are reset before anybody else gets them, or closed where that fails."""
 
-    def release(self, entry: PoolEntry, owner: Owner | None) -> None:
+    def release(self, entry: PoolEntry, owner: Owner | None, now: float | None = None) -> None:
         # Without an owner it was granted and never used. The housekeeper, who ends the lease of a thread that is
         # gone, must not wait for the server.
         if owner is None or entry.owner is not owner or self.clock() >= entry.expires_at:
-            super().release(entry, owner)
+            super().release(entry, owner, now)
         elif owner is self.housekeeping.claimer or not self._reset_session(entry):
             self.discard(entry)
         else:
