@@ -102,7 +102,7 @@ class _Watch:
 
     def _run(self) -> None:
         # A frozen process must not lead for ever: the server ends the session of one that is silent for long.
-        limits = f"-c statement_timeout={STATEMENT_TIMEOUT} -c idle_session_timeout={int(3000 * self.interval)}"
+        limits = f"-c statement_timeout={STATEMENT_TIMEOUT} -c idle_session_timeout={int(1000 * self._silence())}"
         try:
             with dedicated(self.alias, options=limits) as connection:
                 self._ask(connection)
@@ -111,6 +111,9 @@ class _Watch:
         finally:
             self._found = None
             connections[self.alias].close()
+
+    def _silence(self) -> float:
+        return max(3 * self.interval, 60.0)  # a busy machine may keep a thread waiting for long
 
     def _ask(self, connection: psycopg.Connection[Any]) -> None:
         if not _row(connection, _LEAD, [LOCK])[0]:

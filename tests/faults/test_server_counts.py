@@ -143,8 +143,12 @@ def test_a_long_lease_is_no_idleness(make_database: MakeDatabase, role: dict[str
 
 def leaders(database: Database) -> list[int]:
     """Sessions with the lock."""
-    sql = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND granted"
-    return [pid for (pid,) in database.observer.execute(sql, [server_counts.LOCK])]
+    rows = database.observer.execute(
+        "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid)"
+        " WHERE locktype = 'advisory' AND classid = %s AND granted AND application_name = %s",
+        [server_counts.LOCK, database.application],
+    )
+    return [pid for (pid,) in rows]
 
 
 def test_a_session_that_is_killed(make_database: MakeDatabase, role: dict[str, str]) -> None:
