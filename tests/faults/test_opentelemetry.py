@@ -561,3 +561,30 @@ def test_a_span_processor_that_fails(make_database: MakeDatabase) -> None:
     finally:
         opentelemetry.uninstall()
         provider.shutdown()
+
+
+def test_a_span_processor_that_blocks(make_database: MakeDatabase) -> None:
+    """Requests that wait and connect go on; what can't be told is told later."""
+    goes_on = threading.Event()
+
+    class Blocked(SpanProcessor):
+        def on_start(self, span: Any, parent_context: Any = None) -> None:
+            if span.name.startswith("dbpool "):
+                goes_on.wait(PATIENCE)
+
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Blocked())
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    opentelemetry.install(tracer_provider=provider, server_interval=None)
+    try:
+        for _ in range(5):
+            database = make_database()
+            traced(provider, database.backend)
+        assert [span.name for span in exporter.get_finished_spans()] == ["GET /"] * 5
+        goes_on.set()
+        assert [span.name for span in spans(exporter)].count("dbpool connect") == 5
+    finally:
+        goes_on.set()
+        opentelemetry.uninstall()
+        provider.shutdown()

@@ -173,6 +173,14 @@ def test_a_server_that_is_away(make_database: MakeDatabase) -> None:
     assert latest(database) is None
 
 
+def test_whatever_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """An alias that is gone, for example: nobody else would hear of what a thread raises."""
+    watch = server_counts._Watch("nowhere", HOUR)
+    watch.look()
+    watch.close(PATIENCE)
+    assert "asking the server for its connections failed" in caplog.text
+
+
 def test_a_test_environment_is_left_alone(make_database: MakeDatabase) -> None:
     """A database with a session of ours could not be dropped; the same outside of it, in a process of its own."""
     database = make_database()
