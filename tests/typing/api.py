@@ -26,7 +26,7 @@ from opentelemetry.trace import TracerProvider
 from prometheus_client import CollectorRegistry
 
 import django_dbpool
-from django_dbpool import errors, operations, server_counts, transaction
+from django_dbpool import advice, alerts, errors, operations, server_counts, transaction
 from django_dbpool.asgi import lifespan
 from django_dbpool.audit import Finding, Report, audit, audit_paths
 from django_dbpool.backends.mixin import PooledDatabaseMixin
@@ -51,6 +51,16 @@ from django_dbpool.fleet.socket_client import LocalAnswer, LocalProcesses, ask_l
 from django_dbpool.middleware import DatabasePoolMiddleware, SessionVariablesMiddleware
 from django_dbpool.pool.managed import ManagedPool
 from django_dbpool.pool.reporting import PoolSnapshot
+from django_dbpool.statements import (
+    Activity,
+    RepeatedStatement,
+    ServerStatements,
+    SlowStatement,
+    activity,
+    repeated_statements,
+    server_statements,
+    slow_statements,
+)
 from django_dbpool.testing import SessionStateLeaked, strict_sessions
 from django_dbpool.threads import ThreadPoolExecutor, TooManyThreads, spawn, spawn_on_commit
 
@@ -465,6 +475,26 @@ def of_leak(error: SessionStateLeaked) -> None:
     assert_type(error.statements, tuple[str, ...])
 
 
+# -- statements -----------------------------------------------------------------------------------------------------
+
+
+def worst_statements() -> list[str]:
+    assert_type(slow_statements(), tuple[SlowStatement, ...])
+    assert_type(repeated_statements(), tuple[RepeatedStatement, ...])
+    assert_type(activity(), tuple[Activity, ...])
+    lines = [f"{row.count} x {row.mean:.1f} s in {row.name}: {row.sql}" for row in slow_statements()]
+    lines += [f"{row.most} x from {row.where}: {row.sql}" for row in repeated_statements()]
+    lines += [f"{row.name}: {row.held.five_minutes:.1f} of {row.baseline:.1f}" for row in activity()]
+    found = server_statements("default", limit=5)
+    assert_type(found, ServerStatements)
+    lines += [f"{row.total:.0f} s in {row.calls} calls: {row.sql}" for row in found.statements]
+    return [*lines, found.reason or ""]
+
+
+def as_json() -> dict[str, Any]:
+    return {"slow": [row.to_json() for row in slow_statements()], "server": server_statements().to_json()}
+
+
 # -- audit ----------------------------------------------------------------------------------------------------------
 
 
@@ -558,9 +588,6 @@ def exported() -> None:
     assert callable(hook)
 
 
-# -- tracing --------------------------------------------------------------------------------------------------------
-
-
 def tracing(meters: MeterProvider, tracers: TracerProvider) -> None:
     opentelemetry.install()
     opentelemetry.install(meters, tracers, histograms="recorded", server_interval=None)
@@ -572,6 +599,29 @@ def tracing(meters: MeterProvider, tracers: TracerProvider) -> None:
     sentry_sdk.init(integrations=[DatabasePoolIntegration(), DatabasePoolIntegration(expected="drop")])
 
 
+# -- alerts and advice ----------------------------------------------------------------------------------------------
+
+
+def on_alert(change: alerts.Change, **kwargs: Any) -> None:
+    assert_type(change.alert, alerts.Alert)
+    assert_type(change.seconds, float)
+    assert_type(change.to_json(), dict[str, Any])
+
+
+def wrong_now() -> list[str]:
+    alerts.alert_changed.connect(on_alert)
+    alerts.provide("server_connections", lambda alias: (87, 100))
+    alerts.provide("strangers", lambda alias: None)
+    alerts.provide("activity", None)
+    assert_type(alerts.recent(), tuple[alerts.Change, ...])
+    return [f"{alert.severity} {alert.text} {alert.todo} {alert.holders}" for alert in alerts.active()]
+
+
+def load() -> float:
+    assert_type(advice.load_section(), dict[str, Any] | None)
+    return max((load.peak_load for load in advice.own_load().aliases.values()), default=0.0)
+
+
 if TYPE_CHECKING:
 
     def refused_tracing(meters: MeterProvider) -> None:
@@ -581,6 +631,9 @@ if TYPE_CHECKING:
 
     def refused() -> None:
         prometheus.register("default")  # type: ignore[arg-type]
+
+        alerts.provide("weather", None)  # type: ignore[call-overload]
+        alerts.provide("server_connections", lambda alias: 7)  # type: ignore[call-overload]
         transaction.atomic(eagre=True)  # type: ignore[call-overload]
         transaction.atomic("default", True, False, True)  # type: ignore[call-overload]
         transaction.pin(7)  # type: ignore[arg-type]
