@@ -21,6 +21,7 @@ from ..core.words import one_line
 from ..pool.aiming import cancel, terminate
 from ..pool.dedicated import dedicated_holders
 from ..pool.registry import pools
+from .snapshot import snapshot
 
 
 class NotDone(Exception):
@@ -99,16 +100,7 @@ def status() -> dict[str, Any]:
     return snapshot_provider()
 
 
-def own_snapshot() -> dict[str, Any]:
-    """Who this process is, its pools and their holders."""
-    return {
-        **this_process().to_json(),
-        "pools": [{**pool.snapshot().to_json(), "circuit": pool.breaker.state.value} for pool in pools()],
-        **holders(),
-    }
-
-
-snapshot_provider: Callable[[], dict[str, Any]] = own_snapshot
+snapshot_provider: Callable[[], dict[str, Any]] = snapshot
 """What ``status`` answers: JSON values."""
 
 
