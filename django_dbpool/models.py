@@ -1,10 +1,33 @@
-"""The table of commands to processes on other hosts; see docs/commands.md. It is read and written by SQL of its own."""
+"""
+The tables by which processes know of each other; see docs/fleet.md and docs/commands.md. They are read and written by
+SQL of their own: a router would send it elsewhere.
+"""
 
 from __future__ import annotations
 
 from django.db import models
 
-from .core.commands import LONGEST_ARGUMENTS, LONGEST_RESULT, TABLE
+from .core import commands, fleet
+
+__all__ = ["Command", "PublishedProcess"]
+
+
+class PublishedProcess(models.Model):
+    """
+    One process's last snapshot. Unlogged on PostgreSQL: after a crash of the server it is empty, and soon full.
+    """
+
+    instance = models.CharField(max_length=16, primary_key=True)
+    taken = models.DateTimeField()
+    expires = models.DateTimeField()
+    document = models.TextField()
+
+    class Meta:
+        db_table = fleet.TABLE
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.instance
 
 
 class Command(models.Model):
@@ -16,7 +39,7 @@ class Command(models.Model):
     target = models.CharField(max_length=16)
     """The instance of the process."""
     verb = models.CharField(max_length=16)
-    arguments = models.CharField(max_length=LONGEST_ARGUMENTS)
+    arguments = models.CharField(max_length=commands.LONGEST_ARGUMENTS)
     """Canonical JSON."""
     nonce = models.CharField(max_length=32)
     issued = models.BigIntegerField()
@@ -25,12 +48,12 @@ class Command(models.Model):
     signature = models.CharField(max_length=64)
     outcome = models.CharField(max_length=16, default="")
     """``done``, ``failed`` or ``refused``; empty until the process has seen it."""
-    result = models.CharField(max_length=LONGEST_RESULT, default="")
+    result = models.CharField(max_length=commands.LONGEST_RESULT, default="")
     """Canonical JSON."""
     result_signature = models.CharField(max_length=64, default="")
 
     class Meta:
-        db_table = TABLE
+        db_table = commands.TABLE
         default_permissions = ()
         indexes = [
             models.Index(fields=["target", "outcome"], name="dbpool_command_target"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from .fleet import FleetConfig
 from .readers import (
     ConfigError,
     Fault,
@@ -23,6 +24,7 @@ from .readers import (
 
 RawAccess = Literal["allow", "warn", "error"]
 Role = Literal["web", "worker", "command"]
+LogFormat = Literal["text", "json"]
 
 FAULT_IN_DBPOOL = "dbpool.E003"
 
@@ -51,10 +53,15 @@ class ProjectConfig:
     """Whether each lease takes down where it was begun."""
     spawn_limit: int | None = 64
     """Threads that ``threads.spawn()`` may have running in one process; None: as many as the system allows."""
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+    """Where processes publish what they do."""
     socket: bool | str = True
     """Whether each process can be asked on its host, or the directory in which its socket then is."""
     secret: str | None = field(default=None, repr=False)
     """Signs commands to processes on other hosts; None: SECRET_KEY does."""
+    log_interval: float | None = None
+    """Seconds between two blocks on the logger ``django_dbpool.metrics``."""
+    log_format: LogFormat = "text"
 
     @classmethod
     def from_mapping(cls, options: object, *, where: str = "DBPOOL") -> ProjectConfig:
@@ -135,8 +142,11 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "REPEATED_STATEMENTS": optional(hinting(count(2), "None reports no statement.")),
     "LEAK_STACKS": boolean,
     "SPAWN_LIMIT": optional(count(1)),
+    "FLEET": FleetConfig.read,
     "SOCKET": _socket,
     "SECRET": optional(_secret),
+    "LOG_INTERVAL": optional(seconds(above_zero=True)),
+    "LOG_FORMAT": choice("format", text="blocks for people", json="one object per line and database"),
 }
 
 assert set(_READERS) == {item.name.upper() for item in fields(ProjectConfig)}, "a key without a reader"

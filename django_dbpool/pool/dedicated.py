@@ -49,6 +49,14 @@ def dedicated_holders(alias: str | None = None) -> tuple[Holder, ...]:
     return tuple(sorted(filter(None, found), key=lambda holder: -holder.since_seconds))
 
 
+def dedicated_backends() -> dict[str, list[int]]:
+    """The server processes behind them, by alias."""
+    found: dict[str, list[int]] = {}
+    for entry, alias in tuple(_open.items()):
+        found.setdefault(alias, []).append(entry.backend_pid)
+    return found
+
+
 def _forget_inherited() -> None:
     """In the child of a fork. Psycopg's object is in the caller's hands: it gets a dead end instead of the socket."""
     for entry in _open:

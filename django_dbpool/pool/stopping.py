@@ -11,8 +11,9 @@ from __future__ import annotations
 import _thread
 import logging
 import time
+from collections.abc import Callable
 
-from ..core import ledger
+from ..core import ledger, reporter
 from ..core.ledger import Holder
 from ..core.stopping import Shutdown, ShutdownResult, Stopping
 from . import reporting
@@ -27,6 +28,12 @@ CLOSING = 0.8
 
 announced: Shutdown | None = None
 """Of this process, once there is one. Read by every lease that has to wait or to connect."""
+
+farewells: list[Callable[[], object]] = []
+"""Called when all work has ended, before the pools close; each within ``CLOSING``."""
+
+finishers: set[int] = set()
+"""Idents of the threads that may lease for that; it isn't waited for them."""
 
 _first: dict[str, _Work] = {}
 
@@ -63,6 +70,9 @@ class _Work:
 
         shutdown = self.shutdown
         result = _what_is_left(shutdown)
+        if result.clean:
+            for farewell in farewells:
+                farewell()
         shutdown.over = True
         if not result.clean:
             logger.warning(
@@ -73,6 +83,7 @@ class _Work:
                 "".join(f"\n  {each}" for each in (*result.held, *result.unfinished)),
             )
         close_pools(timeout=CLOSING)
+        reporter.flush()  # the last numbers, and that nothing is open any more
         self.result = result
 
     def wait(self, deadline: float) -> ShutdownResult:
@@ -105,6 +116,7 @@ def check(*, finishing: bool) -> None:
     Raises:
         Stopping: there is none for this caller.
     """
+    finishing = finishing or _thread.get_ident() in finishers
     if announced is not None and not announced.admits(finishing=finishing):
         raise Stopping
 
@@ -130,6 +142,7 @@ def forget() -> None:
     global announced, _first
     announced = None
     _first = {}
+    finishers.clear()
     ledger.forget_other_threads()
 
 
@@ -144,10 +157,10 @@ def resume() -> None:
 
 
 def _leasing() -> set[int]:
-    """The threads that hold, wait for or open a connection."""
+    """The threads that hold, wait for or open a connection, and have to be waited for."""
     from .registry import pools
 
-    return {ident for pool in pools() for ident in reporting.threads(pool)}
+    return {ident for pool in pools() for ident in reporting.threads(pool)} - finishers
 
 
 def _reclaim_lost() -> None:
@@ -160,7 +173,9 @@ def _reclaim_lost() -> None:
 def _what_is_left(shutdown: Shutdown) -> ShutdownResult:
     from .registry import pools
 
-    held: list[Holder] = [holder for pool in pools() for holder in pool.holders()]
+    held: list[Holder] = [
+        holder for pool in pools() for holder in pool.holders() if holder.thread_ident not in finishers
+    ]
     return ShutdownResult(
         seconds=shutdown.clock() - shutdown.began,
         held=tuple(sorted(held, key=lambda holder: -holder.since_seconds)),

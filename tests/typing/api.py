@@ -19,6 +19,8 @@ from django.db.backends.postgresql import base
 from django.db.transaction import TransactionManagementError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.urls import URLPattern, path
+from prometheus_client import CollectorRegistry
 
 import django_dbpool
 from django_dbpool import errors, operations, transaction
@@ -26,10 +28,21 @@ from django_dbpool.asgi import lifespan
 from django_dbpool.audit import Finding, Report, audit, audit_paths
 from django_dbpool.backends.mixin import PooledDatabaseMixin
 from django_dbpool.conf import from_url_options
+from django_dbpool.contrib import prometheus
+from django_dbpool.contrib.gunicorn import child_exit
 from django_dbpool.core.ledger import Holder
 from django_dbpool.core.stopping import ShutdownResult
 from django_dbpool.decorators import fallback, replayable
-from django_dbpool.fleet import commands
+from django_dbpool.fleet import (
+    FleetUnavailable,
+    Process,
+    Session,
+    commands,
+    processes,
+    register_section,
+    server_of,
+    snapshot,
+)
 from django_dbpool.fleet.socket_client import LocalAnswer, LocalProcesses, ask_local, local_processes
 from django_dbpool.middleware import DatabasePoolMiddleware, SessionVariablesMiddleware
 from django_dbpool.pool.managed import ManagedPool
@@ -502,9 +515,49 @@ def threads() -> None:
         assert_type(executor.submit(imported, 7), Future[str])
 
 
+# -- the fleet ------------------------------------------------------------------------------------------------------
+
+
+def fleet() -> None:
+    register_section("mail", lambda: {"waiting": 7})
+    assert_type(snapshot(), dict[str, Any])
+    try:
+        found = processes(ended=True)
+    except FleetUnavailable as error:
+        assert_type(str(error), str)
+        return
+    assert_type(found, tuple[Process, ...])
+    for process in found:
+        assert_type(f"{process.name} {process.identity.host} {process.state}", str)
+        assert_type(process.age + process.holders[0].since_seconds, float)
+        assert_type([pool.snapshot.in_use for pool in process.pools], list[int])
+        assert_type(process.stale, bool)
+        assert_type(process.to_json(), dict[str, Any])
+    server = server_of("default", found)
+    assert_type(server.strangers, tuple[Session, ...])
+    assert_type([held.idle_in_transaction_seconds for held in server.held], list[float | None])
+    assert_type(server.max_connections - server.connections, int)
+
+
+# -- exporters ------------------------------------------------------------------------------------------------------
+
+
+def exported() -> None:
+    registry = CollectorRegistry()
+    prometheus.register()
+    prometheus.register(registry)
+    prometheus.unregister(registry=registry)
+    prometheus.unregister()
+    assert_type(prometheus.metrics(HttpRequest()), HttpResponse)
+    assert_type(path("metrics/", prometheus.metrics), URLPattern)
+    hook: Callable[[Any, Any], None] = child_exit
+    assert callable(hook)
+
+
 if TYPE_CHECKING:
 
     def refused() -> None:
+        prometheus.register("default")  # type: ignore[arg-type]
         transaction.atomic(eagre=True)  # type: ignore[call-overload]
         transaction.atomic("default", True, False, True)  # type: ignore[call-overload]
         transaction.pin(7)  # type: ignore[arg-type]
@@ -560,6 +613,12 @@ if TYPE_CHECKING:
         spawn(imported, tags=["a"])  # type: ignore[arg-type]
         ThreadPoolExecutor(2).submit(imported, "7")  # type: ignore[arg-type]
         imported("7")  # type: ignore[arg-type]
+
+    def refused_fleet(process: Process) -> None:
+        processes(True)  # type: ignore[call-arg]
+        server_of("default")  # type: ignore[call-arg]
+        register_section("mail", 7)  # type: ignore[arg-type]
+        process.age = 0.0  # type: ignore[misc]
 
     def refused_audit(finding: Finding) -> None:
         audit_paths("shop", select=7)  # type: ignore[arg-type]
