@@ -41,13 +41,22 @@ class DatabasePoolConfig(AppConfig):
         operations.observe(in_tests=False)
         socket_server.register()
         metrics_log.follow_settings()
+        reporter.register("alerts", _watch, interval=5.0)
         with suppress(ImproperlyConfigured):  # said by the check, and by whatever else reads DBPOOL
             fleet = conf.project_config().fleet
             if fleet.store is not None:
                 reporter.register("fleet", _publish, interval=fleet.interval)
 
 
+# What these import brings psycopg with it, which only the engine needs to be there.
 def _publish() -> None:
-    from .fleet import publisher  # and with it psycopg, which only the engine needs to be there
+    from .fleet import publisher
 
     publisher.tick()
+
+
+def _watch() -> None:
+    from . import asking
+    from .alerts import service
+
+    service.job(asking.begin)

@@ -1,6 +1,6 @@
 """
 The tables by which processes know of each other; see docs/fleet.md and docs/commands.md. They are read and written by
-SQL of their own: a router would send it elsewhere.
+SQL of our own.
 """
 
 from __future__ import annotations
@@ -8,14 +8,11 @@ from __future__ import annotations
 from django.db import models
 
 from .core import commands, fleet
-
-__all__ = ["Command", "PublishedProcess"]
+from .core.commands import LONGEST_ARGUMENTS, LONGEST_RESULT
 
 
 class PublishedProcess(models.Model):
-    """
-    One process's last snapshot. Unlogged on PostgreSQL: after a crash of the server it is empty, and soon full.
-    """
+    """One process's last snapshot. Unlogged on PostgreSQL: after a crash of the server it is empty, and soon full."""
 
     instance = models.CharField(max_length=16, primary_key=True)
     taken = models.DateTimeField()
@@ -39,7 +36,7 @@ class Command(models.Model):
     target = models.CharField(max_length=16)
     """The instance of the process."""
     verb = models.CharField(max_length=16)
-    arguments = models.CharField(max_length=commands.LONGEST_ARGUMENTS)
+    arguments = models.CharField(max_length=LONGEST_ARGUMENTS)
     """Canonical JSON."""
     nonce = models.CharField(max_length=32)
     issued = models.BigIntegerField()
@@ -48,7 +45,7 @@ class Command(models.Model):
     signature = models.CharField(max_length=64)
     outcome = models.CharField(max_length=16, default="")
     """``done``, ``failed`` or ``refused``; empty until the process has seen it."""
-    result = models.CharField(max_length=commands.LONGEST_RESULT, default="")
+    result = models.CharField(max_length=LONGEST_RESULT, default="")
     """Canonical JSON."""
     result_signature = models.CharField(max_length=64, default="")
 

@@ -62,6 +62,17 @@ def ask(alias: Alias) -> Answer | NoAnswer:
         return NoAnswer(next(iter(str(error).splitlines()), type(error).__name__))
 
 
+def count_others(alias: Alias) -> int:
+    """Connections to the server that are not of the alias's role; 0 where it can't be asked."""
+    question = "SELECT count(*) FROM pg_stat_activity WHERE usesysid IS NOT NULL AND usename <> session_user"
+    try:
+        with _connection(alias) as connection:
+            row = connection.execute(question).fetchone()
+    except Exception:  # noqa: BLE001  # as in ask()
+        return 0
+    return int(row[0]) if row else 0
+
+
 @contextmanager
 def _connection(alias: Alias) -> Iterator[Connection[Any]]:
     import psycopg

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from .alerts.reading import faults_of_alerts, read_alerts
 from .fleet import FleetConfig
 from .readers import (
     ConfigError,
@@ -62,6 +63,8 @@ class ProjectConfig:
     log_interval: float | None = None
     """Seconds between two blocks on the logger ``django_dbpool.metrics``."""
     log_format: LogFormat = "text"
+    alerts: Mapping[str, Mapping[str, Any] | None] | None = field(default_factory=dict)
+    """By the name of a rule what is different in it, or None to switch it off; None: no alerts."""
 
     @classmethod
     def from_mapping(cls, options: object, *, where: str = "DBPOOL") -> ProjectConfig:
@@ -74,6 +77,7 @@ class ProjectConfig:
             fault = Fault("", f"must be a dictionary, not {kind}.", 'Write {"RAW_ACCESS": "warn"}.', FAULT_IN_DBPOOL)
             raise ConfigError(where, (fault,))
         values, faults = read_mapping(options, _READERS, check=FAULT_IN_DBPOOL)
+        faults += [fault for fault in faults_of_alerts(values.get("ALERTS")) if fault.refused]
         if faults:
             raise ConfigError(where, tuple(faults))
         return cls(**{key.lower(): value for key, value in values.items()})
@@ -147,6 +151,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "SECRET": optional(_secret),
     "LOG_INTERVAL": optional(seconds(above_zero=True)),
     "LOG_FORMAT": choice("format", text="blocks for people", json="one object per line and database"),
+    "ALERTS": optional(read_alerts),
 }
 
 assert set(_READERS) == {item.name.upper() for item in fields(ProjectConfig)}, "a key without a reader"

@@ -90,11 +90,10 @@ def start() -> None:
     _began = True
     if not _jobs:
         return
-    if _thread is not None and _thread.is_alive():
-        _wake.set()
-        return
-    with _starting:
-        if _thread is None or not _thread.is_alive():
+    with _starting:  # a thread that has found no job is about to end, though it is alive
+        if _thread is not None and _thread.is_alive():
+            _wake.set()
+        else:
             _thread = threading.Thread(target=_run, name="dbpool-reporter", daemon=True)
             _thread.start()
 
@@ -119,7 +118,7 @@ def reset_after_fork() -> None:
 
 def _run() -> None:
     pid, leases, active, was_idle = os.getpid(), -1, monotonic(), False
-    while os.getpid() == pid and _jobs:
+    while _goes_on(pid):
         now = monotonic()
         seen, lent = _leases()
         if seen != leases or lent:
@@ -133,6 +132,16 @@ def _run() -> None:
         was_idle = idle
         _wake.wait(IDLE_LOOK if idle else _pause(monotonic()))
         _wake.clear()
+
+
+def _goes_on(pid: int) -> bool:
+    global _thread
+    if os.getpid() != pid:
+        return False
+    with _starting:
+        if not _jobs:
+            _thread = None  # whoever registers a job from here on starts another
+        return bool(_jobs)
 
 
 def _pause(now: float) -> float:

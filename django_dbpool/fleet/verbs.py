@@ -15,8 +15,9 @@ from typing import Any
 from ..core.ledger import Holder
 from ..core.process import this_process
 from ..core.readers import boolean, count, read_mapping, reject
+from ..core.targets import Outcome, Target
 from ..core.words import one_line
-from ..pool.aiming import Outcome, Target, cancel, terminate
+from ..pool.aiming import cancel, terminate
 from ..pool.dedicated import dedicated_holders
 from ..pool.registry import pools
 from .snapshot import snapshot, without_source

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, assert_type
 
+import sentry_sdk
 from django.core.asgi import get_asgi_application
 from django.db import OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -20,16 +21,19 @@ from django.db.transaction import TransactionManagementError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
 from prometheus_client import CollectorRegistry
 
 import django_dbpool
-from django_dbpool import errors, operations, transaction
+from django_dbpool import advice, alerts, errors, operations, server_counts, transaction
 from django_dbpool.asgi import lifespan
 from django_dbpool.audit import Finding, Report, audit, audit_paths
 from django_dbpool.backends.mixin import PooledDatabaseMixin
 from django_dbpool.conf import from_url_options
-from django_dbpool.contrib import prometheus
+from django_dbpool.contrib import opentelemetry, prometheus
 from django_dbpool.contrib.gunicorn import child_exit
+from django_dbpool.contrib.sentry import DatabasePoolIntegration
 from django_dbpool.core.ledger import Holder
 from django_dbpool.core.stopping import ShutdownResult
 from django_dbpool.decorators import fallback, replayable
@@ -47,6 +51,16 @@ from django_dbpool.fleet.socket_client import LocalAnswer, LocalProcesses, ask_l
 from django_dbpool.middleware import DatabasePoolMiddleware, SessionVariablesMiddleware
 from django_dbpool.pool.managed import ManagedPool
 from django_dbpool.pool.reporting import PoolSnapshot
+from django_dbpool.statements import (
+    Activity,
+    RepeatedStatement,
+    ServerStatements,
+    SlowStatement,
+    activity,
+    repeated_statements,
+    server_statements,
+    slow_statements,
+)
 from django_dbpool.testing import SessionStateLeaked, strict_sessions
 from django_dbpool.threads import ThreadPoolExecutor, TooManyThreads, spawn, spawn_on_commit
 
@@ -461,6 +475,26 @@ def of_leak(error: SessionStateLeaked) -> None:
     assert_type(error.statements, tuple[str, ...])
 
 
+# -- statements -----------------------------------------------------------------------------------------------------
+
+
+def worst_statements() -> list[str]:
+    assert_type(slow_statements(), tuple[SlowStatement, ...])
+    assert_type(repeated_statements(), tuple[RepeatedStatement, ...])
+    assert_type(activity(), tuple[Activity, ...])
+    lines = [f"{row.count} x {row.mean:.1f} s in {row.name}: {row.sql}" for row in slow_statements()]
+    lines += [f"{row.most} x from {row.where}: {row.sql}" for row in repeated_statements()]
+    lines += [f"{row.name}: {row.held.five_minutes:.1f} of {row.baseline:.1f}" for row in activity()]
+    found = server_statements("default", limit=5)
+    assert_type(found, ServerStatements)
+    lines += [f"{row.total:.0f} s in {row.calls} calls: {row.sql}" for row in found.statements]
+    return [*lines, found.reason or ""]
+
+
+def as_json() -> dict[str, Any]:
+    return {"slow": [row.to_json() for row in slow_statements()], "server": server_statements().to_json()}
+
+
 # -- audit ----------------------------------------------------------------------------------------------------------
 
 
@@ -554,10 +588,52 @@ def exported() -> None:
     assert callable(hook)
 
 
+def tracing(meters: MeterProvider, tracers: TracerProvider) -> None:
+    opentelemetry.install()
+    opentelemetry.install(meters, tracers, histograms="recorded", server_interval=None)
+    opentelemetry.uninstall()
+    server_counts.watch("shop", interval=30.0)
+    counts = server_counts.latest("default")
+    assert_type(counts, server_counts.ServerCounts | None)
+    server_counts.unwatch("shop")
+    sentry_sdk.init(integrations=[DatabasePoolIntegration(), DatabasePoolIntegration(expected="drop")])
+
+
+# -- alerts and advice ----------------------------------------------------------------------------------------------
+
+
+def on_alert(change: alerts.Change, **kwargs: Any) -> None:
+    assert_type(change.alert, alerts.Alert)
+    assert_type(change.seconds, float)
+    assert_type(change.to_json(), dict[str, Any])
+
+
+def wrong_now() -> list[str]:
+    alerts.alert_changed.connect(on_alert)
+    alerts.provide("server_connections", lambda alias: (87, 100))
+    alerts.provide("strangers", lambda alias: None)
+    alerts.provide("activity", None)
+    assert_type(alerts.recent(), tuple[alerts.Change, ...])
+    return [f"{alert.severity} {alert.text} {alert.todo} {alert.holders}" for alert in alerts.active()]
+
+
+def load() -> float:
+    assert_type(advice.load_section(), dict[str, Any] | None)
+    return max((load.peak_load for load in advice.own_load().aliases.values()), default=0.0)
+
+
 if TYPE_CHECKING:
+
+    def refused_tracing(meters: MeterProvider) -> None:
+        opentelemetry.install(tracer_provider=meters)  # type: ignore[arg-type]
+        opentelemetry.install(histograms="exact")  # type: ignore[arg-type]
+        DatabasePoolIntegration("drop")  # type: ignore[call-arg]
 
     def refused() -> None:
         prometheus.register("default")  # type: ignore[arg-type]
+
+        alerts.provide("weather", None)  # type: ignore[call-overload]
+        alerts.provide("server_connections", lambda alias: 7)  # type: ignore[call-overload]
         transaction.atomic(eagre=True)  # type: ignore[call-overload]
         transaction.atomic("default", True, False, True)  # type: ignore[call-overload]
         transaction.pin(7)  # type: ignore[arg-type]

@@ -213,6 +213,25 @@ TABLE: list[Broken] = [
     project("dbpool.E003", "THREADS = 0 is not a whole number", "at least 1", THREADS=0),
     project("dbpool.E003", "WORKER_TIMEOUT = '30s' is not a number", "Write 30", WORKER_TIMEOUT="30s"),
     project("dbpool.E003", "BUDGET = 1.5 is not a whole number", "at least 1", BUDGET=1.5),
+    # E032, E033, W043: alerts
+    project("dbpool.E003", "ALERTS = 0.8 is not a dictionary", "None: no alerts", ALERTS=0.8),
+    project("dbpool.E032", "unknown key 'utilization'", "Did you mean 'utilisation'?", ALERTS={"utilization": None}),
+    project("dbpool.E032", "leak = False is not a dictionary", "or None to switch", ALERTS={"leak": False}),
+    project(
+        "dbpool.E032",
+        "unknown key 'warn'. Did you mean 'warning'?",
+        "switch the rule off",
+        ALERTS={"pins": {"warn": 1}},
+    ),
+    project(
+        "dbpool.E032", "warning = '75%' is not a threshold", "switch the rule off", ALERTS={"pins": {"warning": "75%"}}
+    ),
+    project("dbpool.E032", "hold = 0 is not a number of seconds", "switch the rule off", ALERTS={"pins": {"hold": 0}}),
+    project("dbpool.E032", "clear = 1.2 is not a ratio", "switch the rule off", ALERTS={"pins": {"clear": 1.2}}),
+    project("dbpool.E033", "critical (0.7) is not above", "Raise critical", ALERTS={"utilisation": {"critical": 0.7}}),
+    project("dbpool.E033", "neither warning nor critical", '{"leak": None}', ALERTS={"leak": {"warning": None}}),
+    project("dbpool.E033", "after (90) is above hold (60)", "lower after", ALERTS={"waiters": {"after": 90}}),
+    project("dbpool.W043", "1 or more is never exceeded", "0.8 for 80 %", ALERTS={"utilisation": {"critical": 80}}),
     project("dbpool.E003", "ROLE = 'celery' is not a role", '"worker" (runs tasks)', ROLE="celery"),
     project("dbpool.E003", "SOCKET = 'run/shop' is neither", "absolute path", SOCKET="run/shop"),
     project("dbpool.E003", "SOCKET = 7 is neither", "True, False, or", SOCKET=7),
@@ -401,8 +420,15 @@ def test_the_table_is_long_and_names_each_check_that_settings_can_show() -> None
     assert len(TABLE) >= 100
     assert len({(row.check, row.text, row.hint) for row in TABLE}) >= 95
     in_table = {row.check for row in TABLE} | {"dbpool.W003", "dbpool.E007"}  # these two below
-    assert {int(check[-3:]) for check in in_table if check[7] == "E"} == {*range(1, 16), *FLEET_ERRORS}
-    assert {int(check[-3:]) for check in in_table if check[7] == "W"} == {*range(1, 20), 24, 33, *FLEET_WARNINGS, 39}
+    assert {int(check[-3:]) for check in in_table if check[7] == "E"} == {*range(1, 16), *FLEET_ERRORS, 32, 33}
+    assert {int(check[-3:]) for check in in_table if check[7] == "W"} == {
+        *range(1, 20),
+        24,
+        33,
+        *FLEET_WARNINGS,
+        39,
+        43,
+    }
 
 
 @pytest.mark.parametrize("row", numbered(TABLE))

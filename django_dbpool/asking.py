@@ -1,0 +1,99 @@
+"""
+What alerts need to know of servers, from the parts of this package that ask them: one process of all, and only while it
+works. Where such a part is missing or switched off, its rules keep silent. And what the others are told of this
+process: its alerts and its load.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from importlib import import_module
+from time import monotonic
+from types import ModuleType
+from typing import Any
+
+from .advice import SECTION, load_section
+from .alerts.providers import default
+from .alerts.service import alerts_section
+from .backends import sampler
+from .conf import project_config
+
+logger = logging.getLogger("django_dbpool.alerts")
+
+INTERVAL = 60.0
+"""Seconds between two questions. Longer than a process stays awake for its own questions' sake."""
+
+FRESH = 3 * INTERVAL
+
+_pid = 0
+
+
+def begin() -> None:
+    """Once in a process, with the first look."""
+    global _pid
+    if _pid == os.getpid():
+        return
+    _pid = os.getpid()
+    default("activity", sampler.activity)
+    snapshot = _module("django_dbpool.fleet.snapshot")
+    if snapshot is not None:
+        snapshot.register_section("alerts", alerts_section)
+        snapshot.register_section(SECTION, load_section)
+    rules = project_config().alerts
+    counts = _module("django_dbpool.server_counts")
+    if counts is None or rules is None:
+        return
+    if rules.get("server_connections", {}) is not None or rules.get("strangers", {}) is not None:
+        counts.watch("alerts", interval=INTERVAL)
+        strangers = Strangers(counts)
+        default("server_connections", lambda alias: _taken(counts, alias))
+        default("strangers", strangers)
+
+
+def _module(name: str) -> ModuleType | None:
+    try:
+        return import_module(name)
+    except ImportError:
+        return None
+
+
+def _taken(counts: Any, alias: str) -> tuple[int, int] | None:
+    found = counts.latest(alias)
+    return None if found is None else (found.all_roles, found.max_connections)
+
+
+class Strangers:
+    """
+    Connections that no process of the fleet knows of, counted in a thread of its own by the process that asks the
+    server anyway.
+    """
+
+    def __init__(self, counts: Any) -> None:
+        self._counts = counts
+        self._found: dict[str, tuple[float, int]] = {}
+        self._asked: dict[str, float] = {}
+
+    def __call__(self, alias: str) -> int | None:
+        now = monotonic()
+        if self._counts.latest(alias) is not None and now - self._asked.get(alias, -INTERVAL) >= INTERVAL:
+            self._asked[alias] = now
+            threading.Thread(target=self.ask, args=(alias,), name="dbpool-strangers", daemon=True).start()
+        found = self._found.get(alias)
+        return found[1] if found is not None and now - found[0] < FRESH else None
+
+    def ask(self, alias: str) -> None:
+        """Ask the fleet who it is, and the server who else is there."""
+        from django.db import connections
+
+        fleet = _module("django_dbpool.fleet")
+        if fleet is None:
+            return
+        try:
+            known = fleet.processes()
+            self._found[alias] = monotonic(), len(fleet.server_of(alias, known).strangers)
+        except Exception as error:  # noqa: BLE001  # nothing is published, or whatever a store or a server raises
+            logger.debug("database %r: strangers can't be counted: %s", alias, type(error).__name__)
+        finally:
+            connections.close_all()
