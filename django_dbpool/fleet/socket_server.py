@@ -241,6 +241,7 @@ def _refuse(connection: socket.socket) -> None:
 _server: SocketServer | None = None
 _starting = threading.Lock()
 _said: str | None = None
+_ended = False
 
 
 def ensure_running() -> None:
@@ -249,6 +250,8 @@ def ensure_running() -> None:
     to time while the process uses databases.
     """
     global _server, _said
+    if _ended:  # the last round of the reporter's jobs comes after it
+        return
     setting = project_config().socket
     with _starting:
         server = _server
@@ -292,7 +295,7 @@ def running() -> Path | None:
 
 def register() -> None:
     """Have it opened with the first lease of each process; not under Django's test runner."""
-    reporter.register(JOB, _job, interval=INTERVAL)
+    reporter.register(JOB, _job, interval=INTERVAL, idle=True)
 
 
 def _job() -> None:
@@ -304,9 +307,16 @@ def _job() -> None:
         ensure_running()
 
 
+def _at_exit() -> None:
+    global _ended
+    _ended = True
+    stop()
+
+
 def _after_fork() -> None:
-    global _server, _starting, _said
+    global _server, _starting, _said, _ended
     _starting = threading.Lock()
+    _ended = False
     server, _server = _server, None
     _said = None
     if server is not None:
@@ -316,4 +326,4 @@ def _after_fork() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 if sys.platform != "win32":
-    atexit.register(stop)
+    atexit.register(_at_exit)
