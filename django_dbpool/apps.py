@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from django.apps import AppConfig
+from django.core.exceptions import ImproperlyConfigured
 
 
 class DatabasePoolConfig(AppConfig):
@@ -15,10 +17,11 @@ class DatabasePoolConfig(AppConfig):
     def ready(self) -> None:
         from django.conf import settings
 
-        from . import __version__, checks, conf, units  # noqa: F401  (checks register themselves)
+        from . import __version__, checks, conf, operations, units  # noqa: F401  (checks register themselves)
         from .backends import sampler
         from .conf.engines import is_ours
         from .core import process, reporter
+        from .fleet import socket_server
 
         for alias, database in settings.DATABASES.items():
             options = database.get("OPTIONS")
@@ -27,9 +30,21 @@ class DatabasePoolConfig(AppConfig):
                 conf.adopt_django_option(database, alias)
         units.track_requests()
         sampler.start()
+        operations.observe(in_tests=False)
         process.determine_role = conf.role_of_process
         process.version = __version__
+        socket_server.register()
         reporter.register("alerts", _watch, interval=5.0)
+        with suppress(ImproperlyConfigured):  # said by the check, and by whatever else reads DBPOOL
+            fleet = conf.project_config().fleet
+            if fleet.store is not None:
+                reporter.register("fleet", _publish, interval=fleet.interval)
+
+
+def _publish() -> None:
+    from .fleet import publisher  # and with it psycopg, which only the engine needs to be there
+
+    publisher.tick()
 
 
 def _watch() -> None:

@@ -14,6 +14,9 @@ from time import monotonic
 from types import ModuleType
 from typing import Any
 
+from django.db import connections
+
+from . import fleet
 from .advice import SECTION, load_section
 from .alerts.providers import default
 from .alerts.service import alerts_section
@@ -37,10 +40,8 @@ def begin() -> None:
         return
     _pid = os.getpid()
     default("activity", sampler.activity)
-    snapshot = _module("django_dbpool.fleet.snapshot")
-    if snapshot is not None:
-        snapshot.register_section("alerts", alerts_section)
-        snapshot.register_section(SECTION, load_section)
+    fleet.register_section("alerts", alerts_section)
+    fleet.register_section(SECTION, load_section)
     rules = project_config().alerts
     counts = _module("django_dbpool.server_counts")
     if counts is None or rules is None:
@@ -85,11 +86,6 @@ class Strangers:
 
     def ask(self, alias: str) -> None:
         """Ask the fleet who it is, and the server who else is there."""
-        from django.db import connections
-
-        fleet = _module("django_dbpool.fleet")
-        if fleet is None:
-            return
         try:
             known = fleet.processes()
             self._found[alias] = monotonic(), len(fleet.server_of(alias, known).strangers)

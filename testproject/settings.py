@@ -50,6 +50,8 @@ WSGI_APPLICATION = "testproject.wsgi.application"
 ASGI_APPLICATION = "testproject.asgi.application"
 
 DATABASES = {"default": database_from(os.environ)}
+# The incidents count every connection; a page of the whole fleet needs no table here.
+DBPOOL: dict[str, object] = {"FLEET": None}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 USE_TZ = True

@@ -24,11 +24,11 @@ INSTALLED_APPS = [
 ]
 DATABASE_ROUTERS = ["testproject.tenants.tenancy.TenantRouter"]
 
+# Nothing is published unless a test asks.
+DBPOOL: dict[str, Any] = {"ROLE": "command", "FLEET": None}
+
 
 # Small pools, so that few threads can exhaust them.
-DBPOOL = {"ROLE": "command"}
-
-
 def database(name: str) -> dict[str, Any]:
     return {
         "ENGINE": "django_dbpool.backends.postgresql",

@@ -123,8 +123,8 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
             if now < entry.expires_at and now - entry.since < pool.config.check_idle and not entry.poll(0):
                 entry.unit = current_unit.get()
                 entry.since = entry.began = now
-                entry.owner = owner
                 entry.first = entry.statements
+                entry.owner = owner
                 if callers.recording:
                     entry.leased_at = callers.calls_now()
                 return self._use(entry)

@@ -15,10 +15,12 @@ from django.utils.module_loading import import_string
 
 from ..core import process
 from ..core.config import TIME_LIMITS, PoolConfig
+from ..core.fleet import FleetConfig
 from ..core.project import ProjectConfig
 from ..core.readers import ConfigError, Fault, shown
 from .alias import Alias
 from .credentials import copied, faults_of_credentials
+from .fleet import faults_of_fleet
 from .groups import with_function
 from .process import (
     management_command,
@@ -38,6 +40,7 @@ __all__ = [
     "copied",
     "default_min_size",
     "faults_of_credentials",
+    "fleet_config",
     "from_url_options",
     "given_check",
     "max_age_fault",
@@ -200,6 +203,19 @@ def project_config() -> ProjectConfig:
         except ConfigError as error:
             raise ImproperlyConfigured(str(error)) from error
     return _project
+
+
+def fleet_config() -> FleetConfig:
+    """
+    ``DBPOOL["FLEET"]``, whose aliases exist.
+
+    Raises:
+        ImproperlyConfigured: naming every fault with its remedy.
+    """
+    fleet = project_config().fleet
+    if refused := tuple(fault for fault in faults_of_fleet(fleet, settings.DATABASES) if fault.refused):
+        raise ImproperlyConfigured(str(ConfigError("DBPOOL", refused)))
+    return fleet
 
 
 def session_from_request() -> SessionFunction | None:

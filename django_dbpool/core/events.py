@@ -64,7 +64,7 @@ class ConnectionFailed(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionClosed(Event):
     reason: str
-    """expired, idle, lost, pinned, shrunk, drained, closed (the pool was), discarded (its state was doubtful)."""
+    """expired, idle, lost, lost_idle, pinned, shrunk, drained, closed (with its pool), discarded (in doubt)."""
     age: float
     backend_pid: int
 

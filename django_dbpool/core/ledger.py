@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any, Protocol
 
+from .sqltext import LONGEST
+from .words import one_line
+
 current_unit: ContextVar[object] = ContextVar("dbpool_unit", default=None)
 """
 What the code works on behalf of: a request's environ, a task, a command. It is set for each of them and read for
@@ -80,7 +83,7 @@ def name_of(unit: object) -> str | None:
 def label_of(unit: object) -> str | None:
     """For example ``GET /reports/<int:pk>/``; None outside of any unit."""
     label = unit_labels.get(type(unit))
-    return label(unit) if label is not None else None
+    return one_line(label(unit)) if label is not None else None
 
 
 class Borrower(Protocol):
@@ -138,6 +141,14 @@ class Holder:
     """The last of them, with placeholders for its values."""
     leased_at: tuple[str, ...] = ()
     """Where it was leased, innermost call first, if that was recorded (DBPOOL["LEAK_STACKS"])."""
+
+    def __post_init__(self) -> None:
+        # Visitors, and whoever sends tasks, have a hand in these words, and they go into logs and onto screens.
+        for name in ("thread", "unit", "pinned", "group", "name"):
+            if (text := getattr(self, name)) is not None:
+                object.__setattr__(self, name, one_line(text))
+        if self.sql is not None:
+            object.__setattr__(self, "sql", one_line(self.sql, LONGEST))
 
     def __str__(self) -> str:
         parts = [f"thread {self.thread!r}", f"{self.since_seconds:.1f} s", self.state]

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from .alerts.reading import faults_of_alerts, read_alerts
-from .readers import ConfigError, Fault, boolean, choice, count, hinting, optional, read_mapping, reject, seconds
+from .fleet import FleetConfig
+from .readers import (
+    ConfigError,
+    Fault,
+    Rejected,
+    boolean,
+    choice,
+    count,
+    hinting,
+    optional,
+    read_mapping,
+    reject,
+    seconds,
+)
 
 RawAccess = Literal["allow", "warn", "error"]
 Role = Literal["web", "worker", "command"]
@@ -37,6 +51,15 @@ class ProjectConfig:
     """How often one unit of work may execute the same statement before it is reported; None: as often as it likes."""
     leak_stacks: bool = False
     """Whether each lease takes down where it was begun."""
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+    """Where processes publish what they do."""
+
+    spawn_limit: int | None = 64
+    """Threads that ``threads.spawn()`` may have running in one process; None: as many as the system allows."""
+    socket: bool | str = True
+    """Whether each process can be asked on its host, or the directory in which its socket then is."""
+    secret: str | None = field(default=None, repr=False)
+    """Signs commands to processes on other hosts; None: SECRET_KEY does."""
     alerts: Mapping[str, Mapping[str, Any] | None] | None = field(default_factory=dict)
     """By the name of a rule what is different in it, or None to switch it off; None: no alerts."""
 
@@ -75,6 +98,27 @@ def _function(raw: Any) -> Any:
     raise reject("is neither a function nor the dotted path of one.", 'Write "myproject.tenants.session_of".')
 
 
+def _socket(raw: Any) -> bool | str:
+    if isinstance(raw, bool):
+        return raw
+    text = str(raw) if isinstance(raw, Path) else raw
+    if not isinstance(text, str) or not Path(text).is_absolute() or "\0" in text:
+        raise reject(
+            "is neither a boolean nor a directory.",
+            'Write True, False, or the absolute path of a directory, such as "/run/shop".',
+        )
+    return text
+
+
+def _secret(raw: Any) -> str:
+    if not isinstance(raw, str) or len(raw) < SHORTEST_SECRET:
+        hint = f"Write a random string of at least {SHORTEST_SECRET} characters, or None to use SECRET_KEY."
+        raise Rejected("is no secret.", hint, secret=True)
+    return raw
+
+
+SHORTEST_SECRET = 16
+
 _READERS: dict[str, Callable[[Any], Any]] = {
     "RAW_ACCESS": choice(
         "way to treat access to the raw connection",
@@ -98,6 +142,10 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "SLOW_STATEMENT": optional(hinting(seconds(above_zero=True), "None reports no statement.")),
     "REPEATED_STATEMENTS": optional(hinting(count(2), "None reports no statement.")),
     "LEAK_STACKS": boolean,
+    "SPAWN_LIMIT": optional(count(1)),
+    "FLEET": FleetConfig.read,
+    "SOCKET": _socket,
+    "SECRET": optional(_secret),
     "ALERTS": optional(read_alerts),
 }
 

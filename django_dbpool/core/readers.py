@@ -49,10 +49,12 @@ class ConfigError(ValueError):
 class Rejected(ValueError):
     """A value that a reader doesn't take."""
 
-    def __init__(self, problem: str, hint: str) -> None:
+    def __init__(self, problem: str, hint: str, *, secret: bool = False) -> None:
         super().__init__(problem, hint)
         self.problem = problem
         self.hint = hint
+        self.secret = secret
+        """The value is not to be shown."""
 
 
 def read_mapping(
@@ -73,7 +75,8 @@ def read_mapping(
         try:
             values[key] = readers[key](raw)
         except Rejected as error:
-            faults.append(Fault(key, f"{key} = {shown(raw)} {error.problem}", error.hint, check))
+            value = "(not shown)" if error.secret else shown(raw)
+            faults.append(Fault(key, f"{key} = {value} {error.problem}", error.hint, check))
     return values, faults
 
 

@@ -36,7 +36,9 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL | re.ASCII,
 )
-_LITERALS = frozenset({"escape", "string", "dollar", "number"})
+_QUOTED = frozenset({"escape", "string", "dollar"})
+_LITERALS = _QUOTED | {"number"}
+_LITERAL = "\0"  # no token has it
 _NAME_GOES_ON = re.compile(r"[\w$\x80-\U0010ffff]", re.ASCII)
 _COMMENT_MARK = re.compile(r"/\*|\*/")
 _LIST = re.compile(r"(\?|%s)(?:, ?\1)+")
@@ -73,7 +75,7 @@ def _shown(sql: str) -> Iterator[str | None]:
         if kind is None:
             yield None
             return
-        yield "?" if kind == "literal" else text
+        yield _LITERAL if kind == "literal" else text
         if setting and text.upper() in ("=", "TO"):
             # SET app.token TO hunter2: to the server a value needs no quotes here.
             yield None
@@ -91,8 +93,9 @@ def _lexemes(sql: str) -> Iterator[tuple[str | None, str]]:
         match = _TOKEN.match(sql, at)
         kind, end = (None, 0) if match is None else _extent(sql, match)
         text = sql[at:end]
-        if kind == "string" and "\\" in text:
-            # Where standard_conforming_strings is off a backslash may have escaped the quote: who can tell?
+        if (kind == "string" and "\\" in text) or (kind in _QUOTED and _NAME_GOES_ON.match(sql, end)):
+            # Where standard_conforming_strings is off a backslash may have escaped the quote: who can tell? And a name
+            # right behind a literal was a part of it, if somebody has put the values into the text: 'O'Hara'.
             yield "literal", text
             kind = None
         if kind is None or (kind == "number" and _NAME_GOES_ON.match(sql, end)):
@@ -130,9 +133,11 @@ def _join(parts: Iterator[str | None], *, whole: bool) -> str:
     text = [""]
     for part in parts:
         if part is None:
+            # What was taken for the end of a literal may have been in the middle of it: 'rock 'n' roll'.
+            del text[text.index(_LITERAL) + 1 if _LITERAL in text else len(text) :]
             whole = False
             break
         if part != " " or text[-1] != " ":
             text.append(part)
-    joined = "".join(text).strip()
+    joined = "".join(text).replace(_LITERAL, "?").strip()
     return joined if whole else f"{joined} {CUT}".lstrip()

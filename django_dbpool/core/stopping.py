@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from .ledger import Holder, current_unit, thread_units
+from .operations import Running, root_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Shutdown:
         self.over = False
         """Nothing is let through any more."""
         self._leasing = leasing
-        self._units = tuple(thread_units.copy().items())
+        self._units = list(thread_units.copy().items())
 
     def hurry(self, deadline: float) -> None:
         self.deadline = min(self.deadline, deadline)
@@ -64,6 +65,17 @@ class Shutdown:
     def running(self) -> dict[int, object]:
         """The units, by thread, that had begun before and have not ended."""
         return {ident: unit for ident, unit in self._units if thread_units.get(ident) is unit}
+
+    def adopt(self, running: Running, starter: object) -> None:
+        """The calling thread has begun an operation. If it was for a unit that may finish, it may as well."""
+        if starter is not None and self._has_begun(starter):
+            self._units.append((get_ident(), running))
+
+    def _has_begun(self, unit: object) -> bool:
+        """Whether it had before the announcement. One that registered in that very moment may not be in the list."""
+        return any(unit is begun for _, begun in self._units) or (
+            isinstance(unit, Running) and unit.began <= self.began
+        )
 
     def admits(self, *, finishing: bool) -> bool:
         """
@@ -77,10 +89,10 @@ class Shutdown:
         if finishing:
             return True
         ident = get_ident()
-        unit = current_unit.get()
+        unit = root_of(current_unit.get())
         if unit is None:
-            unit = thread_units.get(ident)
+            unit = root_of(thread_units.get(ident))
         if unit is not None:
-            return any(unit is begun for _, begun in self._units)
+            return self._has_begun(unit)
         # Of no unit. Whoever holds one lease may need another to finish. And while units run it may be their helper.
         return ident in self._leasing() or bool(self.running())

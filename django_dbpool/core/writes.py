@@ -52,6 +52,11 @@ class Writes:
 _current: ContextVar[Writes | None] = ContextVar("dbpool_writes", default=None)
 
 
+def forget() -> None:
+    """What follows in this context is none of its beginner's doing."""
+    _current.set(None)
+
+
 def note_statement(in_transaction: bool) -> None:
     """One that may write is about to be sent."""
     writes = _current.get()

@@ -37,11 +37,24 @@ def close(entry: PoolEntry) -> None:
             entry.close()
 
 
+def every() -> tuple[tuple[str, PoolEntry], ...]:
+    """Those that are open now, each after its alias."""
+    return tuple((alias, entry) for entry, alias in tuple(_open.items()))
+
+
 def dedicated_holders(alias: str | None = None) -> tuple[Holder, ...]:
     """Who has a dedicated connection, of one alias or of all, oldest first."""
     now = monotonic()
     found = [entry.holder(name, now) for entry, name in tuple(_open.items()) if alias is None or name == alias]
     return tuple(sorted(filter(None, found), key=lambda holder: -holder.since_seconds))
+
+
+def dedicated_backends() -> dict[str, list[int]]:
+    """The server processes behind them, by alias."""
+    found: dict[str, list[int]] = {}
+    for entry, alias in tuple(_open.items()):
+        found.setdefault(alias, []).append(entry.backend_pid)
+    return found
 
 
 def _forget_inherited() -> None:

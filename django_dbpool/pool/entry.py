@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import CodeType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import psycopg
 from psycopg import Connection
@@ -62,6 +62,17 @@ def _poll_of_the_system() -> Callable[[], select.poll] | None:
 
 # Not the entry itself: in a cycle it would outlive its last user, and with it a connection that an interrupt has lost.
 _NOT_LOOKED_UP = object()
+
+
+class Lease(NamedTuple):
+    """What is known of a lease while it lasts."""
+
+    generation: int
+    owner: Owner
+    unit: object
+    since: float
+    statements: int
+    """Begun in it."""
 
 
 class PoolEntry:
@@ -234,14 +245,26 @@ class PoolEntry:
                 )
             )
 
+    def leased(self) -> Lease | None:
+        """
+        The lease of this moment, if there is one, all of the same lease: whoever aims at its number must not hit the
+        one after it. At its end a lease first loses its owner and then its number.
+        """
+        generation = self.generation
+        owner, unit, since, statements = self.owner, self.unit, self.since, self.statements - self.first
+        if owner is None or self.generation != generation:
+            return None
+        return Lease(generation, owner, unit, since, statements)
+
     def holder(self, alias: str, now: float, stack: tuple[str, ...] = ()) -> Holder | None:
         """This entry's lease for a report, or None when it is not leased (any more)."""
-        owner, unit, ticket = self.owner, self.unit, self.ticket
+        lease = self.leased()
+        owner, unit, ticket = self.owner if lease is None else lease.owner, self.unit, self.ticket
         if owner is None:
             return None
         if unit is None:
             unit = thread_units.get(owner.ident)
-        begun = self.statements - self.first
+        begun = 0 if lease is None else lease.statements
         return Holder(
             alias=alias,
             backend_pid=self.backend_pid,
@@ -255,7 +278,7 @@ class PoolEntry:
             reserved=self.reserved,
             stack=stack,
             name=None if unit is None else name_of(unit),
-            generation=self.generation,
+            generation=-1 if lease is None else lease.generation,
             statements=begun,
             sql=without_literals(self.sql) if begun else None,
             leased_at=tuple(map(place_of, self.leased_at)) if callers.recording else (),

@@ -167,6 +167,7 @@ class ManagedPool(OpeningConnections):
         while entry is None:
             entry = self._admit(ticket, deadline)
             if entry is not None:
+                entry.first, entry.since = entry.statements, self.clock()
                 entry.owner = owner  # before the check, which may take its time: it is in use
                 if not self.fit(entry, check=check, deadline=deadline):
                     # The dead connection's place in the count becomes this caller's permit.
@@ -186,7 +187,6 @@ class ManagedPool(OpeningConnections):
     def _counted(self, entry: PoolEntry, start: float) -> PoolEntry:
         """Count it. Who finds a free connection, the hot path, does so by hand: see ``AcquiringMixin``."""
         entry.since = entry.began = now = self.clock()
-        entry.first = entry.statements
         if callers.recording:
             entry.leased_at = callers.calls_now()
         entry.waited = now - start
@@ -231,10 +231,10 @@ class ManagedPool(OpeningConnections):
             entry.used += held
             if entry.waited is not None or entry.reported == entry.generation:
                 self._note_end(entry, held)
+        entry.owner = None  # before the number: see PoolEntry.leased()
         entry.generation += 1
         entry.unit = None
         entry.since = now
-        entry.owner = None
         # Gate.give() written out: this is the hot path.
         gate = self.gate
         if entry.ticket is not None and self._leave(entry):
@@ -278,8 +278,8 @@ class ManagedPool(OpeningConnections):
                 held = self.clock() - entry.since
                 count_lease(entry, held)
                 self._note_end(entry, held)
-            entry.generation += 1
             entry.owner = None
+            entry.generation += 1
             entry.unit = None
             ticket, entry.ticket = entry.ticket, None
             try:
@@ -361,6 +361,7 @@ class ManagedPool(OpeningConnections):
             # Closed by this caller, whose permit its place in the count has become.
             self.gate.forfeit(ticket.from_reserve)
         elif entry.owner is not None or entry.pgconn.transaction_status != IDLE:
+            entry.owner = None  # a lease that has not begun is not counted
             self.discard(entry)
         else:
             self.release(entry, None)

@@ -22,6 +22,7 @@ from ..core.gate import DeadlinePassed, GroupIsFull, QueueIsFull, QueueStandsToo
 from ..core.ledger import Owner
 from ..core.stopping import Stopping
 from ..core.ticket import Ticket
+from ..core.words import one_line
 from . import reporting
 from .connecting import code_of
 from .credentials import NoPassword, origin
@@ -108,7 +109,7 @@ def words_of(cause: BaseException | None) -> str:
     """
     if not isinstance(cause, psycopg.Error) or isinstance(cause, NoPassword):
         return ""
-    return str(cause).strip().partition("\n")[0]
+    return one_line(str(cause).strip().partition("\n")[0])
 
 
 def _cause(pool: ManagedPool, error: BaseException) -> BaseException | None:

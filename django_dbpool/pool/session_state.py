@@ -36,6 +36,12 @@ _NEUTRAL = frozenset([
 ])
 # fmt: on
 
+# Reasons that are told wherever in a text they were found.
+_TOLD = frozenset(
+    ["CALL", "DEALLOCATE", "DISCARD", "DO", "EXECUTE", "LISTEN", "LOAD", "PREPARE", "RESET", "UNLISTEN"]
+    + [f"SET {what}" for what in ("ROLE", "SEARCH_PATH", "SESSION", "STATEMENT_TIMEOUT", "TIME", "TIMEZONE")]
+)
+
 _FUNCTIONS = (
     "set_config",
     "advisory_lock",
@@ -135,7 +141,8 @@ def analyse(sql: str) -> str | None:
     for part in parts:
         reason = _first_word(part)
         if reason is not None:
-            return reason
+            # What stands behind a semicolon may be the rest of a literal, and the reason is shown.
+            return reason if part is parts[0] or reason in _TOLD else "one of several statements"
     return _functions(text.lower())
 
 
@@ -145,7 +152,7 @@ def _first_word(sql: str) -> str | None:
     if start == len(sql):
         return None
     word = _WORD.match(sql, start)
-    first = word.group().upper() if word else sql[start : start + 10]
+    first = word.group().upper() if word else f"a statement that begins with {sql[start]!r}"
     if first not in _NEUTRAL:
         return first
     assert word is not None

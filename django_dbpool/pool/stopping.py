@@ -11,6 +11,7 @@ from __future__ import annotations
 import _thread
 import logging
 import time
+from collections.abc import Callable
 
 from ..core import ledger
 from ..core.ledger import Holder
@@ -27,6 +28,12 @@ CLOSING = 0.8
 
 announced: Shutdown | None = None
 """Of this process, once there is one. Read by every lease that has to wait or to connect."""
+
+farewells: list[Callable[[], object]] = []
+"""Called when all work has ended, before the pools close; each within ``CLOSING``."""
+
+finishers: set[int] = set()
+"""Idents of the threads that may lease for that; it isn't waited for them."""
 
 _first: dict[str, _Work] = {}
 
@@ -63,6 +70,9 @@ class _Work:
 
         shutdown = self.shutdown
         result = _what_is_left(shutdown)
+        if result.clean:
+            for farewell in farewells:
+                farewell()
         shutdown.over = True
         if not result.clean:
             logger.warning(
@@ -105,6 +115,7 @@ def check(*, finishing: bool) -> None:
     Raises:
         Stopping: there is none for this caller.
     """
+    finishing = finishing or _thread.get_ident() in finishers
     if announced is not None and not announced.admits(finishing=finishing):
         raise Stopping
 
@@ -130,6 +141,7 @@ def forget() -> None:
     global announced, _first
     announced = None
     _first = {}
+    finishers.clear()
     ledger.forget_other_threads()
 
 
@@ -144,10 +156,10 @@ def resume() -> None:
 
 
 def _leasing() -> set[int]:
-    """The threads that hold, wait for or open a connection."""
+    """The threads that hold, wait for or open a connection, and have to be waited for."""
     from .registry import pools
 
-    return {ident for pool in pools() for ident in reporting.threads(pool)}
+    return {ident for pool in pools() for ident in reporting.threads(pool)} - finishers
 
 
 def _reclaim_lost() -> None:
@@ -160,7 +172,9 @@ def _reclaim_lost() -> None:
 def _what_is_left(shutdown: Shutdown) -> ShutdownResult:
     from .registry import pools
 
-    held: list[Holder] = [holder for pool in pools() for holder in pool.holders()]
+    held: list[Holder] = [
+        holder for pool in pools() for holder in pool.holders() if holder.thread_ident not in finishers
+    ]
     return ShutdownResult(
         seconds=shutdown.clock() - shutdown.began,
         held=tuple(sorted(held, key=lambda holder: -holder.since_seconds)),
@@ -170,6 +184,7 @@ def _what_is_left(shutdown: Shutdown) -> ShutdownResult:
 
 def _label(unit: object) -> str:
     try:
-        return ledger.label_of(unit) or repr(unit)
+        # Not its repr(): of a request that would be all its headers.
+        return ledger.label_of(unit) or f"<{type(unit).__name__}>"
     except Exception:  # noqa: BLE001  # a URLconf that can't be imported any more
         return f"<{type(unit).__name__}>"

@@ -61,7 +61,7 @@ def retried(alias: str, what: events.Attempted, attempt: int, delay: float, code
 
 def lost_idle(alias: str, entry: PoolEntry) -> None:
     """The server has ended a connection that nobody was using."""
-    entry.ending = "lost"
+    entry.ending = "lost_idle"
     tally_of(alias).event("lost idle")
     if events.subscribers:
         events.publish(events.Lost(alias=alias, moment="idle", expected=True))

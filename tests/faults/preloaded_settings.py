@@ -5,10 +5,11 @@ import os
 from testproject.postgres import Server
 from tests.settings import INSTALLED_APPS, SECRET_KEY, SERVER_VARIABLE, USE_TZ
 
-__all__ = ["DATABASES", "INSTALLED_APPS", "SECRET_KEY", "USE_TZ"]
+__all__ = ["DATABASES", "DBPOOL", "INSTALLED_APPS", "SECRET_KEY", "USE_TZ"]
 
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "tests.faults.urls"
+DBPOOL = {"FLEET": None}  # nothing is published unless a test asks
 DATABASES = {
     "default": {
         "ENGINE": "django_dbpool.backends.postgresql",

@@ -9,17 +9,17 @@ import pytest
 from django.db import connections
 from django.test import override_settings
 
-from django_dbpool import advice, asking
+from django_dbpool import advice, asking, fleet
 from django_dbpool.alerts import providers
 from django_dbpool.alerts.service import Service, service, stop
 from django_dbpool.core import reporter
+from django_dbpool.fleet import server
 from testproject.postgres import Server
 from testproject.processes import wait_until
 from tests.fixtures.pools import execute
 from tests.fixtures.workers import PATIENCE
 
 counts: Any = pytest.importorskip("django_dbpool.server_counts")
-fleet: Any = pytest.importorskip("django_dbpool.fleet")
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.ci]
 
@@ -80,7 +80,6 @@ def test_strangers_are_counted(
 ) -> None:
     alias = make_pool()
     execute(alias, "SELECT 1")
-    server = pytest.importorskip("django_dbpool.fleet.server")
     monkeypatch.setattr(server, "SETTLED", 0.0)
     monkeypatch.setattr(fleet, "processes", lambda: ())
     dbname = connections[alias].settings_dict["NAME"]

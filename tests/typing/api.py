@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, assert_type
 
@@ -20,7 +21,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 import django_dbpool
-from django_dbpool import advice, alerts, errors, transaction
+from django_dbpool import advice, alerts, errors, operations, transaction
 from django_dbpool.asgi import lifespan
 from django_dbpool.audit import Finding, Report, audit, audit_paths
 from django_dbpool.backends.mixin import PooledDatabaseMixin
@@ -28,10 +29,22 @@ from django_dbpool.conf import from_url_options
 from django_dbpool.core.ledger import Holder
 from django_dbpool.core.stopping import ShutdownResult
 from django_dbpool.decorators import fallback, replayable
+from django_dbpool.fleet import (
+    FleetUnavailable,
+    Process,
+    Session,
+    commands,
+    processes,
+    register_section,
+    server_of,
+    snapshot,
+)
+from django_dbpool.fleet.socket_client import LocalAnswer, LocalProcesses, ask_local, local_processes
 from django_dbpool.middleware import DatabasePoolMiddleware, SessionVariablesMiddleware
 from django_dbpool.pool.managed import ManagedPool
 from django_dbpool.pool.reporting import PoolSnapshot
 from django_dbpool.testing import SessionStateLeaked, strict_sessions
+from django_dbpool.threads import ThreadPoolExecutor, TooManyThreads, spawn, spawn_on_commit
 
 # -- transactions ---------------------------------------------------------------------------------------------------
 
@@ -377,6 +390,31 @@ def decorators() -> None:
     assert_type(asyncio.run(numbers_later("north")), list[int])
 
 
+# -- asking and telling processes -----------------------------------------------------------------------------------
+
+
+def ask() -> None:
+    found = local_processes(timeout=1)
+    assert_type(found, LocalProcesses)
+    assert_type(found.answers, tuple[LocalAnswer, ...])
+    assert_type(found.refused, tuple[str, ...])
+    for process in found.answers:
+        assert_type(process.pid, int)
+        assert_type(process.ok, bool)
+        assert_type(process.error, str)
+        assert_type(process.to_json(), dict[str, Any])
+    assert_type(ask_local("drain", pid=4711, alias="default"), LocalProcesses)
+
+
+def tell() -> None:
+    sent = commands.send("0f3a9c51d2e87b64", "drain", using="default", lifetime=10, alias="other")
+    assert_type(sent, commands.Sent)
+    assert_type(commands.result_of(sent), commands.CommandResult | None)
+    result = commands.wait_for(sent, timeout=5.0)
+    assert_type(result.outcome, str)
+    assert_type(result.to_json(), dict[str, Any])
+
+
 # -- engines and tests ----------------------------------------------------------------------------------------------
 
 
@@ -431,6 +469,70 @@ def sources() -> None:
     report = audit([Path(__file__)])
     assert_type(report, Report)
     assert_type(report.files + report.silenced, int)
+
+
+# -- operations and threads -----------------------------------------------------------------------------------------
+
+
+@operations.track_operation("import", total=10, tags={"supplier": "7"})
+def imported(number: int) -> str:
+    operations.advance(2, total=20)
+    return str(number)
+
+
+@operations.track_operation("import later")
+async def imported_later(number: int) -> str:
+    return str(number)
+
+
+async def watched(holder: Holder) -> None:
+    assert_type(imported(7), str)
+    assert_type(await imported_later(7), str)
+    async with operations.track_operation("export") as operation:
+        operation.advance()
+    for each in (*operations.running(), *operations.recent()):
+        assert_type(each.to_json(), dict[str, Any])
+        assert_type(each.holding, float | None)
+        assert_type([held.backend_pid for held in each.held], list[int])
+        if each.progress is not None:
+            assert_type(each.progress.seconds_left, float | None)
+    target = operations.aim(holder)
+    assert_type(operations.Target.from_json(target.to_json()), operations.Target)
+    outcome = operations.terminate(target) if holder.since_seconds > 60 else operations.cancel(target)
+    assert_type(outcome, operations.Outcome)
+
+
+def threads() -> None:
+    try:
+        assert_type(spawn(imported, 7, name="seven", tags={"a": "b"}), Future[str])
+    except TooManyThreads:
+        spawn_on_commit(imported, 7, using="default")
+    with ThreadPoolExecutor(2, name="numbers") as executor:
+        assert_type(executor.submit(imported, 7), Future[str])
+
+
+# -- the fleet ------------------------------------------------------------------------------------------------------
+
+
+def fleet() -> None:
+    register_section("mail", lambda: {"waiting": 7})
+    assert_type(snapshot(), dict[str, Any])
+    try:
+        found = processes(ended=True)
+    except FleetUnavailable as error:
+        assert_type(str(error), str)
+        return
+    assert_type(found, tuple[Process, ...])
+    for process in found:
+        assert_type(f"{process.name} {process.identity.host} {process.state}", str)
+        assert_type(process.age + process.holders[0].since_seconds, float)
+        assert_type([pool.snapshot.in_use for pool in process.pools], list[int])
+        assert_type(process.stale, bool)
+        assert_type(process.to_json(), dict[str, Any])
+    server = server_of("default", found)
+    assert_type(server.strangers, tuple[Session, ...])
+    assert_type([held.idle_in_transaction_seconds for held in server.held], list[float | None])
+    assert_type(server.max_connections - server.connections, int)
 
 
 # -- alerts and advice ----------------------------------------------------------------------------------------------
@@ -505,6 +607,23 @@ if TYPE_CHECKING:
         DatabasePoolMiddleware(label)  # type: ignore[arg-type]
         SessionVariablesMiddleware(label)  # type: ignore[arg-type]
         strict_sessions(["work_mem"])  # type: ignore[call-arg]
+
+    def refused_operations(operation: operations.Operation, target: operations.Target) -> None:
+        operations.track_operation(7)  # type: ignore[arg-type]
+        operations.track_operation("a", tags={"a": 1})  # type: ignore[dict-item]
+        operations.advance("1")  # type: ignore[arg-type]
+        operation.state = "done"  # type: ignore[misc]
+        target.generation = 1  # type: ignore[misc]
+        operations.cancel(operation)  # type: ignore[arg-type]
+        spawn(imported, tags=["a"])  # type: ignore[arg-type]
+        ThreadPoolExecutor(2).submit(imported, "7")  # type: ignore[arg-type]
+        imported("7")  # type: ignore[arg-type]
+
+    def refused_fleet(process: Process) -> None:
+        processes(True)  # type: ignore[call-arg]
+        server_of("default")  # type: ignore[call-arg]
+        register_section("mail", 7)  # type: ignore[arg-type]
+        process.age = 0.0  # type: ignore[misc]
 
     def refused_audit(finding: Finding) -> None:
         audit_paths("shop", select=7)  # type: ignore[arg-type]

@@ -331,12 +331,20 @@ for target in (1,):
 with threads.ThreadPoolExecutor() as executor:
     executor.submit(work, 1)
 threads.spawn(work, 1)
+threads.spawn_on_commit(work, 1)
+class Thumbnails(threads.ThreadPoolExecutor):
+    pass
+thumbnails = Thumbnails(2)
+thumbnails.submit(work, 1)
 with ProcessPoolExecutor() as processes:
     processes.submit(work, 1)
 
 async def main(loop):
     await sync_to_async(work)(1)
     await loop.run_in_executor(processes, work, 1)
+    await loop.run_in_executor(executor, work, 1)
+    await loop.run_in_executor(thumbnails, work, 1)
+    await loop.run_in_executor(threads.ThreadPoolExecutor(2), work, 1)
     await asyncio.to_thread(print, Order.objects.all)
 
 class Worker(threading.Thread):

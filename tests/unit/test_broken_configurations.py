@@ -66,6 +66,9 @@ def project(check: str, text: str, hint: str, database: dict[str, Any] | None = 
     return Broken(check, text, hint, database or {}, {"DBPOOL": keys})
 
 
+FLEET_ERRORS = {26, 27, 28}
+FLEET_WARNINGS = {36, 37, 38}
+
 SHARED: dict[str, Any] = {"DISABLE_SERVER_SIDE_CURSORS": True}
 LIMITED: dict[str, Any] = {"lock_timeout": 2, "session": {"a.b": 1}}
 BOUND: dict[str, Any] = {"OPTIONS": {"server_side_binding": True}}
@@ -230,14 +233,41 @@ TABLE: list[Broken] = [
     project("dbpool.E033", "after (90) is above hold (60)", "lower after", ALERTS={"waiters": {"after": 90}}),
     project("dbpool.W043", "1 or more is never exceeded", "0.8 for 80 %", ALERTS={"utilisation": {"critical": 80}}),
     project("dbpool.E003", "ROLE = 'celery' is not a role", '"worker" (runs tasks)', ROLE="celery"),
+    project("dbpool.E003", "SOCKET = 'run/shop' is neither", "absolute path", SOCKET="run/shop"),
+    project("dbpool.E003", "SOCKET = 7 is neither", "True, False, or", SOCKET=7),
+    project("dbpool.E003", "SECRET = (not shown) is no secret", "at least 16 characters", SECRET="hunter2"),
     project("dbpool.E003", "SESSION_FROM_REQUEST = 'f' is neither", "myproject.tenants", SESSION_FROM_REQUEST="f"),
     project("dbpool.E003", "SLOW_STATEMENT = 0 is not a number", "None reports no statement", SLOW_STATEMENT=0),
     project("dbpool.E003", "SLOW_STATEMENT = '3s' is not a number", "Write 3:", SLOW_STATEMENT="3s"),
     project("dbpool.E003", "REPEATED_STATEMENTS = 1 is not", "None reports no statement", REPEATED_STATEMENTS=1),
     project("dbpool.E003", "LEAK_STACKS = 'yes' is not a boolean", "True or False", LEAK_STACKS="yes"),
+    project("dbpool.E003", "SPAWN_LIMIT = 0 is not a whole number", "at least 1", SPAWN_LIMIT=0),
     project("dbpool.E004", "can't be imported: No module", "dotted path", SESSION_FROM_REQUEST="no.such.function"),
     project("dbpool.E004", "can't be imported", "dotted path", SESSION_FROM_REQUEST=f"{__name__}.missing"),
     project("dbpool.E004", "is not a function", "dotted path", SESSION_FROM_REQUEST=f"{__name__}.NOT_CALLABLE"),
+    # E026 to E028, W036 to W038: where processes publish
+    project("dbpool.E003", "FLEET = {} is not a dictionary with values", "nothing is published", FLEET={}),
+    project("dbpool.E003", "FLEET = 'database' is not a dictionary", '{"store": "database"', FLEET="database"),
+    project("dbpool.E003", "store = 'redis' is not a store", "nothing is published", FLEET={"store": "redis"}),
+    project("dbpool.E003", "finite number above 0", "nothing is published", FLEET={"interval": 0}),
+    project("dbpool.E003", "seconds, not milliseconds", "nothing is published", FLEET={"expire": 30_000_000}),
+    project("dbpool.E003", "using = 7 is not the name", "nothing is published", FLEET={"using": 7}),
+    project(
+        "dbpool.E003", "unknown key 'alias'. Known keys: cache, expire", "nothing is published", FLEET={"alias": "x"}
+    ),
+    project("dbpool.E026", "using = 'nowhere' is no database", "Name an alias", FLEET={"using": "nowhere"}),
+    project("dbpool.E027", "cache = 'nowhere' is not in", "Name an", FLEET={"store": "cache", "cache": "nowhere"}),
+    project("dbpool.E028", "cache 'default' is a LocMemCache", '"store": "database"', FLEET={"store": "cache"}),
+    project("dbpool.W036", "less than two intervals (20 s)", "Raise expire to 120", FLEET={"interval": 20}),
+    project(
+        "dbpool.W037",
+        "database 'x' has reserve_size = 0",
+        "at 1",
+        {"POOL": {"reserve_size": 0}},
+        BUDGET=99,
+        FLEET={"interval": 5},
+    ),
+    project("dbpool.W038", 'cache is given, and store is "database"', "Remove cache", FLEET={"cache": "default"}),
     pool("dbpool.E001", "queue_target = 0 is not a number", "above 0", queue_target=0),
     pool("dbpool.E001", "queue_interval = None is not a number", "above 0", queue_interval=None),
     pool("dbpool.E001", "reserve_size = -1 is not a whole number", "at least 0", reserve_size=-1),
@@ -315,6 +345,10 @@ TABLE: list[Broken] = [
         {},
         {"MIDDLEWARE": [FIRST, "django_dbpool.middleware.SessionVariablesMiddleware"]},
     ),
+    project("dbpool.W039", "is too long a path", "short path", SOCKET=f"/{'x' * 99}", BUDGET=99),
+    project(
+        "dbpool.W039", "SOCKET = '/dev/null': '/dev/null' is no directory", "a directory", SOCKET="/dev/null", BUDGET=99
+    ),
     project(
         "dbpool.W033",
         "SLOW_STATEMENT (20 s) is not below statement_timeout (10 s)",
@@ -373,6 +407,7 @@ def project_at_run_time(given: Any) -> str | None:
     with override_settings(DBPOOL=given):
         try:
             conf.session_from_request()
+            conf.fleet_config()
         except ImproperlyConfigured as error:
             return str(error)
     return None
@@ -382,8 +417,8 @@ def test_the_table_is_long_and_names_each_check_that_settings_can_show() -> None
     assert len(TABLE) >= 100
     assert len({(row.check, row.text, row.hint) for row in TABLE}) >= 95
     in_table = {row.check for row in TABLE} | {"dbpool.W003", "dbpool.E007"}  # these two below
-    assert {int(check[-3:]) for check in in_table if check[7] == "E"} == {*range(1, 16), 32, 33}
-    assert {int(check[-3:]) for check in in_table if check[7] == "W"} == {*range(1, 20), 24, 33, 43}
+    assert {int(check[-3:]) for check in in_table if check[7] == "E"} == {*range(1, 16), *FLEET_ERRORS, 32, 33}
+    assert {int(check[-3:]) for check in in_table if check[7] == "W"} == {*range(1, 20), 24, 33, *FLEET_WARNINGS, 39, 43}
 
 
 @pytest.mark.parametrize("row", numbered(TABLE))
@@ -495,6 +530,16 @@ FINE: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"DBPOOL": {"ROLE": "worker"}, "MIDDLEWARE": ["a.B"]}),
     ({}, {"DBPOOL": {}, "MIDDLEWARE": [FIRST, "a.B"]}),
     ({}, {"DBPOOL": {}, "MIDDLEWARE": []}),
+    ({}, {"DBPOOL": {"FLEET": None}}),
+    ({}, {"DBPOOL": {"FLEET": {"using": "x", "interval": 1, "expire": 2}}}),
+    ({"POOL": {"reserve_size": 0}}, {"DBPOOL": {"FLEET": {"store": None}}}),
+    (
+        {},
+        {
+            "DBPOOL": {"FLEET": {"store": "cache"}},
+            "CACHES": {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache"}},
+        },
+    ),
     ({}, {"DBPOOL": {"SESSION_FROM_REQUEST": f"{__name__}.not_a_function"}}),
     ({}, {"DBPOOL": {"SESSION_FROM_REQUEST": not_a_function, "RAW_ACCESS": "error"}}),
 ]

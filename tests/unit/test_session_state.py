@@ -242,6 +242,32 @@ def test_the_reason_names_the_statement(text: str, reason: str) -> None:
     assert reason_to_pin(text) == reason
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT 'a;hunter2'",
+        "SELECT 'a; hunter2 b'",
+        "SELECT 'a;set hunter2'",
+        "SELECT 'a;''hunter2'",
+        "SELECT 1; 'hunter2'",
+        "('hunter2')",
+        "'hunter2'",
+        "$$hunter2$$",
+    ],
+)
+def test_the_reason_has_no_value_in_it(text: str) -> None:
+    """It is shown in errors, logs and reports."""
+    reason = reason_to_pin(text)
+    assert reason is not None
+    assert "hunter" not in reason.lower()
+
+
+def test_the_reason_is_told_of_a_later_statement_too() -> None:
+    assert reason_to_pin("SELECT 1; LISTEN news") == "LISTEN"
+    assert reason_to_pin("SELECT 1; SET ROLE somebody") == "SET ROLE"
+    assert reason_to_pin("SELECT 1; SET work_mem = 1") == "one of several statements"
+
+
 def test_neutral_texts_are_analysed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     analysed = []
 

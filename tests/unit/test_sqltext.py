@@ -58,6 +58,10 @@ def test_examples(sql: str, shown: str) -> None:
         ("SELECT a \x00 hunter2", "SELECT a ..."),
         # Two readings, by standard_conforming_strings.
         (r"SELECT 'a\', ' hunter2", "SELECT ? ..."),
+        # Values that somebody has put between quotes by hand.
+        ("SELECT a FROM t WHERE name = 'O'Hara hunter2'", "SELECT a FROM t WHERE name = ? ..."),
+        ("SELECT a FROM t WHERE name = 'rock ' hunter2'", "SELECT a FROM t WHERE name = ? ..."),
+        ("SELECT a, 'x', b FROM t WHERE c = '", "SELECT a, ? ..."),
         # Values without quotes.
         ("SET app.token = hunter2", "SET app.token = ..."),
         ("set local app.token to hunter2", "set local app.token to ..."),

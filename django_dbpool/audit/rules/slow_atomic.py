@@ -13,7 +13,10 @@ from ..facts import Function
 from ..naming import is_manager
 from ..text import way
 
-FIX = "Call it before or after the block, or from transaction.on_commit(lambda: ...)."
+FIX = (
+    "Call it before or after the block, from transaction.on_commit(lambda: ...), or in a thread by "
+    "django_dbpool.threads.spawn_on_commit()."
+)
 _ATOMIC = re.compile(
     r"(django\.db|django_dbpool)\.transaction\.((blocks\.)?atomic|Atomic)(\(\))?|\.*(\w+\.)*transaction\.atomic(\(\))?"
 )

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 
 from ..calls import Reach
 from ..code import Code, Problem
-from ..facts import Class, Facts, Function, Query, Ref
+from ..facts import Class, Facts, Function, Object, Query, Ref
 from ..naming import CONNECTION, identifier, is_manager
 from ..queries import Hit
 from ..text import spelled, way
 
-FIX = "Close them where the thread's work ends: try: ... finally: django.db.connections.close_all()."
+FIX = (
+    "Start it with django_dbpool.threads.spawn() or in that module's ThreadPoolExecutor, or close them where its work "
+    "ends: try: ... finally: django.db.connections.close_all()."
+)
 
 _TARGETS = (
     # What starts the work; the argument's position and its name.
@@ -39,6 +42,8 @@ _CLOSING = re.compile(
 )
 # Of helpers from elsewhere the name is all that can be seen.
 _SOUNDS_CLOSING = re.compile(r"(^|_)clos(e|es|ed|ing)_.*(connection|db|database)", re.IGNORECASE)
+_MANAGED = "django_dbpool.threads."
+"""What is started there gives its connections back."""
 _THREADS = ("threading.Thread", "threading.Timer")
 
 
@@ -66,20 +71,25 @@ def check(code: Code) -> Iterator[Problem]:
 def _target(code: Code, call: ast.Call) -> ast.expr | None:
     """What the call runs in a thread."""
     if isinstance(call.func, ast.Attribute) and call.func.attr == "run_in_executor" and len(call.args) > 1:
-        processes = any("ProcessPool" in path for path in code.inference.refs(call.args[0]))
-        return None if processes else call.args[1]
-    paths = code.inference.refs(call.func) + [
-        path
-        for fact in code.inference.facts(call.func)
-        if isinstance(fact, Class)
-        for base in fact.node.bases
-        for path in code.inference.refs(base)
-    ]
+        elsewhere = any("ProcessPool" in path or path.startswith(_MANAGED) for path in _paths(code, call.args[0]))
+        return None if elsewhere else call.args[1]
+    paths = _paths(code, call.func)
     for pattern, position, keyword in _TARGETS:
         if any(pattern.fullmatch(path) for path in paths):
             named = [each.value for each in call.keywords if each.arg == keyword]
             return named[0] if named else call.args[position] if len(call.args) > position else None
     return None
+
+
+def _paths(code: Code, expression: ast.expr) -> list[str]:
+    """What it may be, or is derived from."""
+    return code.inference.refs(expression) + [
+        path
+        for fact in code.inference.facts(expression)
+        if isinstance(fact, (Class, Object))
+        for base in fact.node.bases
+        for path in code.inference.refs(base)
+    ]
 
 
 def _use(code: Code, using: Reach[Hit], target: ast.expr, call: ast.Call) -> str | None:

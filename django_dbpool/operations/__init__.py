@@ -1,0 +1,23 @@
+"""What runs in this process, how far it is, what it holds, and how to stop it."""
+
+from ..core.operations import Held, Operation, Progress, Running
+from ..pool.aiming import Outcome, Target, aim, cancel, terminate
+from .looks import observe, recent, running
+from .tracking import advance, track_operation
+
+__all__ = [
+    "Held",
+    "Operation",
+    "Outcome",
+    "Progress",
+    "Running",
+    "Target",
+    "advance",
+    "aim",
+    "cancel",
+    "observe",
+    "recent",
+    "running",
+    "terminate",
+    "track_operation",
+]

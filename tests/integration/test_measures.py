@@ -1,0 +1,154 @@
+"""What exporters read, against what was really done, and what is told of what is rare."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import connections, transaction
+
+from django_dbpool.core import events
+from django_dbpool.core.process import this_process
+from django_dbpool.core.tally import tally_of
+from django_dbpool.errors import PoolExhausted
+from django_dbpool.pool.measures import Measures, measures
+from testproject.processes import wait_until
+from tests.fixtures.pools import backend, execute, hold
+from tests.fixtures.workers import Worker
+
+pytestmark = pytest.mark.django_db(transaction=True)
+PATIENCE = 20.0
+
+
+def of(alias: str) -> Measures:
+    (found,) = [each for each in measures() if each.alias == alias]
+    return found
+
+
+@pytest.fixture
+def told() -> Iterator[Callable[[], list[events.Event]]]:
+    """What was told since: a function that waits until the observer has handled it."""
+    handled: list[events.Event] = []
+    subscription = events.subscribe("test", handled.append)
+
+    def read() -> list[events.Event]:
+        assert events.flush(PATIENCE)
+        return handled
+
+    yield read
+    subscription.close()
+
+
+def test_leases_statements_and_times(single: str) -> None:
+    execute(single, "SELECT 1")
+    before = of(single)
+    for _ in range(5):
+        execute(single, "SELECT 1")
+    with transaction.atomic(using=single):
+        execute(single, "SELECT pg_sleep(0.06)")
+        execute(single, "SELECT 1")
+    after = of(single)
+    assert after.leases - before.leases == 6
+    assert after.statements - before.statements == 7
+    since = after.use.since(before.use)
+    assert since.count == 6
+    assert sum(since.counts[:4]) == 5, "five that were short, one of more than 60 ms"
+    assert after.wait.since(before.wait).counts[0] == 6
+    assert (after.opened, after.closed) == (before.opened, before.closed)
+    assert after.snapshot is not None and after.snapshot.in_use == 0
+    assert after.to_json()["timeouts"] == before.timeouts
+
+
+def test_holder_says_what_it_did(single: str) -> None:
+    with transaction.atomic(using=single):
+        execute(single, "SELECT 1")
+        execute(single, "SELECT 'a secret' WHERE 1 = %s", [1])
+        (holder,) = connections[single].pool.holders()
+    assert holder.statements == 2
+    assert holder.sql == "SELECT ? WHERE ? = %s"
+    with transaction.atomic(using=single):
+        execute(single, "SELECT 1")
+        (later,) = connections[single].pool.holders()
+    assert (later.backend_pid, later.generation) == (holder.backend_pid, holder.generation + 1)
+    assert later.statements == 1
+
+
+def test_who_waits_is_counted_with_its_wait(make_pool: Callable[..., str], worker: Worker, told: Any) -> None:
+    alias = make_pool(timeout=PATIENCE)
+    worker(hold, alias)
+    before = of(alias)
+    waiting = worker.start(wait_for_a_caller_and_return, alias)
+    execute(alias, "SELECT 1")
+    waiting.result(PATIENCE)
+    after = of(alias)
+    assert after.leases == before.leases + 2
+    assert after.wait.count == before.wait.count + 2
+    (waited,) = [event for event in told() if isinstance(event, events.Waited) and event.alias == alias][1:]
+    assert waited.seconds > 0
+    assert after.wait.total - before.wait.total >= waited.seconds
+
+
+def wait_for_a_caller_and_return(alias: str) -> None:
+    assert wait_until(lambda: connections[alias].pool.snapshot().waiting == 1, PATIENCE)
+    transaction.rollback(using=alias)
+    transaction.set_autocommit(True, using=alias)
+
+
+def test_connection_killed_while_idle(single: str, observer: psycopg.Connection[Any], told: Any) -> None:
+    pid = backend(single)
+    before, earlier = of(single), len(told())
+    observer.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+    assert backend(single) != pid
+    after = of(single)
+    assert (after.lost, after.lost_expected) == (before.lost, before.lost_expected + 1)
+    assert (after.opened, after.closed) == (before.opened + 1, before.closed + 1)
+    kinds = [type(event).__name__ for event in told()[earlier:] if event.alias == single]
+    assert sorted(kinds) == ["ConnectionClosed", "ConnectionOpened", "Lost", "Waited"]
+    (closed,) = [event for event in told() if isinstance(event, events.ConnectionClosed)]
+    assert (closed.reason, closed.backend_pid, closed.expected) == ("lost_idle", pid, True)
+
+
+def test_refusal(make_pool: Callable[..., str], worker: Worker, told: Any) -> None:
+    alias = make_pool(timeout=0.1)
+    worker(hold, alias)
+    before = of(alias)
+    with pytest.raises(PoolExhausted):
+        execute(alias, "SELECT 1")
+    after = of(alias)
+    assert (after.timeouts, after.leases) == (before.timeouts + 1, before.leases)
+    (refused,) = [event for event in told() if isinstance(event, events.Refused)]
+    assert (refused.alias, refused.error) == (alias, "PoolExhausted")
+    assert refused.waited >= 0.1
+
+
+def test_counts_outlive_their_pool(single: str) -> None:
+    execute(single, "SELECT 1")
+    before = of(single)
+    connections[single].close_pool()
+    closed = of(single)
+    assert (closed.leases, closed.use.count, closed.snapshot) == (before.leases, before.use.count, None)
+    assert closed.closed == before.closed + 1
+    execute(single, "SELECT 1")
+    assert of(single).leases == before.leases + 1
+
+
+def test_child_begins_at_zero(single: str) -> None:
+    execute(single, "SELECT 1")
+    parent = this_process()
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            child = this_process()
+            new = (child.pid, child.instance) != (parent.pid, parent.instance)
+            os.write(writing, b"1" if new and tally_of(single).read().leases == 0 else b"0")
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert pipe.read() == b"1"
+    assert this_process() is parent

@@ -1,0 +1,120 @@
+"""The thread that looks from time to time: when it runs, and what it does with jobs that fail."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from django_dbpool.core import reporter
+from testproject.processes import wait_until
+
+PATIENCE = 20.0
+
+
+@pytest.fixture(autouse=True)
+def own_jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Only those of a test, and a thread of its own, which ends when there are none."""
+    fresh: dict[str, object] = {"_jobs": {}, "_thread": None, "_began": False, "_wake": threading.Event()}
+    for name, value in fresh.items():
+        monkeypatch.setattr(reporter, name, value)
+    yield
+    thread = reporter._thread
+    for name in tuple(reporter._jobs):
+        reporter.unregister(name)
+    if thread is not None:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def test_nothing_runs_before_the_first_lease() -> None:
+    reporter.register("job", lambda: None, interval=0.0)
+    assert reporter._thread is None
+
+
+def test_job_of_before_and_after_the_first_lease() -> None:
+    early, late = threading.Event(), threading.Event()
+    reporter.register("early", early.set, interval=0.01)
+    reporter.start()
+    assert early.wait(PATIENCE)
+    reporter.register("late", late.set, interval=0.01)
+    assert late.wait(PATIENCE)
+    assert reporter._thread is not None and reporter._thread.name == "dbpool-reporter"
+
+
+def test_job_that_fails_is_called_again_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    calls: list[None] = []
+    others = threading.Event()
+
+    def fail() -> None:
+        calls.append(None)
+        raise ValueError("a job's mistake")
+
+    with caplog.at_level(logging.ERROR, "django_dbpool.reporter"):
+        reporter.register("bad", fail, interval=0.0)
+        reporter.start()
+        assert wait_until(lambda: len(calls) > 2, PATIENCE)
+        reporter.register("good", others.set, interval=0.0)
+        assert others.wait(PATIENCE)
+    assert [record.getMessage() for record in caplog.records] == ["job 'bad' failed"]
+
+
+def test_idle_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No job is called until somebody leases again."""
+    leases = 0
+    monkeypatch.setattr(reporter, "_leases", lambda: (leases, False))
+    monkeypatch.setattr(reporter, "IDLE_AFTER", 0.05)
+    monkeypatch.setattr(reporter, "IDLE_LOOK", 0.01)
+    calls: list[None] = []
+    looks = threading.Semaphore(0)
+    wait = reporter._wake.wait
+
+    def counted(timeout: float | None = None) -> bool:
+        if timeout == 0.01:
+            looks.release()
+        return wait(timeout)
+
+    monkeypatch.setattr(reporter._wake, "wait", counted)
+    reporter.register("job", lambda: calls.append(None), interval=0.0)
+    reporter.start()
+    assert looks.acquire(timeout=PATIENCE)
+    before = len(calls)
+    for _ in range(5):
+        assert looks.acquire(timeout=PATIENCE)
+    assert len(calls) == before > 0
+    leases += 1
+    assert wait_until(lambda: len(calls) > before, PATIENCE)
+
+
+def test_flush_calls_each_once_in_this_thread() -> None:
+    threads: list[threading.Thread] = []
+    reporter.register("job", lambda: threads.append(threading.current_thread()), interval=100.0)
+    reporter.flush()
+    assert threads == [threading.current_thread()]
+
+
+def test_job_never_runs_twice_at_a_time() -> None:
+    inside, go_on = threading.Event(), threading.Event()
+    calls: list[None] = []
+
+    def job() -> None:
+        calls.append(None)
+        inside.set()
+        go_on.wait(PATIENCE)
+
+    reporter.register("job", job, interval=100.0)
+    reporter.start()
+    assert inside.wait(PATIENCE)
+    reporter.flush()
+    go_on.set()
+    assert len(calls) == 1
+
+
+def test_fork_keeps_the_jobs() -> None:
+    reporter.register("job", lambda: None, interval=1.0)
+    reporter._jobs["job"].running.acquire()
+    reporter.reset_after_fork()
+    assert reporter._jobs["job"].running.acquire(blocking=False)
+    assert reporter._thread is None

@@ -1,0 +1,143 @@
+"""Counting leases: exact, over connections that come and go, and never less than before."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from django_dbpool.core import tally
+from django_dbpool.core.tally import BOUNDS, Counts, Histogram, Tally, count_lease, tally_of
+
+
+class Connection:
+    def __init__(self) -> None:
+        self.uses = [0] * (len(BOUNDS) + 1)
+        self.used = 0.0
+        self.statements = 0
+        self.owner: object = None
+
+
+def lease(connection: Connection, seconds: float, tally: Tally, waited: float | None = None) -> None:
+    connection.statements += 1
+    count_lease(connection, seconds)
+    if waited is not None:
+        tally.waited(waited)
+
+
+@pytest.fixture
+def numbers() -> Tally:
+    return Tally("unit")
+
+
+def test_each_lease_counts_once_in_everything(numbers: Tally) -> None:
+    first, second = Connection(), Connection()
+    numbers.opened(first, 0.02)
+    numbers.opened(second, 7.0)
+    lease(first, 0.0005, numbers)
+    lease(first, 0.001, numbers, waited=0.3)
+    lease(second, 2.0, numbers, waited=20.0)
+    assert numbers.closed(second)
+    counts = numbers.read()
+    assert counts.leases == counts.use.count == counts.wait.count == counts.statements == 3
+    assert counts.use.counts == (2, 0, 0, 0, 0, 0, 0, 1, 0, 0)
+    assert counts.use.total == pytest.approx(2.0015)
+    assert counts.wait.counts == (1, 0, 0, 0, 0, 1, 0, 0, 0, 1)
+    assert counts.wait.total == pytest.approx(20.3)
+    assert counts.connect.counts == (0, 0, 0, 1, 0, 0, 0, 0, 1, 0)
+
+
+def test_connection_is_closed_once(numbers: Tally) -> None:
+    connection = Connection()
+    numbers.opened(connection, 0.0)
+    lease(connection, 1.0, numbers)
+    assert [numbers.closed(connection), numbers.closed(connection)] == [True, False]
+    assert numbers.read().leases == 1
+
+
+def test_somebody_holds_one(numbers: Tally) -> None:
+    connection = Connection()
+    numbers.opened(connection, 0.0)
+    assert numbers.leases() == (0, False)
+    connection.owner = object()
+    assert numbers.leases() == (0, True)
+    connection.owner = None
+    count_lease(connection, 0.0)
+    assert numbers.leases() == (1, False)
+
+
+def test_readings_never_become_less(numbers: Tally) -> None:
+    """Eight threads lease, connect and close while one reads as often as it can."""
+    done = threading.Event()
+
+    def work() -> None:
+        for _ in range(60):
+            connection = Connection()
+            numbers.opened(connection, 0.01)
+            for number in range(20):
+                lease(connection, 0.01, numbers, waited=0.2 if number % 3 else None)
+            numbers.closed(connection)
+
+    readings: list[Counts] = []
+
+    def read() -> None:
+        while not done.is_set():
+            readings.append(numbers.read())
+
+    reader = threading.Thread(target=read)
+    workers = [threading.Thread(target=work) for _ in range(8)]
+    for thread in (reader, *workers):
+        thread.start()
+    for thread in workers:
+        thread.join()
+    done.set()
+    reader.join()
+    for before, after in zip(readings, [*readings[1:], numbers.read()], strict=True):
+        for name in ("use", "connect"):
+            assert min(getattr(after, name).since(getattr(before, name)).counts) >= 0
+        assert after.wait.count == after.leases >= before.leases
+        assert min(after.wait.counts) >= 0
+    last = numbers.read()
+    assert last.leases == last.statements == 8 * 60 * 20
+    assert last.wait.counts[0] == 8 * 60 * 7
+    assert last.connect.count == 8 * 60
+
+
+@pytest.mark.parametrize(
+    ("counts", "q", "seconds"),
+    [
+        ({}, 0.5, 0.0),
+        ({0: 10}, 0.5, 0.0005),
+        ({0: 10}, 1.0, 0.001),
+        ({0: 50, 4: 50}, 0.5, 0.001),
+        ({0: 50, 4: 50}, 0.75, 0.075),
+        ({9: 4}, 0.5, 10.0),  # above all bounds: the last of them is all that is known
+    ],
+)
+def test_quantiles_are_those_of_prometheus(counts: dict[int, int], q: float, seconds: float) -> None:
+    histogram = Histogram(tuple(counts.get(index, 0) for index in range(len(BOUNDS) + 1)))
+    assert histogram.quantile(q) == pytest.approx(seconds)
+
+
+def test_mean_and_difference() -> None:
+    before = Histogram((1, 0, 0, 0, 0, 0, 0, 0, 0, 0), 0.001)
+    after = Histogram((2, 0, 0, 0, 0, 0, 0, 0, 0, 1), 20.002)
+    since = after.since(before)
+    assert since.count == 2
+    assert since.mean == pytest.approx(10.0005)
+    assert Histogram().mean == 0.0
+    assert after.to_json()["count"] == 3
+
+
+@pytest.fixture
+def no_tallies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally, "_tallies", {})
+
+
+@pytest.mark.usefixtures("no_tallies")
+def test_alias_keeps_its_tally_until_a_fork() -> None:
+    first = tally_of("a")
+    assert tally_of("a") is first
+    assert tally.tallies() == {"a": first}
+    tally.reset_after_fork()
+    assert tally.tallies() == {}
