@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING
 
 from django.db import connection
 
-from benchmarks import cases_footprint, cases_session, cases_single, cases_threads, engines, placement, report
+from benchmarks import (
+    cases_exporters,
+    cases_footprint,
+    cases_session,
+    cases_single,
+    cases_threads,
+    engines,
+    placement,
+    report,
+)
 from benchmarks.case import Case, Plan
 from testproject.postgres import Server
 
@@ -24,6 +33,7 @@ if TYPE_CHECKING:
 
 CASES: tuple[Case, ...] = (
     *cases_single.CASES,
+    *cases_exporters.CASES,
     *cases_session.CASES,
     *cases_threads.CASES,
     *cases_footprint.CASES,

@@ -17,23 +17,30 @@ class DatabasePoolConfig(AppConfig):
     def ready(self) -> None:
         from django.conf import settings
 
-        from . import __version__, checks, conf, operations, units  # noqa: F401  (checks register themselves)
-        from .backends import sampler
+        from . import checks, conf  # noqa: F401  (checks register themselves)
         from .conf.engines import is_ours
-        from .core import process, reporter
-        from .fleet import socket_server
 
         for alias, database in settings.DATABASES.items():
             options = database.get("OPTIONS")
             # In this order: to ask about an engine may import it.
             if isinstance(options, Mapping) and "pool" in options and is_ours(database.get("ENGINE")):
                 conf.adopt_django_option(database, alias)
+        self._observe()
+
+    def _observe(self) -> None:
+        """What looks from time to time is registered; the first lease of a process starts it."""
+        from . import __version__, conf, metrics_log, operations, units
+        from .backends import sampler
+        from .core import process, reporter
+        from .fleet import socket_server
+
+        process.determine_role = conf.role_of_process
+        process.version = __version__
         units.track_requests()
         sampler.start()
         operations.observe(in_tests=False)
-        process.determine_role = conf.role_of_process
-        process.version = __version__
         socket_server.register()
+        metrics_log.follow_settings()
         reporter.register("alerts", _watch, interval=5.0)
         with suppress(ImproperlyConfigured):  # said by the check, and by whatever else reads DBPOOL
             fleet = conf.project_config().fleet
@@ -41,14 +48,15 @@ class DatabasePoolConfig(AppConfig):
                 reporter.register("fleet", _publish, interval=fleet.interval)
 
 
+# What these import brings psycopg with it, which only the engine needs to be there.
 def _publish() -> None:
-    from .fleet import publisher  # and with it psycopg, which only the engine needs to be there
+    from .fleet import publisher
 
     publisher.tick()
 
 
 def _watch() -> None:
-    from . import asking  # and with it psycopg, which only the engine needs to be there
+    from . import asking
     from .alerts import service
 
     service.job(asking.begin)

@@ -1,8 +1,8 @@
 """gunicorn for one process of many threads; sockets, threads and log level come from the command line."""
 
-from django_dbpool.contrib.gunicorn import post_worker_init, worker_exit
+from django_dbpool.contrib.gunicorn import child_exit, post_worker_init, worker_exit
 
-__all__ = ["post_worker_init", "worker_exit"]
+__all__ = ["child_exit", "post_worker_init", "worker_exit"]
 
 worker_class = "gthread"
 workers = 1

@@ -81,7 +81,7 @@ def _of_alias(alias: Alias, project: ProjectConfig) -> Iterator[Fault]:
 
 def _slow_statement(alias: Alias, project: ProjectConfig) -> Iterator[Fault]:
     slow = project.slow_statement
-    if slow is None or "SLOW_STATEMENT" not in settings.DBPOOL:
+    if slow is None or "SLOW_STATEMENT" not in getattr(settings, "DBPOOL", {}):
         return  # nobody is to explain a default
     for key in ("statement_timeout", "command_timeout"):
         limit = getattr(alias.config, key)

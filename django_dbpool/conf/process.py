@@ -34,6 +34,11 @@ def serves_requests() -> bool:
     return "django.core.wsgi" in sys.modules or "django.core.asgi" in sys.modules
 
 
+def in_test_environment() -> bool:
+    """Between Django's ``setup_test_environment()`` and its end: an outbox is all of it that can be seen."""
+    return hasattr(sys.modules.get("django.core.mail"), "outbox")
+
+
 def time_limits_apply() -> bool:
     """Not to migrations, dumps and other commands, which take their time."""
     command = management_command()

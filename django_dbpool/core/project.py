@@ -25,6 +25,7 @@ from .readers import (
 
 RawAccess = Literal["allow", "warn", "error"]
 Role = Literal["web", "worker", "command"]
+LogFormat = Literal["text", "json"]
 
 FAULT_IN_DBPOOL = "dbpool.E003"
 
@@ -51,15 +52,17 @@ class ProjectConfig:
     """How often one unit of work may execute the same statement before it is reported; None: as often as it likes."""
     leak_stacks: bool = False
     """Whether each lease takes down where it was begun."""
-    fleet: FleetConfig = field(default_factory=FleetConfig)
-    """Where processes publish what they do."""
-
     spawn_limit: int | None = 64
     """Threads that ``threads.spawn()`` may have running in one process; None: as many as the system allows."""
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+    """Where processes publish what they do."""
     socket: bool | str = True
     """Whether each process can be asked on its host, or the directory in which its socket then is."""
     secret: str | None = field(default=None, repr=False)
     """Signs commands to processes on other hosts; None: SECRET_KEY does."""
+    log_interval: float | None = None
+    """Seconds between two blocks on the logger ``django_dbpool.metrics``."""
+    log_format: LogFormat = "text"
     alerts: Mapping[str, Mapping[str, Any] | None] | None = field(default_factory=dict)
     """By the name of a rule what is different in it, or None to switch it off; None: no alerts."""
 
@@ -146,6 +149,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "FLEET": FleetConfig.read,
     "SOCKET": _socket,
     "SECRET": optional(_secret),
+    "LOG_INTERVAL": optional(seconds(above_zero=True)),
+    "LOG_FORMAT": choice("format", text="blocks for people", json="one object per line and database"),
     "ALERTS": optional(read_alerts),
 }
 

@@ -29,19 +29,23 @@ SHORTEST = 0.05
 COMPLAIN = 60.0
 """Seconds between two log records of the same job's failures."""
 
+PATIENCE = 1.0
+"""Seconds that ``flush`` waits for a call of a job that is under way."""
+
 
 @dataclass(eq=False, slots=True)
 class _Job:
     name: str
     call: Callable[[], object]
     interval: float
+    idle: bool = False
     due: float = 0.0
     complained: float = -COMPLAIN
     running: threading.Lock = field(default_factory=threading.Lock)
 
-    def run(self) -> None:
-        if not self.running.acquire(blocking=False):
-            return  # flush() is at it in another thread
+    def run(self, patience: float = 0.0) -> None:
+        if not self.running.acquire(timeout=patience):
+            return  # another thread is at it
         try:
             self.call()
         except Exception:
@@ -59,7 +63,7 @@ _wake = threading.Event()
 _began = False
 
 
-def register(name: str, job: Callable[[], object], *, interval: float) -> None:
+def register(name: str, job: Callable[[], object], *, interval: float, idle: bool = False) -> None:
     """
     Have something done again and again while this process uses its databases.
 
@@ -68,8 +72,9 @@ def register(name: str, job: Callable[[], object], *, interval: float) -> None:
         job: must not take long; input and output belong in a thread of its own. What it raises is logged at most once
             a minute.
         interval: seconds.
+        idle: call it also while nobody leases, now and then. Only for what makes no traffic.
     """
-    _jobs[name] = _Job(name, job, interval)
+    _jobs[name] = _Job(name, job, interval, idle)
     if _began:
         start()
 
@@ -85,11 +90,10 @@ def start() -> None:
     _began = True
     if not _jobs:
         return
-    if _thread is not None and _thread.is_alive():
-        _wake.set()
-        return
-    with _starting:
-        if _thread is None or not _thread.is_alive():
+    with _starting:  # a thread that has found no job is about to end, though it is alive
+        if _thread is not None and _thread.is_alive():
+            _wake.set()
+        else:
             _thread = threading.Thread(target=_run, name="dbpool-reporter", daemon=True)
             _thread.start()
 
@@ -97,7 +101,7 @@ def start() -> None:
 def flush() -> None:
     """Call every job once, now, in the calling thread: at the end of a process, and in tests."""
     for job in tuple(_jobs.values()):
-        job.run()
+        job.run(PATIENCE)  # a call that is under way has not seen all
 
 
 def reset_after_fork() -> None:
@@ -113,20 +117,31 @@ def reset_after_fork() -> None:
 
 
 def _run() -> None:
-    pid, leases, active = os.getpid(), -1, monotonic()
-    while os.getpid() == pid and _jobs:
+    pid, leases, active, was_idle = os.getpid(), -1, monotonic(), False
+    while _goes_on(pid):
         now = monotonic()
         seen, lent = _leases()
         if seen != leases or lent:
             leases, active = seen, now
         idle = now - active >= IDLE_AFTER
-        if not idle:
-            for job in tuple(_jobs.values()):
-                if now >= job.due:
-                    job.due = now + job.interval
-                    job.run()
+        for job in tuple(_jobs.values()):
+            # All of them once more when the process becomes idle: what they would have told at their next time.
+            if (now >= job.due and (job.idle or not idle)) or (idle and not was_idle):
+                job.due = now + job.interval
+                job.run()
+        was_idle = idle
         _wake.wait(IDLE_LOOK if idle else _pause(monotonic()))
         _wake.clear()
+
+
+def _goes_on(pid: int) -> bool:
+    global _thread
+    if os.getpid() != pid:
+        return False
+    with _starting:
+        if not _jobs:
+            _thread = None  # whoever registers a job from here on starts another
+        return bool(_jobs)
 
 
 def _pause(now: float) -> float:
@@ -135,6 +150,6 @@ def _pause(now: float) -> float:
 
 
 def _leases() -> tuple[int, bool]:
-    """How many there have been, and whether any is out now."""
+    """How many were asked for, and whether any is out now."""
     counts = [tally.leases() for tally in tallies().values()]
     return sum(begun for begun, _ in counts), any(lent for _, lent in counts)

@@ -143,10 +143,11 @@ class Tally:
             self._events[name] = self._events.get(name, 0) + count
 
     def leases(self) -> tuple[int, bool]:
-        """How many have ended, and whether there is one now."""
+        """How many have ended or were refused, and whether there is one now."""
         with self._lock:
             ended = sum(self._uses) + sum(sum(entry.uses) for entry in self._open)
-            return ended, any(entry.owner is not None for entry in self._open)
+            refused = sum(count for name, count in self._events.items() if name.startswith("refused "))
+            return ended + refused, any(entry.owner is not None for entry in self._open)
 
     def read(self) -> Counts:
         with self._lock:

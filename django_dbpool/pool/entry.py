@@ -234,7 +234,7 @@ class PoolEntry:
     def _tell(self) -> None:
         tally = self.tally
         assert tally is not None
-        tally.event("closed")
+        tally.event(f"closed {self.ending}")
         if events.subscribers:
             events.publish(
                 events.ConnectionClosed(

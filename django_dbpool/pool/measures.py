@@ -10,6 +10,7 @@ from ..core.tally import Counts, Histogram, tallies
 from .registry import pools
 from .reporting import PoolSnapshot
 
+_CLOSED = "closed "
 _REFUSED = "refused "
 _RETRIED = "retried "
 
@@ -32,6 +33,8 @@ class Measures:
     closed: int
     failed: int
     """Attempts to connect."""
+    closed_by: Mapping[str, int] = field(default_factory=dict)
+    """The closed ones by reason: see ``events.ConnectionClosed``."""
     refused: Mapping[str, int] = field(default_factory=dict)
     """Callers who got no connection, by the name of the error."""
     retried: Mapping[str, int] = field(default_factory=dict)
@@ -85,7 +88,8 @@ def _measures(alias: str, counts: Counts, now: PoolSnapshot | None, circuit: str
         wait=counts.wait,
         connect=counts.connect,
         opened=counts.connect.count,
-        closed=events.get("closed", 0),
+        closed=sum(_named(events, _CLOSED).values()),
+        closed_by=_named(events, _CLOSED),
         failed=events.get("failed", 0),
         refused=_named(events, _REFUSED),
         retried=_named(events, _RETRIED),

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from ..core import ledger
+from ..core import ledger, reporter
 from ..core.ledger import Holder
 from ..core.stopping import Shutdown, ShutdownResult, Stopping
 from . import reporting
@@ -83,6 +83,7 @@ class _Work:
                 "".join(f"\n  {each}" for each in (*result.held, *result.unfinished)),
             )
         close_pools(timeout=CLOSING)
+        reporter.flush()  # the last numbers, and that nothing is open any more
         self.result = result
 
     def wait(self, deadline: float) -> ShutdownResult:

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, assert_type
 
+import sentry_sdk
 from django.core.asgi import get_asgi_application
 from django.db import OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -19,13 +20,20 @@ from django.db.backends.postgresql import base
 from django.db.transaction import TransactionManagementError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.urls import URLPattern, path
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
+from prometheus_client import CollectorRegistry
 
 import django_dbpool
-from django_dbpool import advice, alerts, errors, operations, transaction
+from django_dbpool import advice, alerts, errors, operations, server_counts, transaction
 from django_dbpool.asgi import lifespan
 from django_dbpool.audit import Finding, Report, audit, audit_paths
 from django_dbpool.backends.mixin import PooledDatabaseMixin
 from django_dbpool.conf import from_url_options
+from django_dbpool.contrib import opentelemetry, prometheus
+from django_dbpool.contrib.gunicorn import child_exit
+from django_dbpool.contrib.sentry import DatabasePoolIntegration
 from django_dbpool.core.ledger import Holder
 from django_dbpool.core.stopping import ShutdownResult
 from django_dbpool.decorators import fallback, replayable
@@ -535,6 +543,32 @@ def fleet() -> None:
     assert_type(server.max_connections - server.connections, int)
 
 
+# -- exporters ------------------------------------------------------------------------------------------------------
+
+
+def exported() -> None:
+    registry = CollectorRegistry()
+    prometheus.register()
+    prometheus.register(registry)
+    prometheus.unregister(registry=registry)
+    prometheus.unregister()
+    assert_type(prometheus.metrics(HttpRequest()), HttpResponse)
+    assert_type(path("metrics/", prometheus.metrics), URLPattern)
+    hook: Callable[[Any, Any], None] = child_exit
+    assert callable(hook)
+
+
+def tracing(meters: MeterProvider, tracers: TracerProvider) -> None:
+    opentelemetry.install()
+    opentelemetry.install(meters, tracers, histograms="recorded", server_interval=None)
+    opentelemetry.uninstall()
+    server_counts.watch("shop", interval=30.0)
+    counts = server_counts.latest("default")
+    assert_type(counts, server_counts.ServerCounts | None)
+    server_counts.unwatch("shop")
+    sentry_sdk.init(integrations=[DatabasePoolIntegration(), DatabasePoolIntegration(expected="drop")])
+
+
 # -- alerts and advice ----------------------------------------------------------------------------------------------
 
 
@@ -560,7 +594,14 @@ def load() -> float:
 
 if TYPE_CHECKING:
 
+    def refused_tracing(meters: MeterProvider) -> None:
+        opentelemetry.install(tracer_provider=meters)  # type: ignore[arg-type]
+        opentelemetry.install(histograms="exact")  # type: ignore[arg-type]
+        DatabasePoolIntegration("drop")  # type: ignore[call-arg]
+
     def refused() -> None:
+        prometheus.register("default")  # type: ignore[arg-type]
+
         alerts.provide("weather", None)  # type: ignore[call-overload]
         alerts.provide("server_connections", lambda alias: 7)  # type: ignore[call-overload]
         transaction.atomic(eagre=True)  # type: ignore[call-overload]

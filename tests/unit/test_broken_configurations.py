@@ -236,6 +236,9 @@ TABLE: list[Broken] = [
     project("dbpool.E003", "SOCKET = 'run/shop' is neither", "absolute path", SOCKET="run/shop"),
     project("dbpool.E003", "SOCKET = 7 is neither", "True, False, or", SOCKET=7),
     project("dbpool.E003", "SECRET = (not shown) is no secret", "at least 16 characters", SECRET="hunter2"),
+    project("dbpool.E003", "LOG_INTERVAL = '60s' is not a number", "Write 60", LOG_INTERVAL="60s"),
+    project("dbpool.E003", "LOG_INTERVAL = 0 is not a number", "above 0", LOG_INTERVAL=0),
+    project("dbpool.E003", "LOG_FORMAT = 'JSON' is not a format", '"json" (one object', LOG_FORMAT="JSON"),
     project("dbpool.E003", "SESSION_FROM_REQUEST = 'f' is neither", "myproject.tenants", SESSION_FROM_REQUEST="f"),
     project("dbpool.E003", "SLOW_STATEMENT = 0 is not a number", "None reports no statement", SLOW_STATEMENT=0),
     project("dbpool.E003", "SLOW_STATEMENT = '3s' is not a number", "Write 3:", SLOW_STATEMENT="3s"),
@@ -418,7 +421,14 @@ def test_the_table_is_long_and_names_each_check_that_settings_can_show() -> None
     assert len({(row.check, row.text, row.hint) for row in TABLE}) >= 95
     in_table = {row.check for row in TABLE} | {"dbpool.W003", "dbpool.E007"}  # these two below
     assert {int(check[-3:]) for check in in_table if check[7] == "E"} == {*range(1, 16), *FLEET_ERRORS, 32, 33}
-    assert {int(check[-3:]) for check in in_table if check[7] == "W"} == {*range(1, 20), 24, 33, *FLEET_WARNINGS, 39, 43}
+    assert {int(check[-3:]) for check in in_table if check[7] == "W"} == {
+        *range(1, 20),
+        24,
+        33,
+        *FLEET_WARNINGS,
+        39,
+        43,
+    }
 
 
 @pytest.mark.parametrize("row", numbered(TABLE))

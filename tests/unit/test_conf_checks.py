@@ -16,6 +16,7 @@ from django.core.checks import CheckMessage, Error, registry
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import ManagementUtility, call_command
 from django.core.management.base import SystemCheckError
+from django.test import override_settings
 
 from django_dbpool import conf
 from django_dbpool.checks.pools import check_pools
@@ -252,3 +253,10 @@ def test_default_min_size(argv: list[str], expected: int, monkeypatch: pytest.Mo
     assert conf.default_min_size() == expected
     assert conf.pool_config({"POOL": True}, "x").min_size == expected
     assert conf.pool_config({"POOL": {"min_size": 2}}, "x").min_size == 2
+
+
+def test_dbpool_may_be_missing() -> None:
+    """Most projects have none."""
+    with override_settings():
+        del settings.DBPOOL
+        assert not any("DBPOOL" in message.msg for message in registry.run_checks(tags=["dbpool"]))
