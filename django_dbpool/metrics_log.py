@@ -153,7 +153,6 @@ def report_of(now: Measures, before: Measures | None) -> Report:
         "waiting": pool.waiting if pool else 0,
         "circuit": now.circuit,
         **{name: since(name) for name in SINCE},
-        "ended": hold.count,
         "wait_mean": wait.mean,
         "wait_p95": wait.quantile(0.95),
         "hold_mean": hold.mean,
@@ -164,7 +163,7 @@ def report_of(now: Measures, before: Measures | None) -> Report:
 
 
 def _idle(report: Report) -> bool:
-    told = ("used", "opening", "waiting", "ended", "refused", "retried", *SINCE)
+    told = ("used", "opening", "waiting", "refused", "retried", *SINCE)
     return not any(report[name] for name in told)
 
 
@@ -197,7 +196,7 @@ def _lines(report: Report, seconds: float) -> Iterator[str]:
     rate = report["leases"] / seconds if seconds > 0 else 0.0
     yield (
         f"    {report['leases']} leases ({rate:.1f}/s), {report['statements']} statements; "
-        f"waited {_spread(report, 'wait', report['leases'])}; held {_spread(report, 'hold', report['ended'])}"
+        f"waited {_spread(report, 'wait')}; held {_spread(report, 'hold')}"
     )
     if report["refused"]:
         yield "    REFUSED: " + ", ".join(f"{count} {error}" for error, count in report["refused"].items())
@@ -215,8 +214,8 @@ def _named(report: Report, **names: str) -> str:
     return ", ".join(f"{report[key]} {name}" for key, name in names.items() if report[key])
 
 
-def _spread(report: Report, what: str, count: int) -> str:
-    if not count:
+def _spread(report: Report, what: str) -> str:
+    if not report["leases"]:
         return "-"
     return f"{_duration(report[what + '_mean'])} on average, p95 {_duration(report[what + '_p95'])}"
 

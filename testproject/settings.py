@@ -20,6 +20,7 @@ INSTALLED_APPS = [
     "testproject.incidents",
     "testproject.reports",
     "testproject.tickets",
+    "testproject.webhooks",
 ]
 
 MIDDLEWARE = [

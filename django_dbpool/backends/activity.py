@@ -158,11 +158,11 @@ def behalf(what: Occasion) -> str:
     return f"{what.unit or 'no request or task'}, backend {what.backend_pid}"
 
 
-def _complain(what: str) -> None:
+def _complain(what: str, error: Exception) -> None:
     """About an error of our own, a project's name for its units, or a filter of its log."""
     with suppress(Exception):
         if kept.complaints.admit(what) is not None:
-            logger.exception("%s could not be noted", what)  # noqa: LOG004  # called where one is handled
+            logger.error("%s could not be noted", what, exc_info=error)
 
 
 def _own_unit() -> object:
@@ -197,15 +197,15 @@ def note_slow(db: Any, entry: PoolEntry, sql: Any, seconds: float, *, failed: bo
                 )
             )
         log_slow("failed after" if failed else "took", what, seconds, kept.slow.note(what, seconds, failed=failed))
-    except Exception:  # noqa: BLE001  # the statement has succeeded, whatever goes wrong here
-        _complain("a slow statement")
+    except Exception as error:  # noqa: BLE001  # the statement has succeeded, whatever goes wrong here
+        _complain("a slow statement", error)
 
 
 def log_slow(how: str, what: Occasion, seconds: float, left_out: int | None) -> None:
     log(
         logging.WARNING,
         left_out,
-        "database %r: a statement %s %.1f s (%s): %s",
+        "database %r: a statement %s %.2f s (%s): %s",
         what.alias,
         how,
         seconds,
@@ -267,8 +267,8 @@ def note_repeated(db: Any, entry: PoolEntry, sql: str, count: int) -> None:
             route=what.name,
             where=where,
         )
-    except Exception:  # noqa: BLE001  # likewise
-        _complain("a repeated statement")
+    except Exception as error:  # noqa: BLE001  # likewise
+        _complain("a repeated statement", error)
 
 
 def note_ends(seen: Seen) -> None:
@@ -276,5 +276,5 @@ def note_ends(seen: Seen) -> None:
     try:
         for key, (what, where) in (seen.reported or {}).items():
             kept.repeated.note_end(what, where, seen.get(key, 0))
-    except Exception:  # noqa: BLE001  # likewise
-        _complain("a repeated statement")
+    except Exception as error:  # noqa: BLE001  # likewise
+        _complain("a repeated statement", error)

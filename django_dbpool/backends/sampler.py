@@ -105,8 +105,9 @@ def _name_of(unit: object) -> str | None:
 
 
 def _waiting(pool: ManagedPool) -> Iterator[Owner]:
+    """In the queue, or while a connection is opened for them."""
     for ticket in pool.tickets():
-        if not ticket.granted and isinstance(ticket.holder, Owner):
+        if isinstance(ticket.holder, Owner):
             yield ticket.holder
 
 

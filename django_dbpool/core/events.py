@@ -15,6 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Literal
@@ -192,6 +193,7 @@ class Subscription:
         # A SimpleQueue because its put() may be called from destructors, whatever lock this thread holds.
         self._queue: queue.SimpleQueue[tuple[Event, Context | None] | threading.Event | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._ended = False
         self._starting = threading.Lock()
         self._counting = threading.Lock()
 
@@ -230,6 +232,7 @@ class Subscription:
         while os.getpid() == pid:
             item = waiting.get()
             if item is None:
+                self._end(waiting)
                 return
             if isinstance(item, threading.Event):
                 item.set()
@@ -247,7 +250,17 @@ class Subscription:
         now = time.monotonic()
         if now - self._complained >= COMPLAIN:
             self._complained = now
-            logger.error("observer %r failed with %s", self.name, type(event).__name__, exc_info=error)
+            # A filter of the project's that raises would end this thread for good, and nobody would know.
+            with suppress(Exception):
+                logger.error("observer %r failed with %s", self.name, type(event).__name__, exc_info=error)
+
+    def _end(self, waiting: queue.SimpleQueue[tuple[Event, Context | None] | threading.Event | None]) -> None:
+        """Let those go who wait for this thread; whoever comes later sees that it has ended."""
+        self._ended = True
+        while not waiting.empty():
+            item = waiting.get()
+            if isinstance(item, threading.Event):
+                item.set()
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything published so far is handled; whether it is."""
@@ -255,7 +268,7 @@ class Subscription:
             return self._thread is None
         done = threading.Event()
         self._queue.put(done)
-        return done.wait(timeout)
+        return self._ended or done.wait(timeout)
 
     def close(self, timeout: float = 1.0) -> None:
         """No more events; those published so far are handled if that takes no longer than the timeout, in seconds."""

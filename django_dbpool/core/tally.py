@@ -132,9 +132,10 @@ class Tally:
             self._statements += entry.statements
             return True
 
-    def waited(self, seconds: float) -> None:
-        """At the end of a lease that did not find a free connection at once, just after it was counted."""
-        with self._lock:
+    def waited(self, entry: Counted, held: float, seconds: float) -> None:
+        """Count a lease that ends now and did not find a free connection at once."""
+        with self._lock:  # both or neither: counts by duration must not become less for a reader either
+            count_lease(entry, held)
             self._waits[bisect_left(BOUNDS, seconds)] += 1
             self._waited += seconds
 
@@ -151,7 +152,6 @@ class Tally:
 
     def read(self) -> Counts:
         with self._lock:
-            # First, and a wait is counted after its lease: there are never fewer leases than waits.
             waits, waited = list(self._waits), self._waited
             uses, used, statements = list(self._uses), self._used, self._statements
             for entry in self._open:

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 from django.db import ProgrammingError, connections
 
+from ..core.commands import LONGEST_ARGUMENTS, LONGEST_RESULT, TABLE
 from ..core.process import this_process
 from ..core.words import one_line
 from ..transaction import atomic, deadline, reserved
-from .command_model import LONGEST_ARGUMENTS, LONGEST_RESULT, TABLE
 from .signing import canonical, is_signed, signature
 from .verbs import VERBS, NotDone, Verb, perform
 

@@ -6,7 +6,6 @@ waits for one, so it works while the database is away and while every thread is 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -17,7 +16,9 @@ from typing import Any
 from ..core.ledger import Holder
 from ..core.process import this_process
 from ..core.readers import boolean, count, read_mapping, reject
+from ..core.targets import Outcome, Target
 from ..core.words import one_line
+from ..pool.aiming import cancel, terminate
 from ..pool.dedicated import dedicated_holders
 from ..pool.registry import pools
 
@@ -159,20 +160,11 @@ def drain(alias: str | None = None) -> dict[str, Any]:
     return {"drained": drained}
 
 
-def _aimed(what: str) -> Callable[..., Any]:
-    """Stop what one lease does; its generation says which, so it can't hit another."""
+def _aimed(stop: Callable[[Target], Outcome]) -> Callable[..., Any]:
+    """At one lease of this process, which its generation tells from all others."""
 
-    def run(**target: Any) -> Any:
-        try:
-            operations = importlib.import_module("django_dbpool.operations")
-            function, kind = getattr(operations, what), operations.Target
-        except (ImportError, AttributeError):
-            raise NotDone("not available", f"This process can't {what}.") from None
-        try:
-            aim = kind.from_json({"instance": this_process().instance, **target})
-        except ValueError as error:
-            raise NotDone("bad arguments", one_line(str(error))) from None
-        return {"outcome": str(function(aim).value)}
+    def run(**target: Any) -> dict[str, Any]:
+        return {"outcome": stop(Target(**{"instance": this_process().instance, **target})).value}
 
     return run
 
@@ -191,6 +183,6 @@ VERBS: Mapping[str, Verb] = {
     "status": Verb(status, {}),
     "holders": Verb(holders, {"stacks": boolean}),
     "drain": Verb(drain, {"alias": _optional_text}, changes=True),
-    "cancel": Verb(_aimed("cancel"), _TARGET, _AIM, changes=True),
-    "terminate": Verb(_aimed("terminate"), _TARGET, _AIM, changes=True),
+    "cancel": Verb(_aimed(cancel), _TARGET, _AIM, changes=True),
+    "terminate": Verb(_aimed(terminate), _TARGET, _AIM, changes=True),
 }

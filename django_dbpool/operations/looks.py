@@ -9,7 +9,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from time import monotonic
 from typing import NamedTuple
 
@@ -128,7 +129,7 @@ def running() -> tuple[Operation, ...]:
     What runs in this process now, the oldest first: requests, tasks, the management command, operations under
     ``track_operation`` and threads started by ``django_dbpool.threads``.
     """
-    return tuple(sorted(look(), key=lambda operation: operation.started))
+    return tuple(sorted((record() for record in look()), key=lambda operation: operation.started))
 
 
 def recent() -> tuple[Operation, ...]:
@@ -140,7 +141,11 @@ def recent() -> tuple[Operation, ...]:
     return operations.ended()
 
 
-def look() -> list[Operation]:
+Record = Callable[[], Operation]
+"""Made for those who ask: to find a request's route out takes longer than to look."""
+
+
+def look() -> list[Record]:
     """One look at everything."""
     with _looking:
         now = monotonic()
@@ -148,7 +153,7 @@ def look() -> list[Operation]:
         return [*_look_at_units(now, leases), *_look_at_operations(now, leases)]
 
 
-def _look_at_operations(now: float, leases: list[HeldNow]) -> Iterator[Operation]:
+def _look_at_operations(now: float, leases: list[HeldNow]) -> Iterator[Record]:
     for running in operations.explicit():
         own = [
             lease
@@ -156,10 +161,14 @@ def _look_at_operations(now: float, leases: list[HeldNow]) -> Iterator[Operation
             if running.includes(lease.unit) or (running.in_thread and lease.owner.ident == running.ident)
         ]
         idle = running.watch.look(now, running.began, [lease.looked() for lease in own])
-        yield running.record(tuple(lease.held() for lease in own), holds_idle=idle)
+        yield partial(_record, running, own, idle)
 
 
-def _look_at_units(now: float, leases: list[HeldNow]) -> Iterator[Operation]:
+def _record(running: Running, leases: list[HeldNow], holds_idle: bool) -> Operation:
+    return running.record(tuple(lease.held() for lease in leases), holds_idle=holds_idle)
+
+
+def _look_at_units(now: float, leases: list[HeldNow]) -> Iterator[Record]:
     current = dict(_units(leases))
     for key in [key for key in _seen if key not in current]:
         gone = _seen.pop(key)
@@ -171,7 +180,7 @@ def _look_at_units(now: float, leases: list[HeldNow]) -> Iterator[Operation]:
             began = min([now, *(now - lease.seconds for lease in own)])
             seen = _seen[key] = _Seen(unit, ident, _KINDS.get(type(unit), "task"), began)
         idle = seen.watch.look(now, seen.began, [lease.looked() for lease in own])
-        yield seen.record(own, holds_idle=idle)
+        yield partial(seen.record, own, holds_idle=idle)
 
 
 def _units(leases: list[HeldNow]) -> Iterator[tuple[int, tuple[object, int]]]:

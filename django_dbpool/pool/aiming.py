@@ -23,10 +23,8 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from enum import StrEnum
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -37,6 +35,7 @@ from ..core.admission import Admission, admission
 from ..core.errors import GateClosed, LeaseRefused
 from ..core.ledger import Holder, Owner
 from ..core.process import this_process
+from ..core.targets import Outcome, Target
 from . import dedicated, watchdog
 from .entry import ACTIVE, IDLE, PoolEntry
 from .managed import ManagedPool
@@ -54,60 +53,6 @@ _UNIX = getattr(socket, "AF_UNIX", None)
 
 SAME_MOMENT = 1e-5
 """Seconds; unix times in JSON have microseconds, but are not always rounded alike."""
-
-
-class Outcome(StrEnum):
-    """What became of an attempt to stop a lease."""
-
-    DONE = "done"
-    """The server has passed the request on to that very session."""
-    OVER = "already over"
-    """The lease has ended, or what was to be stopped in it; nothing was done."""
-    REFUSED = "refused (no permission)"
-    """This role may not signal that session; nothing was done."""
-    UNREACHABLE = "unreachable"
-    """The server did not answer in time. If the answer was lost, not the question, it was done all the same."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """
-    One lease of one process.
-
-    Times are unix seconds on the server's clock, as ``pg_stat_activity`` has them, for callers who have seen them: then
-    they have to be the same when the blow is dealt.
-    """
-
-    instance: str
-    """Of the process, see ``core.process``."""
-    alias: str
-    backend_pid: int
-    generation: int
-    backend_start: float | None = None
-    xact_start: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, given: object) -> Target:
-        """
-        Raises:
-            ValueError: it is not what ``to_json`` makes.
-        """
-        if not isinstance(given, Mapping) or set(given) - set(cls.__slots__):
-            raise ValueError("a target is an object with the keys " + ", ".join(cls.__slots__))
-        values: dict[str, Any] = {name: given.get(name) for name in cls.__slots__}
-        for name in ("instance", "alias"):
-            if not isinstance(values[name], str):
-                raise ValueError(f"{name} of a target must be a string")
-        for name in ("backend_pid", "generation"):
-            if type(values[name]) is not int:
-                raise ValueError(f"{name} of a target must be a whole number")
-        for name in ("backend_start", "xact_start"):
-            if values[name] is not None and type(values[name]) not in (int, float):
-                raise ValueError(f"{name} of a target must be a number or null")
-        return cls(**values)
 
 
 def aim(holder: Holder) -> Target:
@@ -157,8 +102,10 @@ def _stop(target: Target, verb: _Verb) -> Outcome:
         return Outcome.OVER
     with lease.duplicate() as own:
         # The number may have become another connection's before it was duplicated, but then the lease is over.
-        if own is None or not lease.lasts():
+        if not lease.lasts():
             return Outcome.OVER
+        if own is None:
+            return Outcome.UNREACHABLE  # too many open files
         outcome = _stop_isolated(pool, lease, own, target, verb)
     logger.warning(
         "database %r: %s of backend %d, lease %d: %s",
@@ -209,14 +156,23 @@ class _Lease:
 
     @contextmanager
     def duplicate(self) -> Iterator[socket.socket | None]:
-        """A descriptor of our own for its socket; None if it has none any more."""
+        """A descriptor of our own for its socket, if it has one and we can."""
         try:
-            made = socket.socket(fileno=os.dup(self.entry.pgconn.socket))
+            made = _duplicate(self.entry.pgconn.socket)
         except (psycopg.Error, OSError):
             yield None
         else:
             with made:
                 yield made
+
+
+def _duplicate(number: int) -> socket.socket:
+    own = os.dup(number)
+    try:
+        return socket.socket(fileno=own)
+    except OSError:  # the number has become a file's
+        os.close(own)
+        raise
 
 
 def _find(target: Target) -> tuple[ManagedPool | None, _Lease] | None:
@@ -279,18 +235,22 @@ def _on_the_server(
     age = monotonic() - entry.created_at
     with conn.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
         row = _Row(*_one(cursor.execute(_LOOK, [target.backend_pid], prepare=False)))
-        if not _is_direct(conn, row, own):
+        try:
+            peer = own.getpeername()
+        except OSError:
+            return Outcome.OVER  # the line is cut already
+        if not _is_direct(conn, row, peer):
             return None
         if row.pid is None:
             return Outcome.OVER
         if row.backend_start is None:
             return Outcome.REFUSED  # of other roles' sessions nearly nothing is shown
-        if not (_is_ours(row, own, age) and _as_seen(row, target)) or (verb.active_only and row.state != "active"):
+        if not (_is_ours(row, own, age) and _as_seen(row, target)) or (verb.active_only and _is_idle(row)):
             return Outcome.OVER
         # What was read is this lease's doing if it is still the same now.
         if not lease.lasts():
             return Outcome.OVER
-        active = "\n   AND a.state = 'active'" if verb.active_only else ""
+        active = "\n   AND a.state NOT LIKE 'idle%%'" if verb.active_only else ""
         statement = _STRIKE.format(function=verb.function, active=active)
         cursor.execute(statement, [row.pid, row.backend_start, row.xact_start], prepare=False)
         struck = cursor.fetchone()
@@ -303,13 +263,13 @@ def _one(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:
     return tuple(row)
 
 
-def _is_direct(conn: Connection[Any], row: _Row, own: socket.socket) -> bool:
+def _is_direct(conn: Connection[Any], row: _Row, own_peer: Any) -> bool:
     """Whether one server is at the other end of both connections, and its process ids are in their cancel keys."""
     if row.asked != conn.info.backend_pid:
         return False
-    with socket.socket(fileno=os.dup(conn.pgconn.socket)) as asked:
+    with _duplicate(conn.pgconn.socket) as asked:
         peer = asked.getpeername()
-        if peer != own.getpeername():
+        if peer != own_peer:
             return False  # there are several, of one name or of several
         if asked.family == _UNIX:
             return row.server_addr is None
@@ -334,6 +294,11 @@ def _is_ours(row: _Row, own: socket.socket, age: float) -> bool:
             return bool(port == row.client_port)
     # Ours was there before we knew of it; one that came after its end is younger.
     return row.age is not None and row.age >= age - DRIFT * age
+
+
+def _is_idle(row: _Row) -> bool:
+    """Not where the server keeps no account of it ("disabled", by track_activities)."""
+    return row.state is None or row.state.startswith("idle")
 
 
 def _as_seen(row: _Row, target: Target) -> bool:

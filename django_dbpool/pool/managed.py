@@ -226,11 +226,12 @@ class ManagedPool(OpeningConnections):
             return
         if owner is not None:  # else it was granted and never used
             held = now - entry.since
-            # tally.count_lease() written out: this is the hot path.
-            entry.uses[bisect_left(BOUNDS, held)] += 1
-            entry.used += held
             if entry.waited is not None or entry.reported == entry.generation:
                 self._note_end(entry, held)
+            else:
+                # tally.count_lease() written out: this is the hot path.
+                entry.uses[bisect_left(BOUNDS, held)] += 1
+                entry.used += held
         entry.owner = None  # before the number: see PoolEntry.leased()
         entry.generation += 1
         entry.unit = None
@@ -248,10 +249,12 @@ class ManagedPool(OpeningConnections):
                 self.housekeeping.retire()
 
     def _note_end(self, entry: PoolEntry, held: float) -> None:
-        """Of a lease that was waited for, or found to be held for long."""
+        """Of any lease: one that was waited for, or found to be held for long, has more to count than its end."""
         if entry.waited is not None:
-            self.tally.waited(entry.waited)
+            self.tally.waited(entry, held, entry.waited)
             entry.waited = None
+        else:
+            count_lease(entry, held)
         if entry.reported == entry.generation:
             tell.returned(self.alias, entry, held)
 
@@ -275,9 +278,7 @@ class ManagedPool(OpeningConnections):
             self._in_transit.add(transit)
             self.entries.remove(entry)
             if entry.owner is not None:
-                held = self.clock() - entry.since
-                count_lease(entry, held)
-                self._note_end(entry, held)
+                self._note_end(entry, self.clock() - entry.since)
             entry.owner = None
             entry.generation += 1
             entry.unit = None
@@ -323,6 +324,14 @@ class ManagedPool(OpeningConnections):
                 self.alias,
                 entry.backend_pid,
                 error,
+                extra={
+                    "alias": self.alias,
+                    "backend_pid": entry.backend_pid,
+                    "error_type": type(error).__name__,
+                    "severity": "expected",
+                    "connection_terminated": True,
+                    "sqlstate": getattr(error, "sqlstate", None),
+                },
             )
             tell.lost_idle(self.alias, entry)
             return False

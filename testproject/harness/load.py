@@ -171,11 +171,22 @@ class HttpClient:
             self.close()  # half-read, it could not be used again
             raise
 
+    def post(self, path: str, body: bytes, **headers: str) -> Response:
+        """Never repeated here: the request may have been worked off."""
+        try:
+            return self._send("POST", path, headers, body)
+        except BaseException:
+            self.close()
+            raise
+
     def close(self) -> None:
         self._connection.close()
 
     def _get(self, path: str, headers: dict[str, str]) -> Response:
-        self._connection.request("GET", path, headers=headers)
+        return self._send("GET", path, headers)
+
+    def _send(self, method: str, path: str, headers: dict[str, str], body: bytes | None = None) -> Response:
+        self._connection.request(method, path, body, headers)
         answer = self._connection.getresponse()
         return Response(answer.status, answer.headers, answer.read())
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import psycopg
-from django.db import OperationalError
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import render
 
@@ -30,7 +30,7 @@ class DatabaseFailure:
         return f"{self.name} ({self.sqlstate})" if self.sqlstate else self.name
 
 
-def describe(error: OperationalError) -> DatabaseFailure:
+def describe(error: Exception) -> DatabaseFailure:
     """Name `error`; its text stays in the log, since it tells hosts, ports and roles."""
     # Our engine's errors have names of their own; Django's wrapper repeats the driver's, which is its cause.
     named = error if type(error) is not OperationalError else error.__cause__ or error
@@ -41,6 +41,14 @@ def describe(error: OperationalError) -> DatabaseFailure:
     else:
         message = "The report can't be read just now. Please try again in a minute."
     return DatabaseFailure(name, sqlstate, message, _retry_after(error))
+
+
+def name_of(error: Exception) -> str:
+    """The error's own name; where it has only a general one, also the beginning of what the driver said."""
+    label = describe(error).label if isinstance(error, OperationalError | psycopg.Error) else type(error).__name__
+    if label in (psycopg.OperationalError.__name__, InterfaceError.__name__):
+        return f"{label}: {str(error).partition(': ')[0].strip()}"
+    return label
 
 
 def friendly_errors(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
@@ -82,5 +90,5 @@ def _sqlstate(error: BaseException | None) -> str | None:
     return None
 
 
-def _retry_after(error: OperationalError) -> int:
+def _retry_after(error: Exception) -> int:
     return max(1, round(getattr(error, "retry_after", None) or 2))

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from uuid import UUID, uuid4
 
-import psycopg
-from django.db import InterfaceError, OperationalError, close_old_connections
+from django.db import close_old_connections
 
-from testproject.reports.errors import describe
+from testproject.reports.errors import name_of
 from testproject.tickets.maintenance import vacuum_analyze
 from testproject.tickets.models import Event
 from testproject.tickets.operations import Operation
@@ -37,14 +36,6 @@ def timed(kind: str, act: Callable[[], object]) -> Operation:
         with suppress(Exception):
             close_old_connections()
     return Operation(kind, began, time.monotonic(), error, retry_after)
-
-
-def name_of(error: Exception) -> str:
-    """The error's own name; where it has only a general one, also the beginning of what the driver said."""
-    label = describe(error).label if isinstance(error, OperationalError) else type(error).__name__
-    if label in (psycopg.OperationalError.__name__, InterfaceError.__name__):
-        return f"{label}: {str(error).partition(': ')[0].strip()}"
-    return label
 
 
 class Customer(threading.Thread):

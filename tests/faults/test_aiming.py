@@ -238,10 +238,11 @@ def test_backend_killed_before(database: Database, begun: Transaction) -> None:
     assert isinstance(begun.error(), ConnectionLost)
 
 
+@pytest.mark.parametrize("aims", [100, pytest.param(2000, marks=pytest.mark.ci)])
 @pytest.mark.parametrize("pooler", [None, "session"])
 @pytest.mark.parametrize("verb", [cancel, terminate])
 def test_never_a_wrong_victim(
-    make_database: MakeDatabase, pooler: str | None, verb: Callable[[Target], Outcome]
+    make_database: MakeDatabase, pooler: str | None, verb: Callable[[Target], Outcome], aims: int
 ) -> None:
     """Many aims, fresh ones and old ones, at leases of milliseconds: who is hit was aimed at."""
     database = make_database(max_size=3, pooler=pooler)
@@ -258,7 +259,7 @@ def test_never_a_wrong_victim(
                 with transaction.atomic(using=database.alias), db.cursor() as cursor:
                     for _ in range(3):
                         try:
-                            cursor.execute("SELECT pg_sleep(0.001)")
+                            cursor.execute("SELECT pg_sleep(0.003)")
                         finally:
                             lease = (db._entry.backend_pid, db._entry.generation)
             except OperationalError:
@@ -272,9 +273,8 @@ def test_never_a_wrong_victim(
     rng, outcomes = random.Random(5), dict.fromkeys(Outcome, 0)
     old: list[Target] = []
     try:
-        until = monotonic() + AIM_FOR
         for number in itertools.count():
-            if monotonic() > until:
+            if sum(outcomes.values()) >= aims and outcomes[Outcome.DONE] >= aims / 20:
                 break
             fresh = [aim(each) for each in database.pool.holders() if each.generation >= 0]
             old = (old + fresh)[-200:]
@@ -288,17 +288,13 @@ def test_never_a_wrong_victim(
         stop.set()
         for task in tasks:
             task.result()
-    assert outcomes[Outcome.OVER] > 20, outcomes
-    assert outcomes[Outcome.DONE] > 5, outcomes
+    assert outcomes[Outcome.OVER], outcomes
     assert set(hit) <= aimed, (set(hit) - aimed, outcomes)
     assert hit, outcomes
     # Whose session was ended or cancelled never serves another lease.
     assert len(pids) == len(set(hit))
     database.settle()
     database.serve_at_once(3)
-
-
-AIM_FOR = 1.0
 
 
 def test_what_was_aimed_at_serves_nobody_else(database: Database, begun: Transaction) -> None:

@@ -192,6 +192,27 @@ def test_an_idle_process_says_so_once_and_is_silent(fleet: Database, make_publis
     assert processes()[0].state == "active"
 
 
+def test_publishing_that_takes_long_is_no_work(
+    fleet: Database, make_publisher: MakePublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is the lease that is out for it."""
+    for limit in ("PATIENCE", "STATEMENT_TIMEOUT", "LOCK_TIMEOUT"):
+        monkeypatch.setattr(table, limit, PATIENCE if limit == "PATIENCE" else 1000 * int(PATIENCE))
+    clock = Clock()
+    mine = make_publisher(clock=clock)
+    fleet.backend()
+    assert published(mine)
+    with fleet.observer.transaction():
+        fleet.observer.execute("LOCK TABLE django_dbpool_process IN ACCESS EXCLUSIVE MODE")
+        mine.tick()
+        assert wait_until(lambda: fleet.pool.snapshot().in_use == 1, PATIENCE)
+        for _ in range(int(IDLE_AFTER / INTERVAL)):
+            clock.advance(INTERVAL)
+            mine.tick()
+    assert mine.wait(PATIENCE)
+    assert [process.state for process in processes()] == ["idle"]
+
+
 def test_a_lease_that_lasts_is_work(fleet: Database, make_publisher: MakePublisher) -> None:
     clock = Clock()
     mine = make_publisher(clock=clock)

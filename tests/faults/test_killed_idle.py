@@ -76,6 +76,11 @@ def test_terminated_one_by_one(
         assert len(records) == number + 1
         assert records[-1].levelno == logging.INFO
         assert str(pid) in records[-1].getMessage()
+        assert (records[-1].severity, records[-1].connection_terminated, records[-1].backend_pid) == (
+            "expected",
+            True,
+            pid,
+        )
     database.assert_whole()
 
 

@@ -64,6 +64,7 @@ class Project:
             try:
                 yield process
             finally:
+                assert process.stdin is not None
                 process.stdin.close()
                 process.wait(PATIENCE)
                 assert process.returncode == 0

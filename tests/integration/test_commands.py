@@ -19,10 +19,11 @@ from django.db import DatabaseError, connections, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from django_dbpool.core.commands import TABLE
 from django_dbpool.core.process import this_process
 from django_dbpool.fleet import commands, signing, verbs
-from django_dbpool.fleet.command_model import TABLE, Command
 from django_dbpool.fleet.commands import AT_ONCE, Inbox, Row, result_of, send, wait_for
+from django_dbpool.models import Command
 from testproject.processes import wait_until
 from tests.fixtures.command_rows import FIELDS, TARGET, genuine
 from tests.fixtures.pools import alive, backend

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from django.core.management import ManagementUtility
-from django.db import connections
+from django.db import OperationalError, connections
 from django.test import override_settings
 
 from django_dbpool.errors import PoolExhausted
@@ -136,6 +136,22 @@ def test_status_names_the_holders_while_the_pool_is_exhausted(
     (answer,) = ask_local("holders", stacks=True).answers
     (holder,) = [each for each in answer.result["holders"] if each["alias"] == alias]
     assert any("in _worker" in call or "_WorkItem" in call or "worker" in call for call in holder["stack"])
+
+
+def test_one_lease_is_cancelled_as_its_holder_names_it(listening: None, make_pool: Any, worker: Worker) -> None:
+    alias = make_pool(POOL={"max_size": 1})
+    running = worker.start(execute, alias, "SELECT pg_sleep(60)")
+
+    def holders() -> list[dict[str, Any]]:
+        (answer,) = ask_local("holders").answers
+        return [each for each in answer.result["holders"] if each["alias"] == alias and each["state"] == "running"]
+
+    assert wait_until(lambda: len(holders()) == 1, PATIENCE)
+    target = {name: holders()[0][name] for name in ("alias", "backend_pid", "generation")}
+    assert ask_local("cancel", **target).answers[0].result == {"outcome": "done"}
+    with pytest.raises(OperationalError, match="canceling statement"):
+        running.result(PATIENCE)
+    assert ask_local("cancel", **target).answers[0].result == {"outcome": "already over"}
 
 
 def test_all_is_answered_while_the_server_is_frozen(

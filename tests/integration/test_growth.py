@@ -6,7 +6,6 @@ which caches fill; what one lease left behind would show millionfold.
 from __future__ import annotations
 
 import gc
-import itertools
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -14,17 +13,21 @@ from typing import Any
 import pytest
 from django.db import connections, transaction
 
+from django_dbpool.pool.session_state import known_neutral
 from tests.fixtures.pools import execute, in_use
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 WINDOWS = 4
-SLACK = 2_000
-"""Bytes between two windows: the interpreter's own coming and going. One byte for each lease would be far more."""
+SLACK = 4_000
+"""Bytes, of the interpreter's own coming and going. One byte for each lease would be far more."""
 
 
-def growth(work: Callable[[], object]) -> list[int]:
-    """Bytes that each window has added to what is allocated after the one before it."""
+def growth(work: Callable[[], object]) -> int:
+    """
+    Bytes by which the later two of four windows end above the first two. Not one by one: caches of the driver and the
+    interpreter are fuller at the end of one window and emptier at the end of the next.
+    """
     work()
     tracemalloc.start(1)
     try:
@@ -36,7 +39,7 @@ def growth(work: Callable[[], object]) -> list[int]:
             sizes.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
-    return [after - before for before, after in itertools.pairwise(sizes)]
+    return max(sizes[2:]) - max(sizes[:2])
 
 
 def leases(alias: str, count: int) -> Callable[[], None]:
@@ -59,7 +62,7 @@ def leases(alias: str, count: int) -> Callable[[], None]:
 @pytest.mark.parametrize("count", [170_000, pytest.param(1_700_000, marks=pytest.mark.ci)])
 def test_the_ledger_does_not_grow(single: str, count: int) -> None:
     """In six windows a million leases, or ten millions."""
-    assert max(growth(leases(single, count))) < SLACK
+    assert growth(leases(single, count)) < SLACK
     assert in_use(single) == 0
 
 
@@ -71,11 +74,12 @@ def test_statements_and_transactions_do_not_grow(single: str, count: int) -> Non
     def work() -> None:
         for _ in range(count // 4):
             execute(single, "SELECT %s", [1])
-            execute(single, f"SELECT {next(numbers) % 300}")
+            execute(single, f"SELECT {next(numbers)}")
             with transaction.atomic(using=single):
                 execute(single, "SELECT 2")
             with connections[single].cursor():
                 pass
+        known_neutral.clear()  # a bounded cache, which would be somewhere between empty and full
 
-    assert max(growth(work)) < SLACK + count // 100
+    assert growth(work) < SLACK
     assert in_use(single) == 0

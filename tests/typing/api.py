@@ -51,6 +51,16 @@ from django_dbpool.fleet.socket_client import LocalAnswer, LocalProcesses, ask_l
 from django_dbpool.middleware import DatabasePoolMiddleware, SessionVariablesMiddleware
 from django_dbpool.pool.managed import ManagedPool
 from django_dbpool.pool.reporting import PoolSnapshot
+from django_dbpool.statements import (
+    Activity,
+    RepeatedStatement,
+    ServerStatements,
+    SlowStatement,
+    activity,
+    repeated_statements,
+    server_statements,
+    slow_statements,
+)
 from django_dbpool.testing import SessionStateLeaked, strict_sessions
 from django_dbpool.threads import ThreadPoolExecutor, TooManyThreads, spawn, spawn_on_commit
 
@@ -463,6 +473,26 @@ def of_leak(error: SessionStateLeaked) -> None:
     assert_type(error.alias, str)
     assert_type(error.state, tuple[str, ...])
     assert_type(error.statements, tuple[str, ...])
+
+
+# -- statements -----------------------------------------------------------------------------------------------------
+
+
+def worst_statements() -> list[str]:
+    assert_type(slow_statements(), tuple[SlowStatement, ...])
+    assert_type(repeated_statements(), tuple[RepeatedStatement, ...])
+    assert_type(activity(), tuple[Activity, ...])
+    lines = [f"{row.count} x {row.mean:.1f} s in {row.name}: {row.sql}" for row in slow_statements()]
+    lines += [f"{row.most} x from {row.where}: {row.sql}" for row in repeated_statements()]
+    lines += [f"{row.name}: {row.held.five_minutes:.1f} of {row.baseline:.1f}" for row in activity()]
+    found = server_statements("default", limit=5)
+    assert_type(found, ServerStatements)
+    lines += [f"{row.total:.0f} s in {row.calls} calls: {row.sql}" for row in found.statements]
+    return [*lines, found.reason or ""]
+
+
+def as_json() -> dict[str, Any]:
+    return {"slow": [row.to_json() for row in slow_statements()], "server": server_statements().to_json()}
 
 
 # -- audit ----------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ class TestCommand:
     def test_list(self) -> None:
         out = io.StringIO()
         call_command(Command(), "--list", stdout=out)
-        assert [line.split()[0] for line in out.getvalue().splitlines()] == ["reports", "tickets"]
+        assert [line.split()[0] for line in out.getvalue().splitlines()] == ["reports", "tickets", "webhooks"]
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

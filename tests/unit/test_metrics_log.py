@@ -67,7 +67,7 @@ def test_text() -> None:
         "    statements: 1 slow",
         "    tried again: 2 connect",
         "  other: 0 of 10 in use, 0 idle, 0 waiting, circuit closed",
-        "    1 leases (0.0/s), 0 statements; waited 0 ms on average, p95 0.95 ms; held -",
+        "    1 leases (0.0/s), 0 statements; waited 0 ms on average, p95 0.95 ms; held 0 ms on average, p95 0 ms",
     ]
 
 

@@ -295,7 +295,7 @@ def test_view_speaks_openmetrics(registered: CollectorRegistry) -> None:
     assert answer.content.endswith(b"# EOF\n")
 
 
-def test_view_shows_all_processes(several: Fleet, registered: CollectorRegistry, monkeypatch: Any) -> None:
+def test_view_shows_all_processes(several: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     several.write(7, reading(leases=10))
     several.pid = 1
     monkeypatch.setattr(prometheus, "_shared", SharedFiles(lambda: [reading(leases=2)]))
@@ -303,14 +303,16 @@ def test_view_shows_all_processes(several: Fleet, registered: CollectorRegistry,
 
 
 def test_job_where_a_directory_is_shared(several: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while nobody leases: connections are closed then, too."""
+    jobs: dict[str, Any] = {}
+    monkeypatch.setattr(reporter, "register", lambda name, job, **options: jobs.update({name: options}))
+    monkeypatch.setattr(reporter, "unregister", jobs.pop)
     monkeypatch.setattr(prometheus, "_shared", None)
     registry = CollectorRegistry()
     register(registry)
-    try:
-        assert reporter._jobs[prometheus.JOB].interval == prometheus.INTERVAL
-    finally:
-        unregister(registry)
-    assert prometheus.JOB not in reporter._jobs
+    assert jobs == {prometheus.JOB: {"interval": 1.0, "idle": True}}
+    unregister(registry)
+    assert jobs == {}
 
 
 def said() -> list[Any]:

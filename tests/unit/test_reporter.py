@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from django_dbpool.core import reporter
+from django_dbpool.core import reporter, tally
 from testproject.processes import wait_until
 
 PATIENCE = 20.0
@@ -16,10 +17,15 @@ PATIENCE = 20.0
 
 @pytest.fixture(autouse=True)
 def own_jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Only those of a test, and a thread of its own, which ends when there are none."""
+    """Only those of a test, and a thread of its own, which ends when there are none; so does the one before."""
+    former, wake = reporter._thread, reporter._wake
     fresh: dict[str, object] = {"_jobs": {}, "_thread": None, "_began": False, "_wake": threading.Event()}
     for name, value in fresh.items():
         monkeypatch.setattr(reporter, name, value)
+    if former is not None:
+        wake.set()
+        former.join(PATIENCE)
+        assert not former.is_alive()
     yield
     thread = reporter._thread
     for name in tuple(reporter._jobs):
@@ -95,7 +101,7 @@ def test_flush_calls_each_once_in_this_thread() -> None:
     assert threads == [threading.current_thread()]
 
 
-def test_job_never_runs_twice_at_a_time() -> None:
+def test_job_never_runs_twice_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     inside, go_on = threading.Event(), threading.Event()
     calls: list[None] = []
 
@@ -107,6 +113,7 @@ def test_job_never_runs_twice_at_a_time() -> None:
     reporter.register("job", job, interval=100.0)
     reporter.start()
     assert inside.wait(PATIENCE)
+    monkeypatch.setattr(reporter, "PATIENCE", 0.0)
     reporter.flush()
     go_on.set()
     assert len(calls) == 1
@@ -118,3 +125,85 @@ def test_fork_keeps_the_jobs() -> None:
     reporter.reset_after_fork()
     assert reporter._jobs["job"].running.acquire(blocking=False)
     assert reporter._thread is None
+
+
+class Job:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> None:
+        self.calls += 1
+
+
+@pytest.fixture
+def soon_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporter, "IDLE_AFTER", 0.1)
+    monkeypatch.setattr(reporter, "IDLE_LOOK", 0.01)
+
+
+@pytest.mark.usefixtures("soon_idle")
+def test_once_more_when_the_process_becomes_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that is due once an hour has something to tell by then; later only who asked for it is called."""
+    monkeypatch.setattr(reporter, "_leases", lambda: (1, False))
+    hourly, always = Job(), Job()
+    reporter.register("hourly", hourly, interval=3600)
+    reporter.register("always", always, interval=0.0, idle=True)
+    reporter.start()
+    assert wait_until(lambda: hourly.calls == 2, PATIENCE)
+    seen = always.calls
+    assert wait_until(lambda: always.calls > seen + 3, PATIENCE)
+    assert hourly.calls == 2
+
+
+@pytest.mark.usefixtures("soon_idle")
+def test_refusals_are_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an outage nobody gets a lease, and that is what there is to tell."""
+    monkeypatch.setattr(tally, "_tallies", {})
+    job = Job()
+    reporter.register("job", job, interval=0.0)
+    reporter.start()
+    names = itertools.cycle(("refused DatabaseUnavailable", "refused CircuitOpen"))
+
+    def still_called() -> bool:
+        tally.tally_of("default").event(next(names))
+        return job.calls > 10
+
+    assert wait_until(still_called, PATIENCE)
+    before = reporter._leases()
+    tally.tally_of("default").event("closed")  # by its age, say
+    assert reporter._leases() == before
+
+
+def test_flush_waits_for_a_call_that_is_under_way() -> None:
+    """It began before the last numbers were there."""
+    inside, go_on, told = threading.Event(), threading.Event(), []
+    numbers = [1]
+
+    def job() -> None:
+        told.append(numbers[0])
+        if len(told) == 1:
+            inside.set()
+            go_on.wait(PATIENCE)
+
+    reporter.register("job", job, interval=3600)
+    first = threading.Thread(target=reporter.flush)
+    first.start()
+    inside.wait(PATIENCE)
+    numbers[0] = 2
+    second = threading.Thread(target=reporter.flush)
+    second.start()
+    go_on.set()
+    for thread in (first, second):
+        thread.join(PATIENCE)
+    assert told == [1, 2]
+
+
+def test_flush_does_not_wait_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporter, "PATIENCE", 0.01)
+    job = Job()
+    reporter.register("job", job, interval=3600)
+    with reporter._jobs["job"].running:
+        reporter.flush()
+    assert job.calls == 0
+    reporter.flush()
+    assert job.calls == 1

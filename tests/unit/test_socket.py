@@ -148,10 +148,14 @@ def test_what_changes_something_is_logged_in_one_line(path: Path, caplog: Any) -
     assert lines[0].isprintable()
 
 
-def test_cancel_without_anybody_who_could(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "django_dbpool.operations", None)
-    (answer,) = ask_local("cancel", alias="default", backend_pid=1, generation=1).answers
-    assert (answer.error, answer.message) == ("not available", "This process can't cancel.")
+def test_a_lease_that_is_over_is_no_target(path: Path) -> None:
+    lease = {"alias": "default", "backend_pid": 2**31 - 1, "generation": 1}
+    for more in ({}, {"instance": "0" * 16}, {"backend_start": 1.5, "xact_start": None}):
+        for verb in ("cancel", "terminate"):
+            (answer,) = ask_local(verb, **lease, **more).answers  # type: ignore[arg-type]
+            assert answer.result == {"outcome": "already over"}
+    (answer,) = ask_local("cancel", **lease, backend_start="now").answers  # type: ignore[arg-type]
+    assert answer.error == "bad arguments"
 
 
 def test_stacks_have_no_source_in_them(path: Path) -> None:

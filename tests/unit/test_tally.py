@@ -20,9 +20,10 @@ class Connection:
 
 def lease(connection: Connection, seconds: float, tally: Tally, waited: float | None = None) -> None:
     connection.statements += 1
-    count_lease(connection, seconds)
-    if waited is not None:
-        tally.waited(waited)
+    if waited is None:
+        count_lease(connection, seconds)
+    else:
+        tally.waited(connection, seconds, waited)
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_readings_never_become_less(numbers: Tally) -> None:
     done.set()
     reader.join()
     for before, after in zip(readings, [*readings[1:], numbers.read()], strict=True):
-        for name in ("use", "connect"):
+        for name in ("use", "wait", "connect"):
             assert min(getattr(after, name).since(getattr(before, name)).counts) >= 0
         assert after.wait.count == after.leases >= before.leases
         assert min(after.wait.counts) >= 0
@@ -101,6 +102,28 @@ def test_readings_never_become_less(numbers: Tally) -> None:
     assert last.leases == last.statements == 8 * 60 * 20
     assert last.wait.counts[0] == 8 * 60 * 7
     assert last.connect.count == 8 * 60
+
+
+def test_lease_and_its_wait_are_counted_together(numbers: Tally) -> None:
+    """Whoever read in between would take it for one that did not wait, and a bucket would become less afterwards."""
+    connection = Connection()
+    numbers.opened(connection, 0.0)
+    counted: list[int] = []
+    lock = numbers._lock
+
+    class Watched:
+        def __enter__(self) -> None:
+            lock.acquire()
+            counted.append(sum(connection.uses) - sum(numbers._waits))
+
+        def __exit__(self, *_: object) -> None:
+            counted.append(sum(connection.uses) - sum(numbers._waits))
+            lock.release()
+
+    numbers._lock = Watched()  # type: ignore[assignment]
+    lease(connection, 0.01, numbers, waited=0.2)
+    assert counted == [0, 0]
+    assert sum(connection.uses) == 1
 
 
 @pytest.mark.parametrize(

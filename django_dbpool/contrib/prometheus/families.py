@@ -164,7 +164,7 @@ FAMILIES: tuple[Family | Durations, ...] = (
     ),
     Durations(
         PREFIX + "acquire_seconds",
-        "From the request for a connection to its receipt, of every lease.",
+        "From the request for a connection to its receipt, of every lease that has ended.",
         lambda measures: measures.wait,
     ),
     Durations(
@@ -180,7 +180,7 @@ FAMILIES: tuple[Family | Durations, ...] = (
     Family(
         PREFIX + "leases",
         "counter",
-        "Connections handed out.",
+        "Leases that have ended.",
         _one(lambda measures: measures.leases),
     ),
     Family(
