@@ -453,6 +453,24 @@ def test_job_raises(
     assert [(record.levelno, record.exc_info and record.exc_info[1]) for record in records] == [(logging.ERROR, error)]
 
 
+def test_job_raises_and_so_does_the_log(database: Database, job: Callable[..., None]) -> None:
+    """The thread of all jobs survives that too."""
+    called: list[None] = []
+
+    def bad() -> None:
+        called.append(None)
+        raise ValueError("job")
+
+    broken = BrokenFilter()
+    reporter.logger.addFilter(broken)
+    try:
+        job("bad", bad)
+        work(database, 1)
+        assert wait_until(lambda: len(called) >= 3, PATIENCE)
+    finally:
+        reporter.logger.removeFilter(broken)
+
+
 def test_job_hangs(database: Database, job: Callable[..., None], release: threading.Event) -> None:
     """Queries go on, a flush does not wait for it, and once it returns the other jobs go on too."""
     unwatched = work(database)
