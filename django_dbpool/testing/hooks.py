@@ -90,11 +90,11 @@ def _end_statement(watcher: Watcher, original: Hook) -> Hook:
 
 
 def _release(watcher: Watcher, original: Hook) -> Hook:
-    def release(pool: ManagedPool, entry: PoolEntry, owner: Owner | None) -> None:
+    def release(pool: ManagedPool, entry: PoolEntry, owner: Owner | None, now: float | None = None) -> None:
         # A connection that was granted and never used has no owner. The release of a ResettingPool ends in that of a
         # ManagedPool, which finds the lease inspected.
         if owner is None or entry.owner is not owner:
-            original(pool, entry, owner)
+            original(pool, entry, owner, now)
             return
         try:
             leaked = watcher.inspect(pool.alias, entry)
@@ -104,6 +104,6 @@ def _release(watcher: Watcher, original: Hook) -> Hook:
         if leaked:
             pool.discard(entry)
         else:
-            original(pool, entry, owner)
+            original(pool, entry, owner, now)
 
     return release
