@@ -340,7 +340,7 @@ def test_a_commit_that_runs(make_pool: MakePool, limit: None, worker: Worker, lo
 
 
 def test_what_does_not_run_is_not_told(
-    single: str, limit: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, worker: Worker
+    single: str, limit: None, caplog: pytest.LogCaptureFixture, worker: Worker
 ) -> None:
     """A transaction that has executed something long ago, and uses its connection without a statement of Django's."""
     worker(transaction.set_autocommit, False, using=single)
@@ -352,14 +352,9 @@ def test_what_does_not_run_is_not_told(
             sampler.look()
         asleep.result(PATIENCE)
 
-    # Pinned for it, and never seen idle.
-    look_while(lambda: connections[single].connection.execute("SELECT pg_sleep(0.2)"))
     (entry,) = connections[single].pool.entries
-    entry.pinned, pinned = None, entry.pinned
-    monkeypatch.setattr(sampler, "SETTLED", 0.0)
-    sampler.look()  # now it is idle: whatever comes without a statement of its own isn't the last one
     look_while(lambda: entry.conn.execute("SELECT pg_sleep(0.2)"))
-    entry.pinned = pinned
+    look_while(lambda: connections[single].connection.execute("SELECT pg_sleep(0.2)"))
     worker(transaction.rollback, using=single)
     worker(transaction.set_autocommit, True, using=single)
     assert not [record for record in caplog.records if "running" in record.getMessage()]
