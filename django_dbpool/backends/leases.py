@@ -13,7 +13,6 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-import psycopg
 from django.apps import apps
 from django.db import DatabaseError, InterfaceError
 
@@ -27,8 +26,8 @@ from ..pool.session_state import known_neutral, reason_to_pin
 from . import activity
 from .acquiring import AcquiringMixin, current_request
 from .cursors import warn_if_apps_not_ready
-from .limits import Sent, driver_error
-from .losses import was_lost
+from .limits import Sent
+from .losses import unnamed, was_lost
 from .prepare import is_stale_plan
 
 logger = logging.getLogger("django_dbpool.backends")
@@ -168,16 +167,16 @@ class LeaseMixin(AcquiringMixin):
             return
         if sql is not None and monotonic() - entry.began >= activity.limits.slow:
             self._note_slow(sql, failed=True)
-        driver = None if error is None else driver_error(error)
+        driver = None if error is None else unnamed(error)
         lost = was_lost(driver, entry)  # asked first: what follows may close it
         if driver is not None and driver.sqlstate in READ_ONLY and self._pool is not None:
             self._pool.standby.write_refused(entry)
         command, cancellation = entry.command, commands.end(entry)
-        self._clean_up_after(error, entry)
+        self._clean_up_after(error, entry, lost)
         if error is not None:
             self._raise_by_name(error, Sent(sql, before, lost, command, cancellation), entry)
 
-    def _clean_up_after(self, error: BaseException | None, entry: PoolEntry) -> None:
+    def _clean_up_after(self, error: BaseException | None, entry: PoolEntry, lost: bool) -> None:
         if is_stale_plan(error) and self._pool is not None:
             self._pool.drain()  # the other connections have the same plans
         shared = self._thread_sharing_count > 0  # what runs may be another thread's statement
@@ -185,12 +184,7 @@ class LeaseMixin(AcquiringMixin):
             # Not psycopg's doing, which cancels for KeyboardInterrupt alone: a soft time limit or a greenlet's exit
             # came in the middle. The result can't be read any more.
             entry.abort()
-        lost = entry.lost()
-        cause = error.__cause__ if error is not None else None
-        if not lost and isinstance(cause, psycopg.OperationalError) and not cause.sqlstate:
-            # psycopg reports a closed socket while libpq still calls the connection good.
-            lost = entry.suspicious()
-        if lost:
+        if lost or entry.lost():
             self._lose(entry, over=self.autocommit and not self.in_atomic_block)
         else:
             self._end_statement()

@@ -19,7 +19,7 @@ from ..pool import command as commands
 from ..pool import tell, watchdog
 from ..pool.refusals import words_of
 from . import activity
-from .losses import moment_of, was_lost
+from .losses import moment_of, unnamed, was_lost
 
 if TYPE_CHECKING:
     from ..pool.command import Cancellation
@@ -110,7 +110,7 @@ class TimeLimitsMixin(Base):
         try:
             call()
         except BaseException as error:
-            lost = was_lost(driver_error(error), entry)
+            lost = was_lost(unnamed(error), entry)
             self._raise_by_name(error, Sent(what, before, lost, began, commands.end(entry)), entry)
             raise
         if monotonic() - entry.began >= activity.limits.slow:
@@ -126,7 +126,7 @@ class TimeLimitsMixin(Base):
         Args:
             error: what the statement raised, psycopg's own or Django's for it.
         """
-        driver = driver_error(error)
+        driver = unnamed(error)
         if driver is None:
             return
         named: PoolError | None = self._timed_out(driver, sent, entry)
@@ -188,14 +188,6 @@ class Sent:
     def moment(self, db: Any) -> Moment:
         inside = db.in_atomic_block or not db.autocommit
         return moment_of(self.what, self.before, in_transaction=inside, read=self.what is db._read)
-
-
-def driver_error(error: BaseException) -> psycopg.Error | None:
-    """Psycopg's error behind one of Django's; None behind one that has its name already."""
-    if isinstance(error, PoolError):
-        return None
-    driver = error if isinstance(error, psycopg.Error) else error.__cause__
-    return driver if isinstance(driver, psycopg.Error) else None
 
 
 def _limit_of(command: commands.Command | None, entry: PoolEntry) -> str:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from django.db import Error as DjangosError
 from psycopg.pq import ConnStatus
 
 from ..core.errors import Loss, Moment
-from ..errors import CommitUnknown, ConnectionLost, LeaseTimedOut, withdraw
+from ..errors import CommitUnknown, ConnectionLost, LeaseTimedOut, PoolError, withdraw
 from ..pool.commit_status import outcome
 from ..pool.entry import INERROR, INTRANS, UNKNOWN
 from ..pool.session_state import GAP, text_of, without_leading_comments
@@ -57,6 +58,17 @@ _COMMITS = re.compile(
 )
 _GOES_ON_AFTER_ROLLBACK = re.compile(r"\b(?:ROLLBACK|ABORT)\b[^;]*;\s*\S", re.IGNORECASE)
 _QUOTED_BODY = re.compile(r"\$(\w*)\$.*?\$\1\$", re.DOTALL)
+
+
+def driver_error(error: BaseException) -> psycopg.Error | None:
+    """Psycopg's error, raised as it is or as the cause of Django's own; not of one that somebody made of that."""
+    driver = error.__cause__ if isinstance(error, DjangosError) else error
+    return driver if isinstance(driver, psycopg.Error) else None
+
+
+def unnamed(error: BaseException) -> psycopg.Error | None:
+    """The same, for who gives errors their names; None behind one that has its name already."""
+    return None if isinstance(error, PoolError) else driver_error(error)
 
 
 def was_lost(error: psycopg.Error | None, entry: PoolEntry) -> bool:

@@ -96,10 +96,7 @@ def _synchronous(
         except on as error:
             if _must_be_seen(error) or open_transaction(unbegun=False) is not None:
                 raise
-            result = use(error, *args, **kwargs)
-            withdraw(error)
-            log.used(error)
-            return _marked(result, error)
+            return _instead(use(error, *args, **kwargs), error, log)
         if log.degraded:
             log.worked()
         return result
@@ -118,10 +115,7 @@ def _asynchronous(
             # In the thread that has the connections, and maybe an atomic() around async_to_sync().
             if _must_be_seen(error) or await sync_to_async(open_transaction)(unbegun=False) is not None:
                 raise
-            result = await use(error, *args, **kwargs)
-            withdraw(error)
-            log.used(error)
-            return _marked(result, error)
+            return _instead(await use(error, *args, **kwargs), error, log)
         if log.degraded:
             log.worked()
         return result
@@ -133,7 +127,10 @@ def _must_be_seen(error: Exception) -> bool:
     return bool(getattr(error, "maybe_committed", False) or getattr(error, "committed", False))
 
 
-def _marked(result: T, error: Exception) -> T:
+def _instead(result: T, error: Exception, log: Transitions) -> T:
+    """The fallback's result, and nobody is told of the error but the log."""
+    withdraw(error)
+    log.used(error)
     if isinstance(result, HttpResponseBase):
         failure = failure_of(error)
         result.headers[HEADER] = "other" if failure is None else failure.kind.slug

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from asgiref.sync import sync_to_async
 
+from ..backends.losses import driver_error
 from ..cancellation import current_scope
 from ..core import writes
 from ..core.blocks import seconds_left
@@ -23,7 +24,7 @@ from ..errors import CircuitOpen, withdraw
 from ..pool import tell
 from .attempt import Attempt
 from .leaving import goes_round
-from .verdict import ErrorTypes, driver_error, is_transient, why_not
+from .verdict import ErrorTypes, is_transient, why_not
 
 logger = logging.getLogger("django_dbpool.transaction")
 

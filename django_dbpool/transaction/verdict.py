@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 import psycopg
-from django.db import DatabaseError, OperationalError
+from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from ..backends.losses import only_reads, simplified
+from ..backends.losses import driver_error, only_reads, simplified
 from ..core import sqlstate
 from ..core.blocks import is_idempotent
 from ..errors import (
@@ -35,15 +35,6 @@ def is_harmless(connection: BaseDatabaseWrapper, sql: Any) -> bool:
         return True  # the ORM's, whatever functions it calls
     text = simplified(sql)
     return text is not None and (only_reads(text) or _MAINTENANCE.match(text) is not None)
-
-
-def driver_error(error: BaseException) -> psycopg.Error | None:
-    """Psycopg's error, raised as it is or as the cause of Django's own; not of one that somebody made of that."""
-    if isinstance(error, psycopg.Error):
-        return error
-    if isinstance(error, DatabaseError) and isinstance(error.__cause__, psycopg.Error):
-        return error.__cause__
-    return None
 
 
 def was_refused(error: BaseException) -> bool:
