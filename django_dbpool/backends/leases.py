@@ -36,7 +36,7 @@ logger = logging.getLogger("django_dbpool.backends")
 class LeaseMixin(AcquiringMixin):
     """Statements, and what holds a lease beyond one; see ``PooledDatabaseMixin`` for Django's interface to it."""
 
-    def _begin_statement(self, cursor: Any, sql: Any) -> Any:  # noqa: C901  # the hot path: a call costs five tests
+    def _begin_statement(self, cursor: Any, sql: Any) -> Any:
         """Lease if nothing is held, bind the cursor to the lease, note session state; the raw cursor to use."""
         if not apps.ready:
             warn_if_apps_not_ready()
@@ -55,9 +55,8 @@ class LeaseMixin(AcquiringMixin):
         if context is not session.context or self._engine_declares:
             self._sync_session_of(entry, sql, context)
         entry.sql = sql
-        entry.statements = number = entry.statements + 1
-        if number - entry.first != 1:  # the first began with its lease
-            entry.began = monotonic()
+        entry.statements += 1
+        entry.began = monotonic()  # not with its lease: that may be long ago, of a cursor that was opened first
         if not (type(sql) is str and sql in known_neutral) and entry.pinned is None:
             self._note_session_state(sql)
         self._executed = executed = self._executed + 1

@@ -27,9 +27,6 @@ from .raw_policy import RAW_ACCESS_REASON
 INTERVAL = 1.0
 """Seconds between two looks."""
 
-SETTLED = 1.0
-"""Seconds after its beginning at which a statement that isn't running has ended; before, it may not have been sent."""
-
 JOB = "activity"
 
 meter = ActivityMeter()
@@ -40,11 +37,7 @@ class _Statement:
     """What a connection was executing when it was looked at."""
 
     key: tuple[int, int, float]
-    """Number of the lease, number of the statement, its beginning."""
-    idle: bool = False
-    """It wasn't executing anything just then."""
-    ended: bool = False
-    """It was idle since: what it does now is something else, such as a statement on the raw connection."""
+    """Number of the lease, number of the statement, its beginning: infinity once it has ended."""
     reported: bool = False
 
 
@@ -90,7 +83,7 @@ def look() -> None:
             unit = entry.unit if entry.unit is not None else thread_units.get(owner.ident)
             held[pool.alias, _name_of(unit)] += 1
             statement = seen[entry] = _statement(entry)
-            if not (statement.idle or statement.ended) and (text := _slow_text(pool, entry, statement, unit)):
+            if text := _slow_text(pool, entry, statement, unit):
                 slow[pool.alias, text] += 1
         for owner in _waiting(pool):
             waiting[pool.alias, _name_of(thread_units.get(owner.ident))] += 1
@@ -118,19 +111,16 @@ def _waiting(pool: ManagedPool) -> Iterator[Owner]:
 
 def _statement(entry: PoolEntry) -> _Statement:
     key = entry.generation, entry.statements, entry.began
-    idle = entry.pgconn.transaction_status != ACTIVE
     before = _running.get(entry)
-    if before is None or before.key != key:
-        before = _Statement(key)
-    before.idle = idle
-    before.ended = before.ended or (idle and monotonic() - key[2] >= SETTLED)
-    return before
+    return _Statement(key) if before is None or before.key != key else before
 
 
 def _slow_text(pool: ManagedPool, entry: PoolEntry, statement: _Statement, unit: object) -> str | None:
     """The statement's text if it has been running for long; said in the log when that is found out."""
     seconds = monotonic() - statement.key[2]
-    if seconds < noted.limits.slow or entry.streams or entry.pinned == RAW_ACCESS_REASON:
+    if seconds < noted.limits.slow or entry.pgconn.transaction_status != ACTIVE:
+        return None
+    if entry.streams or entry.pinned == RAW_ACCESS_REASON:
         return None  # a stream is as fast as the code that reads it, and what runs on a raw connection is not known
     sql = entry.sql
     if (entry.generation, entry.statements, entry.began) != statement.key:

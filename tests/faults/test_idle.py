@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -110,7 +111,10 @@ def test_setup_starts_no_thread_and_opens_nothing_the_first_lease_starts_daemons
         "print(sorted(threads()))\n"
     )
     daemons = [("dbpool-background", True), ("dbpool-reporter", True)]
-    assert printed.splitlines()[-3:] == ["[] ()", "[]", str(daemons)]
+    before, with_pool, after = printed.splitlines()[-3:]
+    assert (before, with_pool) == ("[] ()", "[]")
+    # The reporter's first round may have started what needs a thread of its own.
+    assert [thread for thread in ast.literal_eval(after) if thread[0] != "dbpool-socket"] == daemons
 
 
 def test_importing_the_engine_reads_no_settings_and_starts_no_thread() -> None:
