@@ -22,9 +22,11 @@ from ..core.process import this_process
 from ..core.tally import tallies
 from ..pool import stopping
 from ..pool.registry import pools
+from . import commands
 from .ring import Ring
 from .snapshot import encoded, snapshot
 from .stores import Store, Unusable, store_of
+from .table import TableStore
 
 logger = logging.getLogger("django_dbpool.fleet")
 
@@ -158,6 +160,8 @@ class Publisher:
             try:
                 delay = max(0.0, self._clock() - taken)
                 self._store.put(this_process().instance, text, delay=delay, expire=expire)
+                if state == "active":
+                    self._obey()
             finally:
                 self._store.close()
         except Unusable as error:
@@ -174,6 +178,15 @@ class Publisher:
             self._quiet = state == "idle"
             if (outage := self.ring.succeeded()) is not None:
                 logger.info("%s: published again after %d attempts", self._store.description, outage.snapshots)
+
+    def _obey(self) -> None:
+        """Commands stand beside the snapshots, and are looked for in the same breath."""
+        if not isinstance(self._store, TableStore):
+            return
+        try:
+            commands.poll(self._store.alias)
+        except Exception as error:  # noqa: BLE001  # as above; what is still valid then is obeyed at the next beat
+            logger.info("%s: no commands can be looked for (%s)", self._store.description, _kind(error))
 
     # -- the end ------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -141,9 +142,19 @@ def _pool(pool: ManagedPool, measured: Measures | None) -> dict[str, Any]:
 def _holder(holder: Holder) -> dict[str, Any]:
     values: dict[str, Any] = plain(holder)
     values.pop("stack", None)  # asked for on the spot, not every few seconds
+    values["leased_at"] = [one_line(without_source(call)) for call in holder.leased_at]
     if values.get("sql"):
         values["sql"] = one_line(values["sql"], LONGEST_SQL)
     return values
+
+
+_SOURCE = re.compile(r"(.*?:\d+ in [^:]*): .*", re.DOTALL)
+
+
+def without_source(call: str) -> str:
+    """Of ``file:line in function: source`` what is no text of the program, which may have a value in it."""
+    match = _SOURCE.fullmatch(call)
+    return match[1] if match else call
 
 
 def _read_sections() -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import Any
 from ..conf import project_config
 from ..core import reporter
 from ..core.words import one_line
+from ..pool import stopping
 from . import places, protocol
 from .protocol import BadLine, TooSlow
 from .verbs import NotDone, Verb, perform
@@ -240,6 +241,7 @@ def _refuse(connection: socket.socket) -> None:
 _server: SocketServer | None = None
 _starting = threading.Lock()
 _said: str | None = None
+_ended = False
 
 
 def ensure_running() -> None:
@@ -248,6 +250,8 @@ def ensure_running() -> None:
     to time while the process uses databases.
     """
     global _server, _said
+    if _ended:  # the last round of the reporter's jobs comes after it
+        return
     setting = project_config().socket
     with _starting:
         server = _server
@@ -291,7 +295,7 @@ def running() -> Path | None:
 
 def register() -> None:
     """Have it opened with the first lease of each process; not under Django's test runner."""
-    reporter.register(JOB, _job, interval=INTERVAL)
+    reporter.register(JOB, _job, interval=INTERVAL, idle=True)
 
 
 def _job() -> None:
@@ -299,13 +303,20 @@ def _job() -> None:
 
     if hasattr(mail, "outbox"):  # the one thing of Django's test environment that can be seen
         reporter.unregister(JOB)
-    else:
+    elif stopping.announced is None:  # the reporter's last round comes when the socket has been closed
         ensure_running()
 
 
+def _at_exit() -> None:
+    global _ended
+    _ended = True
+    stop()
+
+
 def _after_fork() -> None:
-    global _server, _starting, _said
+    global _server, _starting, _said, _ended
     _starting = threading.Lock()
+    _ended = False
     server, _server = _server, None
     _said = None
     if server is not None:
@@ -315,4 +326,4 @@ def _after_fork() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 if sys.platform != "win32":
-    atexit.register(stop)
+    atexit.register(_at_exit)

@@ -6,7 +6,6 @@ waits for one, so it works while the database is away and while every thread is 
 from __future__ import annotations
 
 import dataclasses
-import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from ..core.words import one_line
 from ..pool.aiming import cancel, terminate
 from ..pool.dedicated import dedicated_holders
 from ..pool.registry import pools
+from .snapshot import snapshot, without_source
 
 
 class NotDone(Exception):
@@ -95,21 +95,11 @@ def _optional_text(raw: Any) -> str | None:
 
 
 def status() -> dict[str, Any]:
-    """This process's snapshot."""
+    """This process's snapshot, as it publishes it."""
     return snapshot_provider()
 
 
-def own_snapshot() -> dict[str, Any]:
-    """Who this process is, its pools and their holders."""
-    return {
-        **this_process().to_json(),
-        "pools": [{**pool.snapshot().to_json(), "circuit": pool.breaker.state.value} for pool in pools()],
-        **holders(),
-    }
-
-
-snapshot_provider: Callable[[], dict[str, Any]] = own_snapshot
-"""What ``status`` answers: JSON values."""
+snapshot_provider: Callable[[], dict[str, Any]] = snapshot
 
 
 def holders(stacks: bool = False) -> dict[str, Any]:
@@ -126,15 +116,6 @@ def _told(holder: Holder, frames: Mapping[int, FrameType]) -> dict[str, Any]:
         "leased_at": [without_source(call) for call in holder.leased_at],
         "stack": calls(frames.get(holder.thread_ident)),
     }
-
-
-_SOURCE = re.compile(r"(.*?:\d+ in [^:]*): .*", re.DOTALL)
-
-
-def without_source(call: str) -> str:
-    """Of ``file:line in function: source`` what is no text of the program, which may have a value in it."""
-    match = _SOURCE.fullmatch(call)
-    return match[1] if match else call
 
 
 def calls(frame: FrameType | None) -> list[str]:

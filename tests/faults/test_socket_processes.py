@@ -15,11 +15,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.db import connections
 
+from django_dbpool.fleet.commands import send, wait_for
 from testproject.postgres import Server
 from testproject.processes import children_of, send_signal, wait_until
 from tests.faults.helpers import PATIENCE, Task
 from tests.faults.socket_site import LOCK
+from tests.fixtures.pools import alive
 from tests.settings import SERVER_VARIABLE
 
 APPLICATION = "socket-processes"
@@ -112,6 +115,32 @@ def test_a_program_and_its_child_from_their_first_lease_to_their_end(project: Pr
         assert (code, err) == (0, "")
         assert lines == [f"process {pid}: drained default (1)" for pid in pids]
     assert project.listed() == set()
+
+
+WORKER = """
+import sys
+import django
+django.setup()
+from django.db import connection
+from django_dbpool.core.process import this_process
+with connection.cursor() as cursor:
+    cursor.execute("SELECT pg_backend_pid()")
+    print(this_process().instance, cursor.fetchone()[0], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_process_on_another_host_obeys(project: Project, observer: psycopg.Connection[Any]) -> None:
+    """As far as it knows it is on another host: it is told by the table alone."""
+    project.environment["DBPOOL_TEST_FLEET"] = str(connections["default"].settings_dict["NAME"])
+    with project.program(WORKER) as process:
+        instance, backend = process.stdout.readline().split()
+        sent = send(instance, "drain", alias="default")
+        found = wait_for(sent)
+        assert found.outcome == "done"
+        assert found.result["drained"]["default"] >= 1
+        assert wait_until(lambda: not alive(observer, int(backend)), PATIENCE)
 
 
 # -- servers ----------------------------------------------------------------------------------------------------------

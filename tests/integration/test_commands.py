@@ -23,6 +23,8 @@ from django_dbpool.core.commands import TABLE
 from django_dbpool.core.process import this_process
 from django_dbpool.fleet import commands, signing, verbs
 from django_dbpool.fleet.commands import AT_ONCE, Inbox, Row, result_of, send, wait_for
+from django_dbpool.fleet.publisher import Publisher
+from django_dbpool.fleet.table import TableStore
 from django_dbpool.models import Command
 from testproject.processes import wait_until
 from tests.fixtures.command_rows import FIELDS, TARGET, genuine
@@ -74,6 +76,17 @@ def test_a_real_drain(make_pool: Any, observer: psycopg.Connection[Any]) -> None
     assert commands.poll("default") == 1
     assert wait_for(sent).result == {"drained": {alias: 1}}
     assert wait_until(lambda: not alive(observer, pid), PATIENCE)
+
+
+def test_who_publishes_looks_for_commands(obeyed: list[Any]) -> None:
+    sent = send(this_process().instance, "drain", alias="default")
+    publisher = Publisher(TableStore("default"), interval=0.0, expire=30)
+    try:
+        publisher.tick()
+        assert publisher.wait(PATIENCE)
+    finally:
+        publisher.close()
+    assert (wait_for(sent).outcome, obeyed) == ("done", ["default"])
 
 
 def test_what_goes_wrong_is_told_without_its_text(obeyed: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

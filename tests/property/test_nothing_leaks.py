@@ -11,6 +11,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from io import StringIO
 from typing import Any
 
@@ -128,17 +129,18 @@ def judge(text: str, where: str) -> None:
         assert line.isprintable(), (where, line)
 
 
+REFUSED = (DatabaseError, UnicodeError, ValueError)
+
+
 def hold(alias: str, sql: str, name: str) -> None:
     """Execute it, valid or not, twice, as such a unit, thread and group; then look, from inside of the lease."""
     ledger.current_unit.set(Unit(name))
     threading.current_thread().name = name
     with group(name), pooled.atomic(using=alias), connections[alias].cursor() as cursor:
-        for _ in range(2):
-            try:
-                with pooled.atomic(using=alias):
-                    cursor.execute(sql, [PARAMETER])
-            except (DatabaseError, UnicodeError, ValueError):
-                pass
+        with suppress(*REFUSED), pooled.atomic(using=alias):
+            cursor.execute(sql, [PARAMETER])
+        with suppress(*REFUSED):
+            cursor.execute(sql, [PARAMETER])  # it is the last, whatever the server said
         look(alias)
         raise Undo
 
