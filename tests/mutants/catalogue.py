@@ -339,8 +339,8 @@ MUTANTS = (
         "the last numbers of a process are lost",
         "metrics: a process that ends well loses nothing",
         (
-            ("pool/stopping.py", "reporter.flush()  # the last numbers", "pass  # the last numbers"),
-            ("pool/registry.py", "timeout=1.0)\n    reporter.flush()\n", "timeout=1.0)\n"),
+            ("pool/stopping.py", "reporter.finish(reporter.PATIENCE)  # the", "pass  # the"),
+            ("pool/registry.py", "timeout=1.0)\n    reporter.finish(reporter.PATIENCE)\n", "timeout=1.0)\n"),
         ),
         ("tests/integration/test_prometheus.py::test_processes_that_share_a_directory",),
     ),
