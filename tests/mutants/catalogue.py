@@ -311,4 +311,54 @@ MUTANTS = (
         (("threads.py", "                _close(connection)\n", "                pass\n"),),
         ("tests/integration/test_threads.py",),
     ),
+    Mutant(
+        "what was written into shared metrics is written again",
+        "metrics: exact over several processes",
+        (
+            (
+                "contrib/prometheus/shared.py",
+                "            value.inc(more)\n            self._written[key] = number\n",
+                "            value.inc(more)\n",
+            ),
+        ),
+        ("tests/unit/test_prometheus.py::test_processes_add_up",),
+    ),
+    Mutant(
+        "a process is forked while its metrics are written",
+        "fork: a child never waits for a thread that it doesn't have",
+        (
+            (
+                "contrib/prometheus/shared.py",
+                "before=_before_fork, after_in_parent=_in_parent, after_in_child",
+                "after_in_child",
+            ),
+        ),
+        ("tests/unit/test_prometheus.py::test_fork_waits_for_who_writes",),
+    ),
+    Mutant(
+        "the last numbers of a process are lost",
+        "metrics: a process that ends well loses nothing",
+        (
+            ("pool/stopping.py", "reporter.finish(reporter.PATIENCE)  # the", "pass  # the"),
+            ("pool/registry.py", "timeout=1.0)\n    reporter.finish(reporter.PATIENCE)\n", "timeout=1.0)\n"),
+        ),
+        ("tests/integration/test_prometheus.py::test_processes_that_share_a_directory",),
+    ),
+    Mutant(
+        "a lease and its wait are counted one after the other",
+        "metrics: no count ever becomes less",
+        (
+            (
+                "core/tally.py",
+                "        with self._lock:  # both",
+                "        count_lease(entry, held)\n        with self._lock:  # both",
+            ),
+            (
+                "core/tally.py",
+                "            count_lease(entry, held)\n            self._waits",
+                "            self._waits",
+            ),
+        ),
+        ("tests/unit/test_tally.py::test_lease_and_its_wait_are_counted_together",),
+    ),
 )
