@@ -32,13 +32,14 @@ class DatabasePoolConfig(AppConfig):
         from . import __version__, conf, metrics_log, operations, units
         from .backends import sampler
         from .core import process, reporter
-        from .fleet import socket_server
+        from .fleet import register_section, socket_server
 
         process.determine_role = conf.role_of_process
         process.version = __version__
         units.track_requests()
         sampler.start()
         operations.observe(in_tests=False)
+        register_section("operations", _running)
         socket_server.register()
         metrics_log.follow_settings()
         reporter.register("alerts", _watch, interval=5.0)
@@ -46,6 +47,12 @@ class DatabasePoolConfig(AppConfig):
             fleet = conf.project_config().fleet
             if fleet.store is not None:
                 reporter.register("fleet", _publish, interval=fleet.interval)
+
+
+def _running() -> object:
+    from . import operations
+
+    return [operation.to_json() for operation in operations.running()[:50]]
 
 
 # What these import brings psycopg with it, which only the engine needs to be there.

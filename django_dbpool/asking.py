@@ -1,6 +1,6 @@
 """
 What alerts need to know of servers, from the parts of this package that ask them: one process of all, and only while it
-works. Where such a part is missing or switched off, its rules keep silent. And what the others are told of this
+works. Where such a part is switched off, its rules keep silent. And what the others are told of this
 process: its alerts and its load.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from importlib import import_module
 from time import monotonic
-from types import ModuleType
-from typing import Any
 
+from django.db import connections
+
+from . import fleet, server_counts
 from .advice import SECTION, load_section
 from .alerts.providers import default
 from .alerts.service import alerts_section
@@ -37,30 +37,19 @@ def begin() -> None:
         return
     _pid = os.getpid()
     default("activity", sampler.activity)
-    snapshot = _module("django_dbpool.fleet.snapshot")
-    if snapshot is not None:
-        snapshot.register_section("alerts", alerts_section)
-        snapshot.register_section(SECTION, load_section)
+    fleet.register_section("alerts", alerts_section)
+    fleet.register_section(SECTION, load_section)
     rules = project_config().alerts
-    counts = _module("django_dbpool.server_counts")
-    if counts is None or rules is None:
+    if rules is None:
         return
     if rules.get("server_connections", {}) is not None or rules.get("strangers", {}) is not None:
-        counts.watch("alerts", interval=INTERVAL)
-        strangers = Strangers(counts)
-        default("server_connections", lambda alias: _taken(counts, alias))
-        default("strangers", strangers)
+        server_counts.watch("alerts", interval=INTERVAL)
+        default("server_connections", _taken)
+        default("strangers", Strangers())
 
 
-def _module(name: str) -> ModuleType | None:
-    try:
-        return import_module(name)
-    except ImportError:
-        return None
-
-
-def _taken(counts: Any, alias: str) -> tuple[int, int] | None:
-    found = counts.latest(alias)
+def _taken(alias: str) -> tuple[int, int] | None:
+    found = server_counts.latest(alias)
     return None if found is None else (found.all_roles, found.max_connections)
 
 
@@ -70,14 +59,13 @@ class Strangers:
     server anyway.
     """
 
-    def __init__(self, counts: Any) -> None:
-        self._counts = counts
+    def __init__(self) -> None:
         self._found: dict[str, tuple[float, int]] = {}
         self._asked: dict[str, float] = {}
 
     def __call__(self, alias: str) -> int | None:
         now = monotonic()
-        if self._counts.latest(alias) is not None and now - self._asked.get(alias, -INTERVAL) >= INTERVAL:
+        if server_counts.latest(alias) is not None and now - self._asked.get(alias, -INTERVAL) >= INTERVAL:
             self._asked[alias] = now
             threading.Thread(target=self.ask, args=(alias,), name="dbpool-strangers", daemon=True).start()
         found = self._found.get(alias)
@@ -85,11 +73,6 @@ class Strangers:
 
     def ask(self, alias: str) -> None:
         """Ask the fleet who it is, and the server who else is there."""
-        from django.db import connections
-
-        fleet = _module("django_dbpool.fleet")
-        if fleet is None:
-            return
         try:
             known = fleet.processes()
             self._found[alias] = monotonic(), len(fleet.server_of(alias, known).strangers)

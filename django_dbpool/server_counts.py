@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import threading
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from time import monotonic
 from typing import Any
@@ -102,15 +103,19 @@ class _Watch:
 
     def _run(self) -> None:
         # A frozen process must not lead for ever: the server ends the session of one that is silent for long.
-        limits = f"-c statement_timeout={STATEMENT_TIMEOUT} -c idle_session_timeout={int(3000 * self.interval)}"
+        limits = f"-c statement_timeout={STATEMENT_TIMEOUT} -c idle_session_timeout={int(1000 * self._silence())}"
         try:
-            with dedicated(self.alias, options=limits) as connection:
+            with closing(connections[self.alias]), dedicated(self.alias, options=limits) as connection:
                 self._ask(connection)
         except (DatabaseError, psycopg.Error) as error:
             logger.debug("database %r: the server can't be asked for its connections: %s", self.alias, error)
+        except Exception:
+            logger.exception("database %r: asking the server for its connections failed", self.alias)
         finally:
             self._found = None
-            connections[self.alias].close()
+
+    def _silence(self) -> float:
+        return max(3 * self.interval, 60.0)  # a busy machine may keep a thread waiting for long
 
     def _ask(self, connection: psycopg.Connection[Any]) -> None:
         if not _row(connection, _LEAD, [LOCK])[0]:

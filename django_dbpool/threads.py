@@ -33,6 +33,7 @@ from .core import blocks, operations, writes
 from .core.admission import UNMARKED, admission
 from .core.ledger import current_unit, thread_units
 from .core.operations import Running, origin_of, root_of
+from .core.shown import clean_name, clean_tags
 from .errors import ShuttingDown, raised_in_request
 from .pool import stopping
 
@@ -151,8 +152,8 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         name: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        self._name = None if name is None else operations.clean_name("ThreadPoolExecutor", name)
-        self._tags = operations.clean_tags("ThreadPoolExecutor", tags)
+        self._name = None if name is None else clean_name("ThreadPoolExecutor", name)
+        self._tags = clean_tags("ThreadPoolExecutor", tags)
         if initializer is not None:
             initializer = partial(_released, initializer)
         super().__init__(max_workers, thread_name_prefix, initializer, initargs)
@@ -180,8 +181,8 @@ class _Work(Generic[T]):
         if iscoroutinefunction(function):
             raise TypeError(f"{call}() runs functions in threads; wrap a coroutine function in async_to_sync().")
         own = getattr(function, "__qualname__", None) or type(function).__qualname__
-        self.name = operations.clean_name(call, own if name is None else name)
-        self.tags = operations.clean_tags(call, tags)
+        self.name = clean_name(call, own if name is None else name)
+        self.tags = clean_tags(call, tags)
         self._call = partial(function, *args, **kwargs)
         self._context = copy_context()
         unit = current_unit.get()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..core.alerts import Finding, Rule
@@ -106,7 +106,7 @@ def findings(watch: PoolWatch, rules: dict[str, Rule], pool: ManagedPool | None)
             continue
         value, facts = values(watch, rule, pool)
         matters = rule.names_holders and value is not None and value > rule.lowest
-        holders = biggest(pool) if matters and pool is not None else ()
+        holders = biggest(pool.holders()) if matters and pool is not None else ()
         yield Finding(name, watch.alias, value, {**_standing(watch), **facts}, holders=holders)
 
 
@@ -211,12 +211,12 @@ def route_findings(rule: Rule, active: tuple[tuple[str, str], ...]) -> Iterator[
         yield Finding(rule.name, alias, 0.0, {"held": 0.0, "usual": 0.0}, name)
 
 
-def biggest(pool: ManagedPool) -> tuple[str, ...]:
+def biggest(found: Iterable[Holder]) -> tuple[str, ...]:
     """Who holds the connections, by route or task: the one with the most time in all first."""
     groups: dict[str, list[Holder]] = {}
-    for holder in pool.holders():
+    for holder in found:
         groups.setdefault(holder.name or f"thread {holder.thread}", []).append(holder)
-    ages = {name: sum(holder.since_seconds for holder in found) for name, found in groups.items()}
+    ages = {name: sum(holder.since_seconds for holder in held) for name, held in groups.items()}
     chosen = sorted(groups, key=lambda name: -ages[name])[:NAMED]
     return tuple(
         f"{name} ({len(groups[name])}, oldest {max(holder.since_seconds for holder in groups[name]):.1f} s)"

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from django.core import mail
 from django.db import connections
 from django.dispatch import Signal
 
 from ..conf import project_config
+from ..conf.process import in_test_environment
 from ..core import events, reporter
 from ..core.advice.facts import Measured
 from ..core.advice.measuring import measured
@@ -234,17 +234,12 @@ def job(begin: Callable[[], object] | None = None) -> None:
     Args:
         begin: called before it.
     """
-    if _under_tests():
+    if in_test_environment():
         reporter.unregister(JOB)
         return
     if begin is not None:
         begin()
     service().look()
-
-
-def _under_tests() -> bool:
-    """Whether Django's test environment is set up: its outbox is the one thing of it that can be seen."""
-    return hasattr(mail, "outbox")
 
 
 def active() -> tuple[Alert, ...]:

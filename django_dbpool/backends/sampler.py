@@ -27,6 +27,9 @@ from .raw_policy import RAW_ACCESS_REASON
 INTERVAL = 1.0
 """Seconds between two looks."""
 
+SETTLED = 1.0
+"""Seconds after its beginning at which a statement that isn't running has ended; before, it may not have been sent."""
+
 JOB = "activity"
 
 meter = ActivityMeter()
@@ -38,8 +41,10 @@ class _Statement:
 
     key: tuple[int, int, float]
     """Number of the lease, number of the statement, its beginning."""
-    ended: bool
-    """The connection was seen idle since: what it does now is something else, such as a statement on the raw one."""
+    idle: bool = False
+    """It wasn't executing anything just then."""
+    ended: bool = False
+    """It was idle since: what it does now is something else, such as a statement on the raw connection."""
     reported: bool = False
 
 
@@ -85,7 +90,7 @@ def look() -> None:
             unit = entry.unit if entry.unit is not None else thread_units.get(owner.ident)
             held[pool.alias, _name_of(unit)] += 1
             statement = seen[entry] = _statement(entry)
-            if not statement.ended and (text := _slow_text(pool, entry, statement, unit)):
+            if not (statement.idle or statement.ended) and (text := _slow_text(pool, entry, statement, unit)):
                 slow[pool.alias, text] += 1
         for owner in _waiting(pool):
             waiting[pool.alias, _name_of(thread_units.get(owner.ident))] += 1
@@ -116,8 +121,9 @@ def _statement(entry: PoolEntry) -> _Statement:
     idle = entry.pgconn.transaction_status != ACTIVE
     before = _running.get(entry)
     if before is None or before.key != key:
-        return _Statement(key, ended=idle)
-    before.ended = before.ended or idle
+        before = _Statement(key)
+    before.idle = idle
+    before.ended = before.ended or (idle and monotonic() - key[2] >= SETTLED)
     return before
 
 

@@ -45,6 +45,12 @@ def time_limits_apply() -> bool:
     return command is None or command in _SERVING
 
 
+def command_of_its_own() -> str | None:
+    """The command, if it is work of its own: not one that serves requests or runs tests."""
+    command = management_command()
+    return None if command in _SERVING else command or None
+
+
 def without_time_limits(pool: Any) -> Any:
     """``POOL`` as it is written, less its time limits; the very same object if it has none."""
     if not isinstance(pool, dict) or not any(pool.get(key) for key in TIME_LIMITS):

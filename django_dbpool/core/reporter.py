@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -43,15 +45,16 @@ class _Job:
     complained: float = -COMPLAIN
     running: threading.Lock = field(default_factory=threading.Lock)
 
-    def run(self, patience: float = 0.0) -> None:
+    def run(self, patience: float = 0.0, survive: type[BaseException] = Exception) -> None:
         if not self.running.acquire(timeout=patience):
             return  # another thread is at it
         try:
             self.call()
-        except Exception:
+        except survive as error:
             if monotonic() - self.complained >= COMPLAIN:
                 self.complained = monotonic()
-                logger.exception("job %r failed", self.name)
+                with suppress(Exception):  # of a filter of the project's log
+                    logger.error("job %r failed", self.name, exc_info=error)
         finally:
             self.running.release()
 
@@ -104,6 +107,27 @@ def flush() -> None:
         job.run(PATIENCE)  # a call that is under way has not seen all
 
 
+def finish(timeout: float) -> None:
+    """The same at the end of a process, which a job that hangs holds up for no longer than this many seconds."""
+    if not _jobs:
+        return
+    done = allocate_lock()
+    done.acquire()
+
+    def run() -> None:
+        try:
+            flush()
+        finally:
+            done.release()
+
+    try:
+        # Not a threading.Thread: its start() waits for locks of the module, which whoever shuts down may hold.
+        start_new_thread(run, ())
+    except RuntimeError:  # the interpreter is about to end and starts no threads
+        run()
+    done.acquire(timeout=timeout)
+
+
 def reset_after_fork() -> None:
     """The jobs stay, the thread did not survive."""
     global _thread, _starting, _wake, _began
@@ -128,7 +152,7 @@ def _run() -> None:
             # All of them once more when the process becomes idle: what they would have told at their next time.
             if (now >= job.due and (job.idle or not idle)) or (idle and not was_idle):
                 job.due = now + job.interval
-                job.run()
+                job.run(survive=BaseException)  # SystemExit would end this thread, and with it all other jobs
         was_idle = idle
         _wake.wait(IDLE_LOOK if idle else _pause(monotonic()))
         _wake.clear()

@@ -95,6 +95,10 @@ class Server:
     """One database as its server sees it."""
 
     alias: str
+    joined: bool
+    """
+    Whether sessions could be told apart. Not behind a pooler: the pids that clients are told are the pooler's own.
+    """
     connections: int
     """Of all roles and databases."""
     max_connections: int
@@ -108,6 +112,7 @@ class Server:
     def to_json(self) -> dict[str, Any]:
         return {
             "alias": self.alias,
+            "joined": self.joined,
             "connections": self.connections,
             "max_connections": self.max_connections,
             "reserved": self.reserved,
@@ -122,7 +127,7 @@ def server_of(alias: str, processes: Sequence[Process]) -> Server:
     Ask the server of an alias about the holders of this alias. One query, which needs no rights: a role always sees
     its own sessions.
 
-    Behind a pooler nothing can be joined, because the pids that clients are told are the pooler's own.
+    Behind a pooler nothing can be joined; ``joined`` says so.
 
     Args:
         alias: of a database.
@@ -137,12 +142,12 @@ def server_of(alias: str, processes: Sequence[Process]) -> Server:
             print(each.process.name, each.holder.unit, each.idle_in_transaction_seconds)
     """
     try:
-        rows = _asked(alias)
+        rows, joined = _asked(alias)
     except DatabaseError as error:
         raise FleetUnavailable(f"the server of database {alias!r} can't be asked: {first_line(error)}") from error
-    sessions = {row[0]: _session(row) for row in rows if row[8] is not None}
-    asking = {row[0] for row in rows if row[8]}
     ((total, *_, most, kept, _, _),) = [row for row in rows if row[8] is None]
+    sessions = {row[0]: _session(row) for row in rows if joined and row[8] is not None}
+    asking = {row[0] for row in rows if row[8]}
     held = [
         HeldSession(process, holder, _of_lease(sessions.get(holder.backend_pid), process, holder))
         for process in processes
@@ -153,6 +158,7 @@ def server_of(alias: str, processes: Sequence[Process]) -> Server:
     strangers = [each for each in sessions.values() if each.pid not in known and each.age >= SETTLED]
     return Server(
         alias=alias,
+        joined=joined,
         connections=total,
         max_connections=int(most),
         reserved=int(kept),
@@ -162,11 +168,17 @@ def server_of(alias: str, processes: Sequence[Process]) -> Server:
     )
 
 
-def _asked(alias: str) -> list[Any]:
+def _asked(alias: str) -> tuple[list[Any], bool]:
+    """The answer, and whether it came from the process that this client was told of."""
     inside = atomic(using=alias) if connections[alias].in_atomic_block else nullcontext()
     with reserved(), deadline(PATIENCE), inside, connections[alias].cursor() as cursor:
+        told = connections[alias].connection.info.backend_pid  # now: with the statement the lease ends
         cursor.execute(_QUESTION)
-        return list(cursor.fetchall())
+        rows = list(cursor.fetchall())
+    pool = connections.settings[alias].get("POOL")
+    pooler = pool.get("pooler") if isinstance(pool, dict) else None
+    # A pooler may pass the server's pids on, so that one which is declared counts all the same.
+    return rows, pooler is None and [told] == [row[0] for row in rows if row[8]]
 
 
 def _session(row: Sequence[Any]) -> Session:

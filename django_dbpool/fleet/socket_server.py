@@ -22,6 +22,7 @@ from typing import Any
 from ..conf import project_config
 from ..core import reporter
 from ..core.words import one_line
+from ..pool import stopping
 from . import places, protocol
 from .protocol import BadLine, TooSlow
 from .verbs import NotDone, Verb, perform
@@ -302,7 +303,7 @@ def _job() -> None:
 
     if hasattr(mail, "outbox"):  # the one thing of Django's test environment that can be seen
         reporter.unregister(JOB)
-    else:
+    elif stopping.announced is None:  # the reporter's last round comes when the socket has been closed
         ensure_running()
 
 

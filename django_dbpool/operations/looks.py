@@ -14,11 +14,13 @@ from functools import partial
 from time import monotonic
 from typing import NamedTuple
 
-from ..conf.process import management_command
+from ..conf.process import command_of_its_own
 from ..core import operations, reporter
 from ..core.ledger import TRANSACTION_STATES, Owner, label_of, name_of, thread_units, unit_labels
-from ..core.operations import LOOK_EVERY, Held, Kind, Looked, Operation, Running, State, Watch, described
+from ..core.operations import Running, described
 from ..core.process import this_process
+from ..core.shown import clean
+from ..core.watching import LOOK_EVERY, Held, Kind, Looked, Operation, State, Watch
 from ..pool import dedicated
 from ..pool.entry import ACTIVE, PoolEntry
 from ..pool.registry import pools
@@ -155,6 +157,9 @@ def look() -> list[Record]:
 
 def _look_at_operations(now: float, leases: list[HeldNow]) -> Iterator[Record]:
     for running in operations.explicit():
+        if running.abandoned():
+            operations.abandon(running)
+            continue
         own = [
             lease
             for lease in leases
@@ -208,9 +213,9 @@ def _root(unit: object) -> object:
 def _of_this_process() -> Command | None:
     global _command
     if _command is None:
-        name = management_command()
-        if name and this_process().role == "command":
-            _command = Command(operations.clean(name))
+        name = command_of_its_own()
+        if name is not None:
+            _command = Command(clean(name))
     return _command
 
 

@@ -15,6 +15,7 @@ from ..core import operations
 from ..core.arguments import decorated_function
 from ..core.ledger import current_unit, thread_units
 from ..core.operations import Running
+from ..core.shown import amount, clean_name, clean_tags
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,9 +45,9 @@ class track_operation:  # noqa: N801  # used as a statement, like contextlib.sup
     """
 
     def __init__(self, name: str, *, total: float | None = None, tags: Mapping[str, str] | None = None) -> None:
-        self._name = operations.clean_name("track_operation", name)
-        self._total = None if total is None else operations.amount("track_operation", "total", total)
-        self._tags = operations.clean_tags("track_operation", tags)
+        self._name = clean_name("track_operation", name)
+        self._total = None if total is None else amount("track_operation", "total", total)
+        self._tags = clean_tags("track_operation", tags)
         self._entered: list[Running] = []
 
     def __enter__(self) -> Running:

@@ -318,13 +318,9 @@ def _same(one: str, other: str) -> bool:
 @contextmanager
 def _server_of(pool: ManagedPool) -> Iterator[Connection[Any]]:
     """A connection in autocommit mode on which all that is done has a time limit: of the pool's, or one of its own."""
-    outer = admission.get()
-    admission.set(Admission(reserved=True))
     owner = Owner()
-    try:
-        entry = pool.lease(owner, timeout=PATIENCE)
-    except (LeaseRefused, GateClosed):
-        # No reserve, or it is in use, or the circuit is open. The server may have a place for us nevertheless.
+    entry = _lent(pool, owner)
+    if entry is None:
         conn = pool.connector.attempt(pool.clock() + PATIENCE)
         try:
             with watchdog.limited(PoolEntry(conn, monotonic(), math.inf), PATIENCE):
@@ -333,8 +329,6 @@ def _server_of(pool: ManagedPool) -> Iterator[Connection[Any]]:
             conn._pool = None
             conn.close()
         return
-    finally:
-        admission.set(outer)
     try:
         with watchdog.limited(entry, PATIENCE):
             if not entry.autocommit:
@@ -347,6 +341,23 @@ def _server_of(pool: ManagedPool) -> Iterator[Connection[Any]]:
         pool.release(entry, owner)
     else:
         pool.discard(entry)
+
+
+def _lent(pool: ManagedPool, owner: Owner) -> PoolEntry | None:
+    """
+    One of the pool's. None if the reserve is in use or there is none, or the circuit is open: the server may have a
+    place for us nevertheless.
+    """
+    if not (pool.gate.free or pool.gate.reserve_size):
+        return None
+    outer = admission.get()
+    admission.set(Admission(reserved=True))
+    try:
+        return pool.lease(owner, timeout=PATIENCE)
+    except (LeaseRefused, GateClosed):
+        return None
+    finally:
+        admission.set(outer)
 
 
 # -- the way of the connection itself -----------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.tally import Counts, Histogram, tallies
+from . import stopping
 from .registry import pools
 from .reporting import PoolSnapshot
 
@@ -68,7 +69,9 @@ class Measures:
 
 def measures() -> tuple[Measures, ...]:
     """Of every alias that this process has used."""
-    living = {pool.alias: pool for pool in pools()}
+    # Whoever asks for one at the end of the process gets a pool that lends nothing any more.
+    over = stopping.announced is not None and stopping.announced.over
+    living = {pool.alias: pool for pool in pools() if pool.entries or not over}
     found = []
     for alias, tally in sorted(tallies().items()):
         pool = living.get(alias)

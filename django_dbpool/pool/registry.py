@@ -90,7 +90,7 @@ def _forget_inherited() -> None:
 def _close_at_exit() -> None:
     stopping.stop_now()
     close_pools(timeout=1.0)
-    reporter.flush()
+    reporter.finish(reporter.PATIENCE)
 
 
 if hasattr(os, "register_at_fork"):

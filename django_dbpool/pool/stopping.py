@@ -83,7 +83,7 @@ class _Work:
                 "".join(f"\n  {each}" for each in (*result.held, *result.unfinished)),
             )
         close_pools(timeout=CLOSING)
-        reporter.flush()  # the last numbers, and that nothing is open any more
+        reporter.finish(reporter.PATIENCE)  # the last numbers, and that nothing is open any more
         self.result = result
 
     def wait(self, deadline: float) -> ShutdownResult:

@@ -168,6 +168,19 @@ def test_full_pool(make_database: MakeDatabase, reserve: int) -> None:
     assert waiting.result() == 1
 
 
+def test_open_circuit(make_database: MakeDatabase) -> None:
+    """Callers are refused; whoever is on the server still can be stopped."""
+    database = make_database(breaker=True)
+    begun = Transaction(database.alias)
+    holder = holder_of(database, "idle in transaction")
+    database.pool.breaker.isolate()
+    try:
+        assert terminate(aim(holder)) is Outcome.DONE
+        assert isinstance(begun.error(), ConnectionLost)
+    finally:
+        database.pool.breaker.reset()
+
+
 # -- whom it must not hit -----------------------------------------------------------------------------------------
 
 

@@ -59,18 +59,23 @@ def observe(release: threading.Event) -> Iterator[Observe]:
 
 @pytest.fixture
 def job(release: threading.Event) -> Iterator[Callable[..., None]]:
-    """``reporter.register``; nothing is registered any more at the end."""
-    names: list[str] = []
+    """``reporter.register``; at the end nothing is registered any more and no call is under way."""
+    calls: dict[str, threading.Lock] = {}
 
     def register(name: str, call: Callable[[], object], interval: float = 0.01) -> None:
-        names.append(name)
-        reporter.register(name, call, interval=interval)
+        calls[name] = threading.Lock()
+
+        def tracked() -> None:
+            with calls[name]:
+                call()
+
+        reporter.register(name, tracked, interval=interval)
 
     yield register
     release.set()
-    for name in names:
+    for name, running in calls.items():
         reporter.unregister(name)
-    assert wait_until(lambda: "dbpool-reporter" not in {t.name for t in threading.enumerate()}, PATIENCE)
+        assert running.acquire(timeout=PATIENCE), name
 
 
 @pytest.fixture
@@ -365,23 +370,26 @@ def _resumed() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_resumed")
+@pytest.mark.parametrize("late", [False, True], ids=["all the time", "at the end"])
 def test_shutdown_does_not_wait_for_those_that_hang(
-    database: Database, observe: Observe, job: Callable[..., None], release: threading.Event
+    database: Database, observe: Observe, job: Callable[..., None], release: threading.Event, late: bool
 ) -> None:
-    """Whatever is told of the shutdown, it is over when the leases are."""
-    hangs = threading.Event()
+    """Whatever is told of the shutdown, it is over soon after the leases are."""
+    called, ending = threading.Event(), threading.Event()
 
     def hang(*_: object) -> None:
-        hangs.set()
-        release.wait(2 * PATIENCE)
+        called.set()
+        if not late or ending.is_set():
+            release.wait(2 * PATIENCE)
 
     observe("hanging", hang)
-    job("hanging", hang)
+    job("hanging", hang, interval=PATIENCE)
     work(database, 1)
-    assert hangs.wait(PATIENCE)
-    result = django_dbpool.shutdown(timeout=PATIENCE)
-    assert result.clean
-    assert result.seconds < PATIENCE / 3
+    assert called.wait(PATIENCE)
+    ending.set()
+    began = monotonic()
+    assert django_dbpool.shutdown(timeout=PATIENCE).clean
+    assert monotonic() - began < PATIENCE / 3
 
 
 EXIT = """
@@ -393,25 +401,33 @@ django.setup()
 from django.db import connection
 from django_dbpool.core import events, reporter
 hanging = threading.Semaphore(0)
+late = threading.Event()
 def hang(*_):
     hanging.release()
     threading.Event().wait()
+def hang_late():
+    hanging.release()
+    if late.is_set():
+        threading.Event().wait()
 events.subscribe("hanging", hang)
-reporter.register("hanging", hang, interval=0.01)
+reporter.register("late", hang_late, interval=1000)
+reporter.register("hanging", hang, interval=1000)
 with connection.cursor() as cursor:
     cursor.execute("SELECT 1")
-hanging.acquire(), hanging.acquire()
-print("both hang")
+for _ in range(3):
+    hanging.acquire()
+late.set()
+print("all hang")
 """
 
 
 def test_interpreter_does_not_wait_for_those_that_hang(session_server: Server) -> None:
-    """At its end, without a shutdown: the threads are daemons, and nothing joins them."""
+    """At its end, without a shutdown; a job that hangs all the time, one at the end, and an observer."""
     database = json.dumps(session_server.django())
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", EXIT, database], capture_output=True, text=True, timeout=PATIENCE
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "both hang\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "all hang\n", "")
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
@@ -435,6 +451,24 @@ def test_job_raises(
     assert wait_until(lambda: min(called.values()) >= 3, PATIENCE), called
     records = [record for record in caplog.records if record.name == "django_dbpool.reporter"]
     assert [(record.levelno, record.exc_info and record.exc_info[1]) for record in records] == [(logging.ERROR, error)]
+
+
+def test_job_raises_and_so_does_the_log(database: Database, job: Callable[..., None]) -> None:
+    """The thread of all jobs survives that too."""
+    called: list[None] = []
+
+    def bad() -> None:
+        called.append(None)
+        raise ValueError("job")
+
+    broken = BrokenFilter()
+    reporter.logger.addFilter(broken)
+    try:
+        job("bad", bad)
+        work(database, 1)
+        assert wait_until(lambda: len(called) >= 3, PATIENCE)
+    finally:
+        reporter.logger.removeFilter(broken)
 
 
 def test_job_hangs(database: Database, job: Callable[..., None], release: threading.Event) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 import select
 import threading
@@ -27,7 +28,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from django_dbpool.contrib import opentelemetry
 from django_dbpool.contrib.opentelemetry.histograms import HISTOGRAMS as instruments_of_time
-from django_dbpool.contrib.opentelemetry.histograms import samples
+from django_dbpool.contrib.opentelemetry.histograms import Told, samples
 from django_dbpool.contrib.opentelemetry.instruments import OBSERVED
 from django_dbpool.core import events, reporter
 from django_dbpool.core.tally import BOUNDS, Histogram
@@ -135,7 +136,7 @@ def test_names_units_and_kinds(make_database: MakeDatabase, reader: InMemoryMetr
     for name, expected in {"idle.max": 3, "idle.min": 1, "max": 3, "pending_requests": 0, "timeouts": 0}.items():
         assert value(found, prefix + name, alias) == expected
         assert found[prefix + name].data.is_monotonic is (name == "timeouts")
-    assert counted(found, alias) == {"create_time": 3, "wait_time": 4, "use_time": 2}
+    assert counted(found, alias) == {"create_time": 3, "wait_time": 2, "use_time": 2}
     (point,) = points(found, f"{prefix}use_time", alias)
     assert dict(point.attributes) == {NAME: alias}
     assert tuple(point.explicit_bounds) == BOUNDS
@@ -386,6 +387,22 @@ def test_samples_are_where_the_durations_were(durations: list[float]) -> None:
         assert sum(made) == pytest.approx(sum(durations), rel=1e-6, abs=1e-9)
 
 
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans()), max_size=20))
+def test_nothing_is_told_twice_or_taken_back(steps: list[tuple[int, int, bool]]) -> None:
+    """Also where a reading was made between a lease's end and the moment at which its wait was counted."""
+    told, free, waited, sums = Told(), 0, 0, [0] * (len(BOUNDS) + 1)
+    for new_free, new_waited, between in [*steps, (20, 0, False)]:
+        free, waited = free + new_free, waited + new_waited
+        early = new_waited if between else 0
+        counts = (free + early, 0, waited - early, *[0] * (len(BOUNDS) - 2))
+        new, total = told.add("wait", "default", Histogram(counts, 0.02 * waited))
+        sums = [*map(operator.add, sums, new.counts)]
+        assert min(new.counts) >= 0
+        assert list(total.counts) == sums
+        assert sum(sums) == free + waited
+    assert sums[:3] == [free, 0, waited]
+
+
 @pytest.mark.parametrize("wrong", [{"histograms": "exact"}, {"server_interval": 0}, {"server_interval": float("inf")}])
 def test_wrong_arguments(wrong: dict[str, Any]) -> None:
     before = events.subscribers
@@ -542,5 +559,32 @@ def test_a_span_processor_that_fails(make_database: MakeDatabase) -> None:
         (subscription,) = (each for each in events.subscribers if each.name == "opentelemetry")
         assert subscription.failures > 0
     finally:
+        opentelemetry.uninstall()
+        provider.shutdown()
+
+
+def test_a_span_processor_that_blocks(make_database: MakeDatabase) -> None:
+    """Requests that wait and connect go on; what can't be told is told later."""
+    goes_on = threading.Event()
+
+    class Blocked(SpanProcessor):
+        def on_start(self, span: Any, parent_context: Any = None) -> None:
+            if span.name.startswith("dbpool "):
+                goes_on.wait(PATIENCE)
+
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Blocked())
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    opentelemetry.install(tracer_provider=provider, server_interval=None)
+    try:
+        for _ in range(5):
+            database = make_database()
+            traced(provider, database.backend)
+        assert [span.name for span in exporter.get_finished_spans()] == ["GET /"] * 5
+        goes_on.set()
+        assert [span.name for span in spans(exporter)].count("dbpool connect") == 5
+    finally:
+        goes_on.set()
         opentelemetry.uninstall()
         provider.shutdown()

@@ -143,8 +143,12 @@ def test_a_long_lease_is_no_idleness(make_database: MakeDatabase, role: dict[str
 
 def leaders(database: Database) -> list[int]:
     """Sessions with the lock."""
-    sql = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND granted"
-    return [pid for (pid,) in database.observer.execute(sql, [server_counts.LOCK])]
+    rows = database.observer.execute(
+        "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid)"
+        " WHERE locktype = 'advisory' AND classid = %s AND granted AND application_name = %s",
+        [server_counts.LOCK, database.application],
+    )
+    return [pid for (pid,) in rows]
 
 
 def test_a_session_that_is_killed(make_database: MakeDatabase, role: dict[str, str]) -> None:
@@ -167,6 +171,14 @@ def test_a_server_that_is_away(make_database: MakeDatabase) -> None:
     server_counts.look()
     assert wait_until(lambda: asking(database) is False, PATIENCE)
     assert latest(database) is None
+
+
+def test_whatever_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """An alias that is gone, for example: nobody else would hear of what a thread raises."""
+    watch = server_counts._Watch("nowhere", HOUR)
+    watch.look()
+    watch.close(PATIENCE)
+    assert "asking the server for its connections failed" in caplog.text
 
 
 def test_a_test_environment_is_left_alone(make_database: MakeDatabase) -> None:

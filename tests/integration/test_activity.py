@@ -125,6 +125,7 @@ def test_each_lease_says_where_it_began(single: str, recording: None, make_worke
         (holder,) = holders(single)
         assert "tests/fixtures/pools.py" in holder.leased_at[0] and " in execute: " in holder.leased_at[0]
         assert any(" in borrow: execute(alias" in call for call in holder.leased_at)
+        assert any(" in here: " in call for call in holder.leased_at) == (who is here)
         assert not any("django_dbpool/backends" in call for call in holder.leased_at)
         assert len(holder.leased_at) <= callers.DEEPEST
         who(give_back, single)

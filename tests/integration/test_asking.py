@@ -9,17 +9,16 @@ import pytest
 from django.db import connections
 from django.test import override_settings
 
-from django_dbpool import advice, asking
+from django_dbpool import advice, asking, fleet
+from django_dbpool import server_counts as counts
 from django_dbpool.alerts import providers
 from django_dbpool.alerts.service import Service, service, stop
 from django_dbpool.core import reporter
+from django_dbpool.fleet import server
 from testproject.postgres import Server
 from testproject.processes import wait_until
 from tests.fixtures.pools import execute
 from tests.fixtures.workers import PATIENCE
-
-counts: Any = pytest.importorskip("django_dbpool.server_counts")
-fleet: Any = pytest.importorskip("django_dbpool.fleet")
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.ci]
 
@@ -34,7 +33,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def ask(name: str, alias: str) -> Any:
-    reporter.flush()
+    counts.look()
     execute(alias, "SELECT 1")
     return providers.ask(name, alias)
 
@@ -80,11 +79,10 @@ def test_strangers_are_counted(
 ) -> None:
     alias = make_pool()
     execute(alias, "SELECT 1")
-    server = pytest.importorskip("django_dbpool.fleet.server")
     monkeypatch.setattr(server, "SETTLED", 0.0)
     monkeypatch.setattr(fleet, "processes", lambda: ())
     dbname = connections[alias].settings_dict["NAME"]
-    found = asking.Strangers(counts)
+    found = asking.Strangers()
     with session_server.connect(dbname=dbname), session_server.connect(dbname=dbname):
         found.ask(alias)
         assert found(alias) is not None
@@ -93,7 +91,7 @@ def test_strangers_are_counted(
 
 def test_strangers_that_can_t_be_counted_are_not_known(make_pool: Callable[..., str]) -> None:
     alias = make_pool()
-    found = asking.Strangers(counts)
+    found = asking.Strangers()
     found.ask(alias)  # nothing is published in tests
     assert found(alias) is None
 
@@ -104,7 +102,7 @@ def test_the_leader_asks_once_in_a_while(make_pool: Callable[..., str], monkeypa
     monkeypatch.setattr(counts, "latest", lambda alias: object())
     monkeypatch.setattr(asking, "INTERVAL", 60.0)
     monkeypatch.setattr(asking.Strangers, "ask", lambda self, alias: asked.append(alias))
-    found = asking.Strangers(counts)
+    found = asking.Strangers()
     for _ in range(3):
         assert found(alias) is None
     assert wait_until(lambda: asked == [alias], PATIENCE)

@@ -29,6 +29,8 @@ from django_dbpool.errors import PoolExhausted
 from django_dbpool.fleet import processes, server_of, snapshot
 from django_dbpool.fleet.snapshot import encoded
 from django_dbpool.fleet.table import TableStore
+from django_dbpool.operations import track_operation
+from django_dbpool.threads import spawn
 from testproject.processes import wait_until
 from tests.app.models import Item
 from tests.faults.helpers import PATIENCE, Task
@@ -112,13 +114,13 @@ def reindex() -> None:
 
 class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
-        with transaction.atomic(using=alias):
-            wait("thread nightly import", pid_of_lease())
+        with track_operation("nightly import"), transaction.atomic(using=alias):
+            wait("operation 'nightly import'", pid_of_lease())
 
 
 def thumbnails() -> None:
     with transaction.pin(using=alias):
-        wait("thread thumbnails", pid_of_lease())
+        wait("thread 'thumbnails'", pid_of_lease())
 
 
 def refused(request: HttpRequest) -> HttpResponse:
@@ -141,8 +143,8 @@ STATES = {
     "GET /stream/": ("idle", "idle"),
     "thread export": ("running", "active"),
     "task shop.tasks.reindex": ("idle in transaction", "idle in transaction"),
-    "thread nightly import": ("idle in transaction", "idle in transaction"),
-    "thread thumbnails": ("idle", "idle"),
+    "operation 'nightly import'": ("idle in transaction", "idle in transaction"),
+    "thread 'thumbnails'": ("idle", "idle"),
 }
 """By name: the state as our process knows it, and as the server does."""
 
@@ -173,8 +175,8 @@ JOBS = [
     named("web-4", get_asynchronously, "/stream/"),
     named("export", copies),
     named("pool-worker", lambda: reindex.apply(throw=True)),
-    named("nightly import", lambda: call_command(Command())),
-    named("thumbnails", thumbnails),
+    named("manage.py", lambda: call_command(Command())),
+    named("starter", lambda: spawn(thumbnails, name="thumbnails").result()),
 ]
 
 
@@ -216,7 +218,7 @@ def names_in(text: str, held: dict[str, int]) -> dict[str, int]:
     """By name: the backend whose line has it."""
     found = {}
     for name, pid in held.items():
-        words = name.removeprefix("thread ")
+        words = name.removeprefix("thread ")  # of one without a unit
         lines = [line for line in text.splitlines() if str(pid) in line.replace(",", " ").split() and words in line]
         assert len(lines) == 1, (name, pid, text)
         found[name] = pid
@@ -257,7 +259,7 @@ def test_all_name_the_same(
             name: each[0] for name, each in STATES.items()
         }
         assert by_pid[held["GET /pinned/"]].pinned is not None
-        assert by_pid[held["thread thumbnails"]].pinned == "transaction.pin()"
+        assert by_pid[held["thread 'thumbnails'"]].pinned == "transaction.pin()"
 
         # 4. the server
         server = server_of(alias, processes())
@@ -280,8 +282,12 @@ def test_all_name_the_same(
         with pytest.raises(SystemExit):
             call_command("dbpool", "status", "--json", stdout=out_json)
         listed = json.loads(out_json.getvalue())["processes"][0]["holders"]
-        assert {holder["backend_pid"] for holder in listed} == set(held.values())
+        assert {holder["backend_pid"] for holder in listed if holder["alias"] == alias} == set(held.values())
 
         assert told == dict.fromkeys(told, held)
         everything = (str(caught.value), record.getMessage(), out.getvalue(), out_json.getvalue(), encoded(document))
         assert SECRET not in "".join(everything)
+
+        # 6. what runs, a part of the snapshot
+        running = " ".join(operation["name"] for operation in process.document["sections"]["operations"])
+        assert all(name in running for name in ("nightly import", "thumbnails", "shop.tasks.reindex", "GET /slow/"))

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import Any
 
 import psycopg
 import pytest
-from django.core.management import ManagementUtility
+from django.core.management import ManagementUtility, call_command
 from django.db import connections, transaction
 from django.test import override_settings
 
-from django_dbpool.fleet import FleetUnavailable, processes, server, server_of, snapshot
+from django_dbpool.core.process import this_process
+from django_dbpool.fleet import FleetUnavailable, processes, server, server_of, snapshot, socket_server
 from django_dbpool.fleet.snapshot import encoded
 from django_dbpool.fleet.table import TableStore
 from testproject.postgres import Server
 from testproject.processes import wait_until
 from tests.fixtures.aliases import MakeAlias
+from tests.fixtures.pgbouncer import pgbouncer
 from tests.fixtures.pools import backend, execute, hold
 from tests.fixtures.workers import PATIENCE, Worker
 
@@ -196,20 +197,37 @@ def test_it_cannot_be_told(make_alias: MakeAlias, run: Run) -> None:
         assert "is no database with this engine" in run()[2]
 
 
-def test_the_processes_of_this_host_are_asked_where_the_store_is_away(
-    make_alias: MakeAlias, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Answer:
-        def __init__(self, pid: int, result: Any, message: str = "") -> None:
-            self.pid, self.result, self.message, self.ok = pid, result, message, not message
+def test_the_processes_of_this_host_are_asked_where_the_store_is_away(make_alias: MakeAlias, run: Run) -> None:
+    with tempfile.TemporaryDirectory(prefix="dbp") as directory:
+        away = make_alias(HOST="127.0.0.1", PORT="1", POOL={"retry": False, "timeout": 1})
+        with override_settings(DBPOOL={"FLEET": {"using": away}, "SOCKET": directory}):
+            assert run("--no-server")[0] == 2
+            socket_server.ensure_running()
+            try:
+                code, out, _ = run("--no-server")
+            finally:
+                socket_server.stop()
+    assert f"{this_process().host}:{os.getpid()} " in out
+    assert "can't be read" in out
+    assert code in (1, 2), "others may be in trouble that this host knows nothing of"
 
-    local = ModuleType("django_dbpool.fleet.socket_client")
-    answers = [Answer(1, {**snapshot(), "host": "here", "pid": 1}), Answer(2, {"format": 1}), Answer(3, None, "silent")]
-    local.local_processes = lambda: type("Found", (), {"answers": answers})  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "django_dbpool.fleet.socket_client", local)
-    with override_settings(DBPOOL={"FLEET": {"using": make_alias()}}):
-        code, out, _ = run("--no-server")
-    assert code == 2, "others may be in trouble that this host knows nothing of"
-    assert "here:1" in out
-    assert "process 2: its answer is not understood" in out
-    assert "process 3: silent" in out
+
+@pytest.mark.ci
+def test_behind_a_pooler_nothing_is_joined(session_server: Server, make_alias: MakeAlias, run: Run) -> None:
+    """Also where nobody has said that there is one."""
+    direct = make_alias()
+    call_command("migrate", "django_dbpool", database=direct, verbosity=0)
+    try:
+        with pgbouncer(session_server) as front:
+            through = make_alias(front, POOL={"max_size": 2, "timeout": 5})
+            assert server_of(direct, ()).joined
+            with override_settings(DBPOOL={"FLEET": {"using": direct}}), transaction.atomic(using=through):
+                backend(through)
+                publish(direct)
+                found = server_of(through, processes())
+                assert (found.joined, found.strangers, len(found.held)) == (False, (), 1)
+                assert found.held[0].session is None
+                assert "behind a pooler nobody can say" in run()[1]
+    finally:
+        call_command("migrate", "django_dbpool", "zero", database=direct, verbosity=0)
+        execute(direct, "DROP TABLE django_migrations")

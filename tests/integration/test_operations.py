@@ -17,7 +17,7 @@ from django.test import RequestFactory
 from django_dbpool import operations
 from django_dbpool.core import reporter
 from django_dbpool.core.ledger import current_unit, thread_units
-from django_dbpool.core.operations import IDLE_AFTER, Looked, Watch
+from django_dbpool.core.watching import IDLE_AFTER, Looked, Watch
 from django_dbpool.operations import Operation, advance, looks, recent, running, track_operation
 from testproject.processes import wait_until
 from tests.faults.helpers import PATIENCE, Child
@@ -77,6 +77,16 @@ def test_ends_with_an_error(error: type[BaseException], state: str) -> None:
         raise error
     assert (last("broken").state, last("broken").error) == (state, error.__name__)
     assert current_unit.get() is None
+
+
+def test_thread_that_has_gone() -> None:
+    """An operation whose end never came ends with its thread."""
+    thread = threading.Thread(target=track_operation("never closed").__enter__)
+    thread.start()
+    thread.join()
+    assert not [each for each in running() if each.name == "never closed"]
+    assert last("never closed").state == "ended"
+    assert thread.ident not in thread_units
 
 
 def test_decorator() -> None:
@@ -175,6 +185,51 @@ def test_request(single: str, worker: Worker, request_of: Callable[[str], dict[s
     assert not [each for each in running() if each.kind == "request"]
     ended = last(request.name)
     assert (ended.id, ended.state) == (request.id, "ended")
+
+
+def test_task(single: str, worker: Worker) -> None:
+    """Of Celery, registered by its signals."""
+    celery = pytest.importorskip("django_dbpool.contrib.celery")
+    step = Step()
+
+    class Task:
+        request = celery.Context(id="1f0c", task="shop.tasks.send")
+
+    def run() -> None:
+        celery._begin(task=Task)
+        try:
+            with transaction.atomic(using=single), track_operation("part"):
+                backend(single)
+                step.wait()
+        finally:
+            celery._end(task=Task)
+
+    task = worker.start(run)
+    step.reached()
+    (mine,) = [each for each in running() if each.kind == "task"]
+    assert (mine.name, mine.unit_name) == ("task shop.tasks.send[1f0c]", "shop.tasks.send")
+    assert len(mine.held) == 1
+    assert named("part").unit_name == "shop.tasks.send"
+    step.go_on()
+    task.result(PATIENCE)
+    assert last(mine.name).state == "ended"
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_command(single: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process was started for holds what its main thread leases, unless that is for something else."""
+
+    def command() -> object:
+        with transaction.atomic(using=single):
+            pid = backend(single)
+            (mine,) = running()
+            held = [each.backend_pid for each in mine.held]
+        return mine.kind, mine.name, mine.unit_name, held == [pid]
+
+    monkeypatch.setattr("sys.argv", ["manage.py", "import_prices", "--secret=x"])
+    assert Child(command).result() == ("command", "command 'import_prices'", None, True)
+    monkeypatch.setattr("sys.argv", ["manage.py", "runserver"])
+    assert Child(lambda: [(each.kind, each.name) for each in running()]).result() == []
 
 
 def test_seconds_of_holding() -> None:

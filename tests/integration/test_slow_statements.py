@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Any
 
 import psycopg
@@ -324,10 +325,12 @@ def test_a_commit_that_runs(make_pool: MakePool, limit: None, worker: Worker, lo
         execute(alias, "DROP FUNCTION slow_check")
 
 
-def test_what_does_not_run_is_not_told(single: str, limit: None, lines: Any, worker: Worker) -> None:
+def test_what_does_not_run_is_not_told(
+    single: str, limit: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, worker: Worker
+) -> None:
     """A transaction that has executed something long ago, and uses its connection without a statement of Django's."""
     worker(transaction.set_autocommit, False, using=single)
-    worker(execute, single, "SELECT 1")
+    worker(execute, single, "SELECT pg_backend_pid()")
 
     def look_while(call: Callable[[], object]) -> None:
         asleep = worker.start(call)
@@ -339,9 +342,26 @@ def test_what_does_not_run_is_not_told(single: str, limit: None, lines: Any, wor
     look_while(lambda: connections[single].connection.execute("SELECT pg_sleep(0.2)"))
     (entry,) = connections[single].pool.entries
     entry.pinned, pinned = None, entry.pinned
+    monkeypatch.setattr(sampler, "SETTLED", 0.0)
     sampler.look()  # now it is idle: whatever comes without a statement of its own isn't the last one
     look_while(lambda: entry.conn.execute("SELECT pg_sleep(0.2)"))
     entry.pinned = pinned
     worker(transaction.rollback, using=single)
     worker(transaction.set_autocommit, True, using=single)
-    assert not any("running" in line for line in lines())
+    assert not [record for record in caplog.records if "running" in record.getMessage()]
+
+
+def test_a_statement_that_is_not_sent_yet_has_not_ended(single: str, limit: None, lines: Any, worker: Worker) -> None:
+    """A look may fall between its being noted and its being sent."""
+    worker(transaction.set_autocommit, False, using=single)
+    worker(execute, single, "SELECT pg_backend_pid()")
+    (entry,) = connections[single].pool.entries
+    entry.began = monotonic()
+    sampler.look()
+    asleep = worker.start(lambda: entry.conn.execute("SELECT pg_sleep(0.3)"))
+    while not asleep.done():
+        sampler.look()
+    asleep.result(PATIENCE)
+    worker(transaction.rollback, using=single)
+    worker(transaction.set_autocommit, True, using=single)
+    assert [line for line in lines() if "running" in line]

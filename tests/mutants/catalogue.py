@@ -287,4 +287,28 @@ MUTANTS = (
         (("pool/standby.py", "or not in_recovery(entry.conn)", ""),),
         ("tests/faults/test_failover.py",),
     ),
+    Mutant(
+        "a connection whose lease is aimed at is lent on",
+        "cancel and terminate: never a wrong victim",
+        (("pool/aiming.py", "        self.entry.expires_at = -math.inf  # before", "        pass  # before"),),
+        ("tests/faults/test_aiming.py::test_what_was_aimed_at_serves_nobody_else",),
+    ),
+    Mutant(
+        "any session with the process id is taken for the lease's",
+        "cancel and terminate: never a wrong victim",
+        (("pool/aiming.py", "            return bool(port == row.client_port)", "            return True"),),
+        ("tests/faults/test_aiming.py::test_process_id_of_another_session",),
+    ),
+    Mutant(
+        "an aim at a lease hits the one after it",
+        "cancel and terminate: never a wrong victim",
+        (("pool/aiming.py", "return entry.generation == self.generation and entry", "return entry"),),
+        ("tests/faults/test_aiming.py::test_next_lease_of_the_same_connection",),
+    ),
+    Mutant(
+        "work in a thread keeps its connections",
+        "threads: connections are given back whatever happens",
+        (("threads.py", "                _close(connection)\n", "                pass\n"),),
+        ("tests/integration/test_threads.py",),
+    ),
 )

@@ -78,6 +78,10 @@ def test_what_is_needed_is_above_the_load(load: float, hold: float, spread: floa
     assert servers <= needed(load * 1.5 + 1, hold, target=0.05, spread=spread)
 
 
+def test_leases_that_vary_more_need_more() -> None:
+    assert needed(7.0, 0.05, target=0.02, spread=0.0) < needed(7.0, 0.05, target=0.02, spread=20.0)
+
+
 def test_a_queue_hides_demand() -> None:
     """8 threads that hold as long as they work elsewhere want 4; a pool of 2 shows 2 in use and others waiting."""
     assert unqueued(4.0, 0.0, 8) == 4.0

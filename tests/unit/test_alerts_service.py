@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from django.test import override_settings
 
+from django_dbpool.alerts.findings import biggest
 from django_dbpool.alerts.service import INTERVAL, Service
+from django_dbpool.core.ledger import Holder
 from django_dbpool.core.tally import Histogram
 from django_dbpool.pool.measures import Measures
 
@@ -117,3 +119,22 @@ def test_only_waiting_for_others_is_waiting(process: Process) -> None:
         [],
         ["waiters raised"],
     ]
+
+
+def holder(seconds: float, name: str | None, thread: str = "MainThread") -> Holder:
+    return Holder("default", 1, thread, 1, "GET /reports/7/?token=secret", seconds, None, "running", name=name)
+
+
+def test_holders_are_named_by_route_or_task_and_never_by_path() -> None:
+    found = [
+        holder(12.1, "reports/<int:pk>/"),
+        holder(3.0, "reports/<int:pk>/"),
+        holder(9.0, "shop.tasks.send"),
+        holder(20.0, None, "import"),
+        holder(0.1, "quick/"),
+    ]
+    assert biggest(found) == (
+        "thread import (1, oldest 20.0 s)",
+        "reports/<int:pk>/ (2, oldest 12.1 s)",
+        "shop.tasks.send (1, oldest 9.0 s)",
+    )

@@ -39,6 +39,7 @@ VALID = {
 @pytest.fixture
 def sections() -> Iterator[None]:
     before = dict(_sections)
+    _sections.clear()
     yield
     _sections.clear()
     _sections.update(before)

@@ -33,7 +33,7 @@ BUSY: dict[str, Any] = {
     "use": histogram(0.02, 0.02, 6),
     "connect": histogram(0.03),
     "opened": 6,
-    "closed": 1,
+    "closed_by": {"idle": 1, "new reason": 2},
     "failed": 2,
     "refused": {"PoolExhausted": 3, "Another": 1},
     "retried": {"read": 5},
@@ -64,8 +64,10 @@ def test_every_number() -> None:
     assert [value(found, name) for name in ("connections_max", "connections_min", "waiting")] == [10, 1, 4]
     circuit = {state: value(found, "circuit_state", state=state) for state in ("closed", "half-open", "open")}
     assert circuit == {"closed": 0, "half-open": 1, "open": 0}
-    counters = ("leases", "statements", "connections_opened", "connections_closed", "connections_failed")
-    assert [value(found, f"{name}_total") for name in counters] == [12, 30, 6, 1, 2]
+    counters = ("leases", "statements", "connections_opened", "connections_failed")
+    assert [value(found, f"{name}_total") for name in counters] == [12, 30, 6, 2]
+    closed = [value(found, "connections_closed_total", reason=reason) for reason in ("idle", "new reason", "lost")]
+    assert closed == [1, 2, 0]
     others = ("timeouts", "statements_slow", "statements_repeated", "overdue")
     assert [value(found, f"{name}_total") for name in others] == [3, 8, 9, 11]
     assert [value(found, "retried_total", what=what) for what in ("connect", "read", "block")] == [0, 5, 0]

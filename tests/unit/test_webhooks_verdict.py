@@ -20,7 +20,7 @@ from testproject.webhooks.verdict import FULL, OPERATION, TERMINATED, Leak, Meas
 GOOD = Delivery("good", "payment.succeeded", "order-1", 7, "customer@example.com")
 UNKNOWN = replace(GOOD, key="unknown", order="lost-1")
 FOR_NOBODY = replace(GOOD, key="nobody", receiver=NOBODY)
-BYPASS = Finding("DBP101", "naive.py", 1, 1, "a connection", "don't")
+BYPASS = Finding(path="naive.py", line=1, column=1, rule="DBP101", message="a connection", fix="use the ORM")
 EVENTS = Events(done=1, failed=2, lost=0, repeated=0, undelivered=0, orphans=0)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+import operator
 import os
 import threading
 import time
@@ -52,29 +53,48 @@ HISTOGRAMS: tuple[tuple[str, str, Callable[[Measures], Histogram]], ...] = (
 """Names and descriptions are those of the conventions."""
 
 
-class Deltas:
-    """What was added to each histogram since the last time this was asked; from nothing in a forked child."""
+class Told:
+    """
+    What was told of each histogram so far, to one reader or instrument; from nothing in a forked child.
+
+    Attributes:
+        lock: to be held while it is used.
+        last: when something was told last, as Unix time in nanoseconds.
+    """
 
     def __init__(self) -> None:
         self._reset()
 
     def _reset(self) -> None:
         self._pid = os.getpid()
+        self._told: dict[tuple[str, str], Histogram] = {}
         self.lock = threading.Lock()
         self.last = int(this_process().started * 1e9)
-        """Unix time in nanoseconds."""
-        self._before: dict[tuple[str, str], Histogram] = {}
 
-    def of_this_process(self) -> Deltas:
+    def of_this_process(self) -> Told:
         if self._pid != os.getpid():
             self._reset()
         return self
 
-    def since(self, name: str, alias: str, now: Histogram) -> Histogram:
-        """To be called with the lock."""
-        before = self._before.get((name, alias))
-        self._before[name, alias] = now
-        return now if before is None else now.since(before)
+    def add(self, name: str, alias: str, value: Histogram) -> tuple[Histogram, Histogram]:
+        """What is new, and all that is told with it."""
+        told = self._told.get((name, alias), Histogram())
+        new = _never_less(value.since(told))
+        total = Histogram(tuple(map(operator.add, told.counts, new.counts)), told.total + new.total)
+        self._told[name, alias] = total
+        return new, total
+
+
+def _never_less(new: Histogram) -> Histogram:
+    """
+    A lease that has just ended counts as one without a wait until its wait is counted, a moment later. Who has been
+    told of it meanwhile can't be told the contrary: the next of its kind makes up for it.
+    """
+    counts, debt = [], 0
+    for count in new.counts:
+        counts.append(max(0, count - debt))
+        debt = max(0, debt - count)
+    return Histogram(tuple(counts), max(0.0, new.total))
 
 
 class Merging:
@@ -84,7 +104,7 @@ class Merging:
         self._receive = reader._receive_metrics
         self._active = active
         self._is_delta = is_delta(reader)
-        self._deltas = Deltas()
+        self._told = Told()
 
     def __call__(self, metrics_data: Any, *args: Any, **kwargs: Any) -> None:
         try:
@@ -115,21 +135,20 @@ class Merging:
         from opentelemetry.sdk.metrics.export import AggregationTemporality, Metric
         from opentelemetry.sdk.metrics.export import Histogram as Data
 
-        deltas = self._deltas.of_this_process()
+        told = self._told.of_this_process()
+        kind = AggregationTemporality.DELTA if self._is_delta else AggregationTemporality.CUMULATIVE
         found = []
-        with deltas.lock:
+        with told.lock:
             now = time.time_ns()
-            start = deltas.last if self._is_delta else int(this_process().started * 1e9)
+            start = told.last if self._is_delta else int(this_process().started * 1e9)
             read = measures()
             for name, description, histogram_of in HISTOGRAMS:
-                values = [(each.alias, histogram_of(each)) for each in read]
-                if self._is_delta:
-                    values = [(alias, deltas.since(name, alias, value)) for alias, value in values]
-                points = [_point(alias, value, start, now) for alias, value in values if value.count]
+                values = [(each.alias, told.add(name, each.alias, histogram_of(each))) for each in read]
+                chosen = [(alias, new if self._is_delta else total) for alias, (new, total) in values]
+                points = [_point(alias, value, start, now) for alias, value in chosen if value.count]
                 if points:
-                    kind = AggregationTemporality.DELTA if self._is_delta else AggregationTemporality.CUMULATIVE
                     found.append(Metric(name, description, "s", Data(points, kind)))
-            deltas.last = now
+            told.last = now
         return found
 
 
@@ -187,7 +206,7 @@ class Histograms:
         self._active = active
         self._merging: list[tuple[Any, Merging]] = []
         self._instruments: dict[str, Instrument] = {}
-        self._deltas = Deltas()
+        self._told = Told()
 
     def collecting(self, provider: MeterProvider) -> None:
         """A reader is about to collect. Readers may be added at any time, hence again each time."""
@@ -214,12 +233,12 @@ class Histograms:
         """Record what was added since the last time, if this is how it is done."""
         if not self._instruments:
             return
-        deltas = self._deltas.of_this_process()
-        with deltas.lock:
+        told = self._told.of_this_process()
+        with told.lock:
             for each in measures():
                 for name, _, histogram_of in HISTOGRAMS:
-                    added = deltas.since(name, each.alias, histogram_of(each))
-                    self._record(self._instruments[name], each.alias, added)
+                    new, _ = told.add(name, each.alias, histogram_of(each))
+                    self._record(self._instruments[name], each.alias, new)
 
     def _record(self, instrument: Instrument, alias: str, added: Histogram) -> None:
         attributes = {POOL_NAME: alias}

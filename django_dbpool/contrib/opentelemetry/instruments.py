@@ -103,7 +103,7 @@ CONVENTIONAL = (
 
 # Ours. Refusals, losses and circuits have no name in the conventions.
 OWN = (
-    Observed("counter", "django_dbpool.leases", "{lease}", "Connections handed out.", lambda each: _one(each.leases)),
+    Observed("counter", "django_dbpool.leases", "{lease}", "Leases that have ended.", lambda each: _one(each.leases)),
     Observed(
         "counter",
         "django_dbpool.statements",

@@ -27,6 +27,8 @@ REFUSALS = (
 
 REPEATED = ("connect", "read", "block")
 
+REASONS = ("expired", "idle", "shrunk", "drained", "closed", "pinned", "discarded", "lost", "lost_idle")
+
 STATES = tuple(state.value for state in State)
 
 Labels = tuple[str, ...]
@@ -124,6 +126,11 @@ def _refused(measures: Measures) -> Iterator[tuple[Labels, float]]:
         yield (error,), measures.refused.get(error, 0)
 
 
+def _closed(measures: Measures) -> Iterator[tuple[Labels, float]]:
+    for reason in dict.fromkeys((*REASONS, *measures.closed_by)):
+        yield (reason,), measures.closed_by.get(reason, 0)
+
+
 def _lost(measures: Measures) -> Iterator[tuple[Labels, float]]:
     yield ("false",), measures.lost
     yield ("true",), measures.lost_expected
@@ -198,8 +205,9 @@ FAMILIES: tuple[Family | Durations, ...] = (
     Family(
         PREFIX + "connections_closed",
         "counter",
-        "Physical connections closed or lost.",
-        _one(lambda measures: measures.closed),
+        "Physical connections closed or lost, by reason.",
+        _closed,
+        ("reason",),
     ),
     Family(
         PREFIX + "connections_failed",

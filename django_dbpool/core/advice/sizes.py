@@ -132,15 +132,17 @@ def _no_more_than_cores(facts: Facts, measured: Measured, size: int, demand: flo
         return size
     useful = busy_cores(facts.room.cpus)
     share = max(0.05, min(1.0, measured.executing))
+    busy = max(1, math.ceil(useful / share / (facts.processes or 1)))
     # It limits growth only: other processes may be idle while this one needs what it has.
-    cap = max(min(size, facts.settings.max_size), math.ceil(useful / share / (facts.processes or 1)))
+    cap = max(min(size, facts.settings.max_size), busy)
     if size <= cap:
         return size
     whom = "this process" if (facts.processes or 1) == 1 else f"each of {facts.processes} processes"
     parts.append(
         f"The server's {facts.room.cpus} processors work on {useful} statements at once (2 x processors + 1); a "
-        f"statement runs in {share:.0%} of the time in use, so more than {cap} for {whom} "
-        "would only wait inside the server. Where statements wait for disks or locks, try more."
+        f"statement runs in {share:.0%} of the time in use, so {busy} for {whom} keep them busy, and more would only "
+        f"wait inside the server{f': no more than the present {cap}' if cap > busy else ''}. Where statements wait "
+        "for disks or locks, try more."
     )
     return cap
 

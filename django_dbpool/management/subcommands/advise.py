@@ -7,7 +7,6 @@ import textwrap
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from ...advice import Load, busiest, loads_in, own_load, paste_of, report_of
@@ -18,6 +17,8 @@ from ...conf.alias import Alias
 from ...core.advice import Advice, Report, Room
 from ...core.project import ProjectConfig
 from ...core.readers import ConfigError
+from ...fleet import processes
+from ...fleet.socket_client import ask_local
 from .. import subcommand
 
 WIDTH = 110
@@ -28,12 +29,12 @@ Source = Callable[[], Iterable[Mapping[str, Any]]]
 
 def _fleet() -> Iterable[Mapping[str, Any]]:
     """Snapshots that all processes have published."""
-    return [process.document for process in import_module("django_dbpool.fleet.reading").processes()]
+    return [process.document for process in processes()]
 
 
 def _sockets() -> Iterable[Mapping[str, Any]]:
     """Answers of the processes on this host."""
-    answers = import_module("django_dbpool.fleet.socket_client").ask_local("status").answers
+    answers = ask_local("status").answers
     return [answer.result for answer in answers if answer.ok and isinstance(answer.result, Mapping)]
 
 
@@ -55,8 +56,6 @@ def measured() -> _Found:
     for name, source in SOURCES.items():
         try:
             loads = [load for load in loads_in(source()) if load.aliases]
-        except ImportError:
-            continue
         except Exception as error:  # noqa: BLE001  # whatever a store or a socket raises: there is a next
             # Our own texts are free of credentials, a driver's may not be.
             ours = type(error).__module__.startswith("django_dbpool.")

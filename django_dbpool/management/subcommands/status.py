@@ -95,7 +95,9 @@ class Subcommand(subcommand.Subcommand):
             ((process, holder) for process in found for holder in process.holders),
             key=lambda pair: -pair[1].since_seconds,
         )
-        on_server = {(id(each.process), id(each.holder)): each for server in servers for each in server.held}
+        on_server = {
+            (id(each.process), id(each.holder)): each for server in servers if server.joined for each in server.held
+        }
         if held:
             rows = [_row_of_holder(*pair, on_server.get((id(pair[0]), id(pair[1])))) for pair in held[:most]]
             self.stdout.write("")
@@ -108,9 +110,13 @@ class Subcommand(subcommand.Subcommand):
 
     def _print_server(self, server: Server) -> None:
         self.stdout.write("")
+        total = f"{server.alias}: the server has {server.connections} of {server.max_connections} connections"
+        if not server.joined:
+            self.stdout.write(f"{total}; behind a pooler nobody can say whose they are")
+            return
         self.stdout.write(
-            f"{server.alias}: the server has {server.connections} of {server.max_connections} connections, "
-            f"{len(server.sessions)} of this role in this database, {len(server.strangers)} that no process knows of"
+            f"{total}, {len(server.sessions)} of this role in this database, {len(server.strangers)} that no process "
+            "knows of"
         )
         for session in server.strangers[:10]:
             name = repr(session.application_name) if session.application_name else "without a name"
