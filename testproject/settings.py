@@ -52,7 +52,7 @@ ASGI_APPLICATION = "testproject.asgi.application"
 
 DATABASES = {"default": database_from(os.environ)}
 # The incidents count every connection; a page of the whole fleet needs no table here.
-DBPOOL: dict[str, object] = {"FLEET": None}
+DBPOOL: dict[str, object] = {"FLEET": None, "SOCKET": False}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 USE_TZ = True

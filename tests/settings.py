@@ -24,8 +24,8 @@ INSTALLED_APPS = [
 ]
 DATABASE_ROUTERS = ["testproject.tenants.tenancy.TenantRouter"]
 
-# Nothing is published unless a test asks.
-DBPOOL: dict[str, Any] = {"ROLE": "command", "FLEET": None}
+# Nothing is published, nobody listens unless a test asks.
+DBPOOL: dict[str, Any] = {"ROLE": "command", "FLEET": None, "SOCKET": False}
 
 
 # Small pools, so that few threads can exhaust them.

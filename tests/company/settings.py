@@ -16,7 +16,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 ROOT_URLCONF = "tests.company.urls"
 INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "django_dbpool", "tests.company.notes"]
-DBPOOL = {"FLEET": None}  # nothing is published unless a test asks
+DBPOOL = {"FLEET": None, "SOCKET": False}  # nothing is published, nobody listens unless a test asks
 MIDDLEWARE: list[str] = []
 
 

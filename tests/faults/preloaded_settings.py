@@ -9,7 +9,7 @@ __all__ = ["DATABASES", "DBPOOL", "INSTALLED_APPS", "SECRET_KEY", "USE_TZ"]
 
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "tests.faults.urls"
-DBPOOL = {"FLEET": None}  # nothing is published unless a test asks
+DBPOOL = {"FLEET": None, "SOCKET": False}  # nothing is published, nobody listens unless a test asks
 DATABASES = {
     "default": {
         "ENGINE": "django_dbpool.backends.postgresql",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -174,3 +175,25 @@ def test_all_is_answered_while_the_server_is_frozen(
     finally:
         server.thaw()
     assert [each.result(PATIENCE) for each in stuck] == held
+
+
+@pytest.mark.parametrize("option", ["--local", "--no-server"])
+def test_status_asks_the_sockets(
+    base: Path, listening: None, make_pool: Any, worker: Worker, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    """If that is wanted, and where nothing is published."""
+    alias = make_pool()
+    pid = worker(hold, alias)
+    published = {} if option == "--local" else {"FLEET": None}
+    with override_settings(DBPOOL={"SOCKET": str(base), **published}), contextlib.suppress(SystemExit):
+        ManagementUtility(["manage.py", "dbpool", "status", "--no-color", "--no-server", option]).execute()
+    out, _ = capsys.readouterr()
+    assert f":{os.getpid()}" in out
+    assert alias in out and str(pid) in out
+
+
+def test_status_where_nobody_answers(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        ManagementUtility(["manage.py", "dbpool", "status", "--local", "--no-color"]).execute()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "No process of this project answers on this host.\n"

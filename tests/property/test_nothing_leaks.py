@@ -136,7 +136,7 @@ def hold(alias: str, sql: str, name: str) -> None:
     """Execute it, valid or not, twice, as such a unit, thread and group; then look, from inside of the lease."""
     ledger.current_unit.set(Unit(name))
     threading.current_thread().name = name
-    with group(name), pooled.atomic(using=alias), connections[alias].cursor() as cursor:
+    with group(name), pooled.atomic(using=alias), connections[alias].cursor() as cursor:  # canarysource7785
         with suppress(*REFUSED), pooled.atomic(using=alias):
             cursor.execute(sql, [PARAMETER])
         with suppress(*REFUSED):
@@ -158,6 +158,8 @@ def look(alias: str) -> None:
         assert answer.ok, answer
         judge(json.dumps(answer.to_json()), "the socket")
         judge_values(answer.result)
+        assert "canarysource7785" not in json.dumps(answer.result), "a line of the program may have a value in it"
+        assert [each["leased_at"] for each in answer.result["holders"] if each["alias"] == alias] != [[]]
     pool.housekeeping._warn()
     refused: list[BaseException] = []
 

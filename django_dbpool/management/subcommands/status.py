@@ -38,18 +38,28 @@ class Subcommand(subcommand.Subcommand):
         parser.add_argument(
             "--holders", type=int, default=10, metavar="N", help="Show the N oldest holders. Default: 10."
         )
+        parser.add_argument(
+            "--local", action="store_true", help="Ask the processes of this host, not the fleet's store."
+        )
         parser.add_argument("--no-server", action="store_true", help="Don't ask the database servers about sessions.")
 
-    def run(self, *, as_json: bool = False, holders: int = 10, no_server: bool = False, **_: Any) -> int:
+    def run(
+        self, *, as_json: bool = False, holders: int = 10, local: bool = False, no_server: bool = False, **_: Any
+    ) -> int:
         remarks: list[str] = []
+        source = "this host" if local else "fleet"
+        found: tuple[Process, ...] | None = None
         try:
-            found, source = processes(), "fleet"
+            found = None if local else processes()
         except (FleetUnavailable, ImproperlyConfigured) as error:
             remarks.append(str(error))
-            local = _local(remarks)
-            if local is None:
-                return self._cannot_tell(remarks, as_json=as_json)
-            found, source = local, "this host"
+            source = "this host"
+        if found is None:
+            found = _local(remarks)
+        if found is None:
+            if local:
+                remarks.append("No process of this project answers on this host.")
+            return self._cannot_tell(remarks, as_json=as_json)
         servers = [] if no_server else _servers(found, remarks)
         wrong = [*_what_is_wrong(found)]
         if as_json:
@@ -60,7 +70,7 @@ class Subcommand(subcommand.Subcommand):
                 self.stdout.write(self.style.WARNING(line))
             if not (wrong or remarks):
                 self.stdout.write(self.style.SUCCESS("ok"))
-        return WRONG if wrong else HEALTHY if source == "fleet" else UNKNOWN
+        return WRONG if wrong else HEALTHY if local or source == "fleet" else UNKNOWN
 
     def _cannot_tell(self, remarks: Sequence[str], *, as_json: bool) -> int:
         if as_json:
