@@ -338,6 +338,22 @@ def test_nothing_follows_from_nothing() -> None:
     assert measured(readings([0.0] * 3, leases=0), USE, Histogram()) is None
 
 
+def test_where_callers_have_waited_fewer_are_not_advised() -> None:
+    waited = dataclasses.replace(BUSY, hold=0.003, load=3.0, peak_load=4.0, peak_queue=1.9)
+    size = item(advise(Facts("default", Settings(max_size=24), waited, threads=24)), "max_size")
+    assert (size.kind, size.current) == ("keep", 24)
+    assert "fewer would not do" in size.reason
+    calm = dataclasses.replace(waited, peak_queue=0.1)
+    assert item(advise(Facts("default", Settings(max_size=24), calm, threads=24)), "max_size").proposed < 12
+
+
+def test_nobody_waits_longer_than_a_lease_lasts() -> None:
+    short = dataclasses.replace(BUSY, hold=0.003)
+    size = item(advise(Facts("default", Settings(max_size=50), short, threads=40)), "max_size").proposed
+    assert size == needed(8.0 * 1.25, 0.003, target=0.005)
+    assert size > needed(8.0 * 1.25, 0.003, target=0.05)
+
+
 def test_bursts_are_taken_seriously() -> None:
     """On average two are in use; but a fifth of all callers have waited."""
     bursts = dataclasses.replace(BUSY, load=2.0, peak_load=2.0, usual_load=2.0, late=18_000)

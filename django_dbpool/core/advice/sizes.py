@@ -19,7 +19,13 @@ MARGIN = 1.25
 """On the highest load seen: tomorrow's may be higher."""
 
 TARGET = 0.05
-"""Seconds that callers may wait, where the settings don't say."""
+"""Seconds that callers may wait at most, where the settings don't say."""
+
+SHORTEST = 0.005
+"""Seconds of waiting that nobody notices, however short leases are."""
+
+WAITED = 0.5
+"""Callers that waited on average, from which on the present size is not too large."""
 
 LATE = 0.05
 """The share of callers that may wait for longer."""
@@ -98,7 +104,8 @@ def _prior(facts: Facts) -> _Wish | None:
 
 
 def _from_load(facts: Facts, measured: Measured) -> _Wish:
-    target = facts.settings.queue_target or TARGET
+    # Whoever waits for longer than leases last is slowed down by the pool more than by its own work.
+    target = min(facts.settings.queue_target or TARGET, max(measured.hold, SHORTEST))
     demand = unqueued(measured.peak_load, measured.peak_queue, facts.threads)
     load = demand * MARGIN
     size = needed(load, measured.hold, target=target, spread=measured.spread)
@@ -112,9 +119,13 @@ def _from_load(facts: Facts, measured: Measured) -> _Wish:
     parts.append(
         f"With a margin of {MARGIN - 1:.0%}, {size} keep the wait of 95 % of the callers below {_time(target)}."
     )
+    current = facts.settings.max_size
+    if size < current and measured.peak_queue >= WAITED:
+        size = current
+        parts.append(f"But callers have waited with the present {current}, so fewer would not do.")
     late = measured.late / measured.leases
-    if late > LATE and size <= facts.settings.max_size:
-        size = math.ceil(facts.settings.max_size * GROWTH)
+    if late > LATE and size <= current:
+        size = math.ceil(current * GROWTH)
         parts.append(
             f"But {late:.0%} of the callers have waited longer than that: they come in bursts, which averages hide. "
             "Half as many again is the next step."
