@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 
+from django_dbpool.server_counts import LOCK
 from testproject.databases import APPLICATION_NAME
 from testproject.postgres import EmbeddedServer, Server
 from testproject.processes import wait_until
@@ -31,9 +32,12 @@ _ORPHANS = """
 _PROGRESS = (
     "SELECT (SELECT count(*) FROM webhooks_notice), (SELECT count(*) FROM webhooks_event WHERE state = 'received')"
 )
+# Not the one by which our engine counts the server's connections: it is no pool's, and ends when the site is idle.
 _SESSIONS = """
-    SELECT count(*), count(*) FILTER (WHERE state LIKE 'idle in transaction%%')
-    FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()
+    SELECT count(*), count(*) FILTER (WHERE state LIKE 'idle in transaction%%') FROM pg_stat_activity activity
+    WHERE application_name = %s AND datname = current_database() AND NOT EXISTS (
+        SELECT FROM pg_locks WHERE pg_locks.pid = activity.pid AND locktype = 'advisory' AND classid = %s
+    )
 """
 _ASLEEP = (
     "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND state = 'active' AND query LIKE '%%pg_sleep%%'"
@@ -93,7 +97,7 @@ class Sessions:
 
 def count_sessions(server: Server) -> Sessions:
     with server.connect() as connection:
-        return Sessions(*map(int, _one(connection, _SESSIONS, APPLICATION_NAME)))
+        return Sessions(*map(int, _one(connection, _SESSIONS, APPLICATION_NAME, LOCK)))
 
 
 def wait_settled(server: Server, still: float = 2.0, timeout: float = 60) -> None:
