@@ -18,7 +18,7 @@ from .advice import SECTION, load_section
 from .alerts.providers import default
 from .alerts.service import alerts_section
 from .backends import sampler
-from .conf import project_config
+from .conf import management_command, project_config
 
 logger = logging.getLogger("django_dbpool.alerts")
 
@@ -40,7 +40,8 @@ def begin() -> None:
     fleet.register_section("alerts", alerts_section)
     fleet.register_section(SECTION, load_section)
     rules = project_config().alerts
-    if rules is None:
+    # Asking takes a connection of its own. Commands end soon, and a development server is to hold none.
+    if rules is None or management_command() is not None:
         return
     if rules.get("server_connections", {}) is not None or rules.get("strangers", {}) is not None:
         server_counts.watch("alerts", interval=INTERVAL)

@@ -43,6 +43,7 @@ __all__ = [
     "fleet_config",
     "from_url_options",
     "given_check",
+    "management_command",
     "max_age_fault",
     "name_of_setting",
     "pool_config",
