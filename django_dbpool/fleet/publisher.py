@@ -44,8 +44,11 @@ IDLE_EXPIRES = 86_400.0
 UNUSABLE_PAUSE = 60.0
 """Seconds between two attempts where there is no store, such as before ``migrate``."""
 
-LAST_WORD = 0.7
-"""Seconds that a process which ends gives to its last snapshot."""
+LAST_WORD = 1.5
+"""Seconds that a process which ends gives to its last snapshot. One that is killed meanwhile has lost nothing."""
+
+CLOSING = 0.5
+"""Seconds that it waits for the thread to end, which as a daemon keeps nobody."""
 
 
 _Item = tuple[str, str, float, float]
@@ -210,7 +213,7 @@ class Publisher:
         with self._changed:
             return self._changed.wait_for(done, timeout)
 
-    def close(self, timeout: float = LAST_WORD) -> None:
+    def close(self, timeout: float = CLOSING) -> None:
         """End the thread."""
         with self._changed:
             self._closed = True

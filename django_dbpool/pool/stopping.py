@@ -30,7 +30,7 @@ announced: Shutdown | None = None
 """Of this process, once there is one. Read by every lease that has to wait or to connect."""
 
 farewells: list[Callable[[], object]] = []
-"""Called when all work has ended, before the pools close; each within ``CLOSING``."""
+"""Called when all work has ended, before the pools close; each within a second or two."""
 
 finishers: set[int] = set()
 """Idents of the threads that may lease for that; it isn't waited for them."""
