@@ -17,26 +17,29 @@ class DatabasePoolConfig(AppConfig):
     def ready(self) -> None:
         from django.conf import settings
 
-        from . import checks, conf  # noqa: F401  (checks register themselves)
+        from . import __version__, checks, conf, units  # noqa: F401  (checks register themselves)
         from .conf.engines import is_ours
+        from .conf.packages import faults_of_packages
+        from .core import process
 
         for alias, database in settings.DATABASES.items():
             options = database.get("OPTIONS")
             # In this order: to ask about an engine may import it.
             if isinstance(options, Mapping) and "pool" in options and is_ours(database.get("ENGINE")):
                 conf.adopt_django_option(database, alias)
-        self._observe()
-
-    def _observe(self) -> None:
-        """What looks from time to time is registered; the first lease of a process starts it."""
-        from . import __version__, conf, metrics_log, operations, units
-        from .backends import sampler
-        from .core import process, reporter
-        from .fleet import register_section, socket_server
-
         process.determine_role = conf.role_of_process
         process.version = __version__
         units.track_requests()
+        if not faults_of_packages():  # else the check says so, before anything fails for it
+            self._observe()
+
+    def _observe(self) -> None:
+        """What looks from time to time is registered; the first lease of a process starts it."""
+        from . import conf, metrics_log, operations
+        from .backends import sampler
+        from .core import reporter
+        from .fleet import register_section, socket_server
+
         sampler.start()
         operations.observe(in_tests=False)
         register_section("operations", _running)
@@ -55,7 +58,6 @@ def _running() -> object:
     return [operation.to_json() for operation in operations.running()[:50]]
 
 
-# What these import brings psycopg with it, which only the engine needs to be there.
 def _publish() -> None:
     from .fleet import publisher
 
