@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -146,7 +147,7 @@ def test_a_process_on_another_host_obeys(project: Project, observer: psycopg.Con
 # -- servers ----------------------------------------------------------------------------------------------------------
 
 SERVERS = {
-    "threads": ["-w", "2", "-k", "gthread", "--threads", "2"],
+    "threads": ["-w", "2", "-k", "gthread", "--threads", "2", "--worker-connections", "2", "--keep-alive", "0"],
     "gevent": ["-w", "2", "-k", "gevent", "--worker-connections", "4"],
 }
 
@@ -167,7 +168,7 @@ def serving(project: Project, kind: str, log: Path) -> Iterator[tuple[str, subpr
     try:
         yield url, process
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGINT)  # at once, whatever a failed test has left hanging
         process.wait(PATIENCE)
 
 
@@ -202,7 +203,7 @@ def test_workers_that_are_all_busy_answer(project: Project, session_server: Serv
         assert wait_until(lambda: project.listed() == {f"{pid}.sock" for pid in pids}, PATIENCE), log.read_text()
 
         observer.execute("SELECT pg_advisory_lock(%s)", [LOCK])
-        # More than there is room for: which worker accepts which is the system's affair.
+        # More than both have room for, so that both are full, whichever accepts which.
         tasks = [Task(get, url) for _ in range(12)]
         assert wait_until(lambda: sessions(observer, "active") == 4, PATIENCE), log.read_text()
         code, lines, err = project.command("drain", "--yes", "--using", "default")
