@@ -8,8 +8,8 @@ from typing import Any
 
 from django.core.checks import CheckMessage, register
 
+from ..conf import places
 from ..core.readers import ConfigError, Fault, shown
-from ..fleet import places
 from .pools import message
 from .project import read_project
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from ..conf import project_config
+from ..conf import places, project_config
 from ..core.words import one_line
-from . import places, protocol
+from . import protocol
 
 TIMEOUT = 3.0
 AT_ONCE = 16

@@ -19,11 +19,11 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from ..conf import project_config
+from ..conf import places, project_config
 from ..core import reporter
 from ..core.words import one_line
 from ..pool import stopping
-from . import places, protocol
+from . import protocol
 from .protocol import BadLine, TooSlow
 from .verbs import NotDone, Verb, perform
 

@@ -21,7 +21,8 @@ from django.test import override_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from django_dbpool.fleet import places, protocol, socket_server, verbs
+from django_dbpool.conf import places
+from django_dbpool.fleet import protocol, socket_server, verbs
 from django_dbpool.fleet.socket_client import ask_local, local_processes
 from testproject.processes import wait_until
 from tests.faults.helpers import PATIENCE, Child
