@@ -93,8 +93,9 @@ class _Watch:
         """Begin to ask, unless this process does, or another one did when it was last looked at."""
         if not self.asking() and monotonic() >= self._not_before:
             self._not_before = monotonic() + self.interval * BACK_OFF * random.uniform(0.6, 1.4)  # noqa: S311
-            self._thread = threading.Thread(target=self._run, name=f"dbpool-{JOB}", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name=f"dbpool-{JOB}", daemon=True)
+            thread.start()
+            self._thread = thread  # not before: close() joins it
 
     def close(self, timeout: float) -> None:
         self._end.set()

@@ -14,6 +14,7 @@ import sys
 import weakref
 from _thread import get_ident
 from contextlib import AbstractContextManager
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -122,7 +123,8 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
             now = monotonic()
             if now < entry.expires_at and now - entry.since < pool.config.check_idle and not entry.poll(0):
                 entry.unit = current_unit.get()
-                entry.since = entry.began = now
+                entry.since = now
+                entry.began = inf  # nothing is executed yet
                 entry.first = entry.statements
                 entry.owner = owner
                 if callers.recording:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import sys
@@ -183,8 +184,8 @@ class PoolEntry:
         """Seconds for which this lease was waited for, if it was."""
         self.sql: object = None
         """What was given to the last ``execute()``; it may have values in it and is shown to nobody as it is."""
-        self.began = now
-        """When that was."""
+        self.began = math.inf
+        """When that was; infinity when nothing is executed."""
         self.leased_at: tuple[tuple[CodeType, int], ...] = ()
         """Where, outermost call last, if that is wanted. Not frames, which would keep local variables alive."""
         self.ending = "discarded"

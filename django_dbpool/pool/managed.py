@@ -186,7 +186,8 @@ class ManagedPool(OpeningConnections):
 
     def _counted(self, entry: PoolEntry, start: float) -> PoolEntry:
         """Count it. Who finds a free connection, the hot path, does so by hand: see ``AcquiringMixin``."""
-        entry.since = entry.began = now = self.clock()
+        entry.since = now = self.clock()
+        entry.began = math.inf  # nothing is executed yet
         if callers.recording:
             entry.leased_at = callers.calls_now()
         entry.waited = now - start

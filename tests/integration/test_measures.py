@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from time import sleep
 from typing import Any
 
 import psycopg
 import pytest
 from django.db import connections, transaction
+from django.test import override_settings
 
 from django_dbpool.core import events
 from django_dbpool.core.process import this_process
@@ -152,3 +155,22 @@ def test_child_begins_at_zero(single: str) -> None:
     with os.fdopen(reading, "rb") as pipe:
         assert pipe.read() == b"1"
     assert this_process() is parent
+
+
+def test_cursor_that_is_open_for_long_is_no_slow_statement(make_pool: Callable[..., str], worker: Worker) -> None:
+    """Neither one that executes nothing, nor one that waits before it does, in a lease of either kind."""
+    alias = make_pool()
+    execute(alias, "SELECT 1")
+    with override_settings(DBPOOL={"SLOW_STATEMENT": 0.2}):
+        before = of(alias).slow
+        for block in (nullcontext(), transaction.atomic(using=alias)):
+            with block:
+                with connections[alias].cursor():
+                    worker(sleep, 0.3)
+                with connections[alias].cursor() as cursor:
+                    worker(sleep, 0.3)
+                    cursor.execute("SELECT 1")
+                    worker(sleep, 0.3)
+        assert of(alias).slow == before
+        execute(alias, "SELECT pg_sleep(0.25)")
+        assert of(alias).slow == before + 1
