@@ -6,6 +6,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -207,3 +208,12 @@ def test_flush_does_not_wait_without_end(monkeypatch: pytest.MonkeyPatch) -> Non
     assert job.calls == 0
     reporter.flush()
     assert job.calls == 1
+
+
+def test_what_makes_no_traffic_is_flushed_first() -> None:
+    """It is quick, and behind a job that hangs it would be lost with the process."""
+    order: list[str] = []
+    for name, idle in (("first", False), ("quick", True), ("second", False)):
+        reporter.register(name, partial(order.append, name), interval=3600, idle=idle)
+    reporter.flush()
+    assert order == ["quick", "first", "second"]
