@@ -52,7 +52,12 @@ ASGI_APPLICATION = "testproject.asgi.application"
 
 DATABASES = {"default": database_from(os.environ)}
 # The incidents count every connection; a page of the whole fleet needs no table here.
-DBPOOL: dict[str, object] = {"FLEET": None, "SOCKET": False}
+DBPOOL: dict[str, object] = {
+    "FLEET": None,
+    "ALERTS": {"server_connections": None, "strangers": None},  # they ask the server, on a connection of their own
+    # Demo and incidents leave nothing behind, also where they are killed; a socket's directory would stay.
+    "SOCKET": os.environ.get("DBPOOL_DEMO_SOCKET") != "0",
+}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 USE_TZ = True

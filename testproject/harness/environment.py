@@ -31,6 +31,7 @@ def environment(server: Server, engine: str, pool: Mapping[str, Any] | None = No
         "DBPOOL_ENGINE": engine,
         "DBPOOL_DEMO_DATABASE": json.dumps(server.django()),
         "DBPOOL_DEMO_POOL": json.dumps(dict(pool or {})),
+        "DBPOOL_DEMO_SOCKET": "0",
         **more,
     }
 
