@@ -32,8 +32,8 @@ from .conf import project_config
 from .core import blocks, operations, writes
 from .core.admission import UNMARKED, admission
 from .core.ledger import current_unit, thread_units
+from .core.names import clean_name, clean_tags
 from .core.operations import Running, origin_of, root_of
-from .core.shown import clean_name, clean_tags
 from .errors import ShuttingDown, raised_in_request
 from .pool import stopping
 

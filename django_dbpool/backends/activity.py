@@ -27,9 +27,9 @@ from ..core.statements import (
     SlowStatement,
     SlowStatements,
     Throttle,
-    one_line,
 )
 from ..core.tally import tally_of
+from ..core.words import one_line
 
 if TYPE_CHECKING:
     from ..pool.entry import PoolEntry

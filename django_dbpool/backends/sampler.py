@@ -17,7 +17,7 @@ from ..core import reporter
 from ..core.activity import Activity, ActivityMeter, Key
 from ..core.ledger import Owner, name_of, thread_units
 from ..core.sqltext import without_literals
-from ..core.statements import one_line
+from ..core.words import one_line
 from ..pool.entry import ACTIVE, PoolEntry
 from ..pool.managed import ManagedPool
 from ..pool.registry import pools

@@ -18,9 +18,10 @@ from time import monotonic
 from typing import Any
 
 from .ledger import begin_unit, current_unit, label_of, name_of, thread_units, unit_labels, unit_names
+from .names import NO_TAGS, amount
 from .process import this_process
-from .shown import NO_TAGS, amount, clean
 from .watching import Held, Kind, Operation, Progress, State, Watch
+from .words import one_line
 
 KEPT = 100
 """Operations that are remembered after their end."""
@@ -176,7 +177,7 @@ def described(describe: Any, unit: object) -> str | None:
         text = describe(unit) if unit is not None else None
     except Exception:  # noqa: BLE001  # the project's own code may run: converters, URLconfs
         return f"<{type(unit).__name__}>"
-    return None if text is None else clean(text)
+    return None if text is None else one_line(text)
 
 
 def origin_of(unit: object) -> tuple[str | None, str | None]:

@@ -20,19 +20,6 @@ LOG_INTERVAL = 60.0
 MOST_LINES = 60
 """Lines in that time, whatever they say: a slow system must not be made slower by its log."""
 
-LONGEST_LABEL = 300
-
-
-def one_line(text: str, longest: int = LONGEST_LABEL) -> str:
-    """
-    A text of unknown origin (a path, the name of a task, SQL with an odd identifier) as a part of one line of a log:
-    control characters and other things that can't be seen are written as escapes, and it is cut.
-    """
-    text = text[:longest] + "..." if len(text) > longest else text
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode("ascii") for c in text)
-
 
 class Throttle:
     """

@@ -19,8 +19,8 @@ from ..core import operations, reporter
 from ..core.ledger import TRANSACTION_STATES, Owner, label_of, name_of, thread_units, unit_labels
 from ..core.operations import Running, described
 from ..core.process import this_process
-from ..core.shown import clean
 from ..core.watching import LOOK_EVERY, Held, Kind, Looked, Operation, State, Watch
+from ..core.words import one_line
 from ..pool import dedicated
 from ..pool.entry import ACTIVE, PoolEntry
 from ..pool.registry import pools
@@ -215,7 +215,7 @@ def _of_this_process() -> Command | None:
     if _command is None:
         name = command_of_its_own()
         if name is not None:
-            _command = Command(clean(name))
+            _command = Command(one_line(name))
     return _command
 
 

@@ -14,8 +14,8 @@ from asgiref.sync import iscoroutinefunction
 from ..core import operations
 from ..core.arguments import decorated_function
 from ..core.ledger import current_unit, thread_units
+from ..core.names import amount, clean_name, clean_tags
 from ..core.operations import Running
-from ..core.shown import amount, clean_name, clean_tags
 
 F = TypeVar("F", bound=Callable[..., Any])
 

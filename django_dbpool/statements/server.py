@@ -12,7 +12,7 @@ from django.db import DEFAULT_DB_ALIAS, Error, connections, transaction
 from psycopg import sql
 
 from ..core.sqltext import READ, without_literals
-from ..core.statements import one_line
+from ..core.words import one_line
 
 TIMEOUT = 5
 """Seconds; the view reads a file of all texts, which may be large."""

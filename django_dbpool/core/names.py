@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from .readers import shown
+from .words import one_line
 
 LONGEST_NAME = 200
 LONGEST_TAG = 100
 MOST_TAGS = 20
 
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
-
-
-def clean(text: str, longest: int = LONGEST_NAME) -> str:
-    """
-    A text that may be written into a log or a terminal: of bounded length, on one line, and without characters that
-    are not seen or change what others look like (control characters, bidirectional marks, lone surrogates).
-    """
-    text = text[: longest + 1]  # a hostile text may be long
-    text = "".join("\ufffd" if unicodedata.category(each)[0] in "CZ" and each != " " else each for each in text)
-    return text if len(text) <= longest else text[: longest - 1] + "\u2026"
 
 
 def clean_name(call: str, name: object) -> str:
@@ -36,7 +26,7 @@ def clean_name(call: str, name: object) -> str:
         raise TypeError(f"{call}(name={shown(name)}): name must be a string.")
     if not name.strip():
         raise ValueError(f"{call}(name={shown(name)}): name must not be empty.")
-    return clean(name)
+    return one_line(name, LONGEST_NAME)
 
 
 def clean_tags(call: str, tags: object) -> Mapping[str, str]:
@@ -54,7 +44,7 @@ def clean_tags(call: str, tags: object) -> Mapping[str, str]:
     for key, value in tags.items():
         if not (isinstance(key, str) and isinstance(value, str)):
             raise TypeError(f"{call}(tags={shown(tags)}): tags must be strings; write str({shown(value)}).")
-    return MappingProxyType({clean(key, LONGEST_TAG): clean(value, LONGEST_TAG) for key, value in tags.items()})
+    return MappingProxyType({one_line(key, LONGEST_TAG): one_line(value, LONGEST_TAG) for key, value in tags.items()})
 
 
 def amount(call: str, name: str, value: object) -> float:
