@@ -214,12 +214,12 @@ class ManagedPool(OpeningConnections):
         Args:
             owner: whoever ends the lease has to be the one who holds it. A lease that was reclaimed meanwhile may be
                 somebody else's by now.
-            now: on the pool's clock, if the caller has just looked.
+            now: on the monotonic clock, if the caller has just looked.
         """
         if entry.owner is not owner:
             logger.warning("database %r: backend %d was released by a former holder", self.alias, entry.backend_pid)
             return
-        if now is None:
+        if now is None or self.clock is not monotonic:
             now = self.clock()
         if now >= entry.expires_at:
             entry.ending = "expired" if entry.expires_at > -math.inf else "drained"

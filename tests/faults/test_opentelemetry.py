@@ -122,6 +122,7 @@ def test_names_units_and_kinds(make_database: MakeDatabase, reader: InMemoryMetr
     with database.holding(2):
         lease(database, 2)
         found = collect(reader)
+        total = of(database).use.total
     prefix = "db.client.connection."
     alias = database.alias
     assert {name: metric.unit for name, metric in found.items() if name.startswith(prefix)} == {
@@ -140,7 +141,7 @@ def test_names_units_and_kinds(make_database: MakeDatabase, reader: InMemoryMetr
     (point,) = points(found, f"{prefix}use_time", alias)
     assert dict(point.attributes) == {NAME: alias}
     assert tuple(point.explicit_bounds) == BOUNDS
-    assert point.sum == pytest.approx(of(database).use.total, abs=1)
+    assert point.sum == pytest.approx(total, abs=1)
     assert point.start_time_unix_nano < point.time_unix_nano
     assert 0 <= point.min <= point.sum / point.count <= point.max
 
