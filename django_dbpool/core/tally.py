@@ -132,12 +132,23 @@ class Tally:
             self._statements += entry.statements
             return True
 
-    def waited(self, entry: Counted, held: float, seconds: float) -> None:
-        """Count a lease that ends now and did not find a free connection at once."""
+    def ended(self, entry: Counted, held: float, waited: float | None) -> None:
+        """
+        Count a lease that ends now.
+
+        Args:
+            waited: seconds, if it did not find a free connection at once.
+        """
         with self._lock:  # both or neither: counts by duration must not become less for a reader either
-            count_lease(entry, held)
-            self._waits[bisect_left(BOUNDS, seconds)] += 1
-            self._waited += seconds
+            if entry in self._open:
+                count_lease(entry, held)
+            else:
+                # An interrupt has closed the connection in the middle of a statement; what it had is added already.
+                self._uses[bisect_left(BOUNDS, held)] += 1
+                self._used += held
+            if waited is not None:
+                self._waits[bisect_left(BOUNDS, waited)] += 1
+                self._waited += waited
 
     def event(self, name: str, count: int = 1) -> None:
         with self._lock:

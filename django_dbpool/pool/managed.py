@@ -28,7 +28,7 @@ from ..core.config import PoolConfig
 from ..core.gate import Gate
 from ..core.ledger import Holder, Owner, current_unit
 from ..core.stopping import Stopping
-from ..core.tally import BOUNDS, count_lease, tally_of
+from ..core.tally import BOUNDS, tally_of
 from ..core.ticket import Ticket
 from . import reporting, stopping, tell, watchdog
 from .admitting import make_gate, ticket_for
@@ -250,12 +250,12 @@ class ManagedPool(OpeningConnections):
                 self.housekeeping.retire()
 
     def _note_end(self, entry: PoolEntry, held: float) -> None:
-        """Of any lease: one that was waited for, or found to be held for long, has more to count than its end."""
-        if entry.waited is not None:
-            self.tally.waited(entry, held, entry.waited)
-            entry.waited = None
-        else:
-            count_lease(entry, held)
+        """
+        Of any lease: one that was waited for, found to be held for long, or whose connection was closed in the middle
+        of it, has more to count than its end.
+        """
+        waited, entry.waited = entry.waited, None
+        self.tally.ended(entry, held, waited)
         if entry.reported == entry.generation:
             tell.returned(self.alias, entry, held)
 

@@ -23,7 +23,7 @@ def lease(connection: Connection, seconds: float, tally: Tally, waited: float | 
     if waited is None:
         count_lease(connection, seconds)
     else:
-        tally.waited(connection, seconds, waited)
+        tally.ended(connection, seconds, waited)
 
 
 @pytest.fixture
@@ -54,6 +54,19 @@ def test_connection_is_closed_once(numbers: Tally) -> None:
     lease(connection, 1.0, numbers)
     assert [numbers.closed(connection), numbers.closed(connection)] == [True, False]
     assert numbers.read().leases == 1
+
+
+@pytest.mark.parametrize("waited", [None, 0.3])
+def test_lease_that_ends_after_its_connection_was_closed(numbers: Tally, waited: float | None) -> None:
+    """An interrupt in the middle of a statement closes the connection first."""
+    connection = Connection()
+    numbers.opened(connection, 0.0)
+    numbers.closed(connection)
+    numbers.ended(connection, 1.0, waited)
+    counts = numbers.read()
+    assert (counts.leases, counts.use.total) == (1, 1.0)
+    assert counts.wait.count == 1
+    assert min(counts.wait.counts) == 0
 
 
 def test_somebody_holds_one(numbers: Tally) -> None:
