@@ -165,8 +165,10 @@ class LeaseMixin(AcquiringMixin):
         entry = self._entry
         if entry is None:
             return
-        if sql is not None and monotonic() - entry.began >= activity.limits.slow:
-            self._note_slow(sql, failed=True)
+        if sql is not None:
+            if monotonic() - entry.began >= activity.limits.slow:
+                self._note_slow(sql, failed=True)
+            entry.began = math.inf  # it has ended, though its lease may not have
         driver = None if error is None else unnamed(error)
         lost = was_lost(driver, entry)  # asked first: what follows may close it
         if driver is not None and driver.sqlstate in READ_ONLY and self._pool is not None:

@@ -111,13 +111,18 @@ class TimeLimitsMixin(Base):
             call()
         except BaseException as error:
             lost = was_lost(unnamed(error), entry)
+            self._end_round_trip(entry, what, failed=True)
             self._raise_by_name(error, Sent(what, before, lost, began, commands.end(entry)), entry)
             raise
-        if monotonic() - entry.began >= activity.limits.slow:
-            activity.note_slow(self, entry, what, monotonic() - entry.began, failed=False)
-        entry.began = math.inf
+        self._end_round_trip(entry, what, failed=False)
         if began is not None:
             commands.end(entry)
+
+    def _end_round_trip(self, entry: PoolEntry, what: str, *, failed: bool) -> None:
+        seconds = monotonic() - entry.began
+        if seconds >= activity.limits.slow:
+            activity.note_slow(self, entry, what, seconds, failed=failed)
+        entry.began = math.inf
 
     def _raise_by_name(self, error: BaseException, sent: Sent, entry: PoolEntry) -> None:
         """
