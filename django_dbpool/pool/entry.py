@@ -212,6 +212,10 @@ class PoolEntry:
         self.initialized_for = -1
         self.session = SessionState(self.variables)
 
+    def note_age(self) -> None:
+        """It is to be closed because ``expires_at`` has passed."""
+        self.ending = "expired" if self.expires_at > -math.inf else "drained"
+
     def lost(self) -> bool:
         return self.conn.closed or self.pgconn.transaction_status == UNKNOWN
 

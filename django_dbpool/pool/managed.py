@@ -222,7 +222,7 @@ class ManagedPool(OpeningConnections):
         if now is None or self.clock is not monotonic:
             now = self.clock()
         if now >= entry.expires_at:
-            entry.ending = "expired" if entry.expires_at > -math.inf else "drained"
+            entry.note_age()
             self.discard(entry)
             return
         if owner is not None:  # else it was granted and never used
@@ -311,6 +311,7 @@ class ManagedPool(OpeningConnections):
         """
         now = self.clock()
         if now >= entry.expires_at:
+            entry.note_age()
             return False
         suspicious = entry.suspicious()
         if not (suspicious or check or now - entry.since >= self.config.check_idle):
