@@ -174,6 +174,8 @@ class LeaseMixin(AcquiringMixin):
         if driver is not None and driver.sqlstate in READ_ONLY and self._pool is not None:
             self._pool.standby.write_refused(entry)
         command, cancellation = entry.command, commands.end(entry)
+        if lost and cancellation is None:
+            entry.ending = "lost"  # said when it is closed, which comes first
         self._clean_up_after(error, entry, lost)
         if error is not None:
             self._raise_by_name(error, Sent(sql, before, lost, command, cancellation), entry)

@@ -17,6 +17,7 @@ from ..core.errors import Expiry, Loss, Moment, Refusal
 from ..errors import CommitUnknown, ConnectionLost, LeaseTimedOut, PoolError
 from ..pool import command as commands
 from ..pool import tell, watchdog
+from ..pool.entry import UNKNOWN
 from ..pool.refusals import words_of
 from . import activity
 from .losses import moment_of, unnamed, was_lost
@@ -138,7 +139,8 @@ class TimeLimitsMixin(Base):
         if named is None and sent.lost and sent.cancellation is None:
             named = self._lost(driver, sent.moment(self), entry)
             entry.ending = "lost"
-            tell.lost(self.alias, sent.moment(self))
+            if sent.before != UNKNOWN:  # else it is told already: this is the ROLLBACK or whatever else comes after
+                tell.lost(self.alias, sent.moment(self))
         if named is not None:
             raise named from driver
 
