@@ -103,7 +103,9 @@ class Tally:
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
-        self._lock = threading.Lock()
+        # Taken again by the thread that has it where the collector, or a signal's handler, ends a lease in the middle
+        # of a reading.
+        self._lock = threading.RLock()
         self._open: set[Counted] = set()
         self._uses = [0] * (len(BOUNDS) + 1)
         self._used = 0.0
@@ -152,20 +154,21 @@ class Tally:
 
     def event(self, name: str, count: int = 1) -> None:
         with self._lock:
-            self._events[name] = self._events.get(name, 0) + count
+            self._events.setdefault(name, 0)
+            self._events[name] += count  # no call in between, where the collector could come
 
     def leases(self) -> tuple[int, bool]:
         """How many have ended or were refused, and whether there is one now."""
         with self._lock:
-            ended = sum(self._uses) + sum(sum(entry.uses) for entry in self._open)
-            refused = sum(count for name, count in self._events.items() if name.startswith("refused "))
-            return ended + refused, any(entry.owner is not None for entry in self._open)
+            ended = sum(self._uses) + sum(sum(entry.uses) for entry in self._open.copy())
+            refused = sum(count for name, count in self._events.copy().items() if name.startswith("refused "))
+            return ended + refused, any(entry.owner is not None for entry in self._open.copy())
 
     def read(self) -> Counts:
         with self._lock:
             waits, waited = list(self._waits), self._waited
             uses, used, statements = list(self._uses), self._used, self._statements
-            for entry in self._open:
+            for entry in self._open.copy():
                 for index, count in enumerate(entry.uses):
                     uses[index] += count
                 used += entry.used

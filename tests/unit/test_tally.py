@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import pytest
@@ -78,6 +79,45 @@ def test_somebody_holds_one(numbers: Tally) -> None:
     connection.owner = None
     count_lease(connection, 0.0)
     assert numbers.leases() == (1, False)
+
+
+class Abandoned:
+    """In a cycle, so that only the collector finds it: a stream() that nobody has closed ends its lease there."""
+
+    def __init__(self, numbers: Tally) -> None:
+        self.numbers, self.own = numbers, self
+
+    def __del__(self) -> None:
+        connection = Connection()
+        self.numbers.opened(connection, 0.0)
+        self.numbers.ended(connection, 0.0, 0.0)
+        self.numbers.event("collected")
+        self.numbers.closed(connection)
+
+
+def test_collector_that_comes_while_it_is_read(numbers: Tally) -> None:
+    """It runs in whatever thread makes objects, and that of a reader holds the lock."""
+    for _ in range(20):
+        numbers.opened(Connection(), 0.0)
+
+    def read() -> None:
+        for _ in range(300):
+            Abandoned(numbers)
+            numbers.read()
+            numbers.leases()
+
+    before = gc.get_threshold()
+    gc.set_threshold(5)
+    try:
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        reader.join(20)
+    finally:
+        gc.set_threshold(*before)
+    assert not reader.is_alive()
+    gc.collect()
+    counts = numbers.read()
+    assert counts.leases == counts.wait.count == counts.events["collected"] == 300
 
 
 def test_readings_never_become_less(numbers: Tally) -> None:
