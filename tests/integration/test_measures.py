@@ -129,6 +129,16 @@ def test_connection_killed_in_use(single: str, told: Any, block: Any) -> None:
     assert (closed.reason, closed.expected) == ("lost", False)
 
 
+def test_pinned_connection_that_is_killed(single: str, told: Any) -> None:
+    earlier = len(told())
+    execute(single, "SET work_mem = '5MB'")
+    with pytest.raises(ConnectionLost):
+        execute(single, "SELECT pg_terminate_backend(pg_backend_pid()), pg_sleep(10)")
+    connections[single].close()
+    (closed,) = [event for event in told()[earlier:] if isinstance(event, events.ConnectionClosed)]
+    assert (closed.reason, closed.expected) == ("lost", False)
+
+
 def test_connection_that_is_too_old_when_it_is_wanted(make_pool: Callable[..., str], told: Any) -> None:
     """The housekeeper may not have been there."""
     alias = make_pool()
