@@ -245,7 +245,7 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
         if entry is None:
             return
         self._entry = None
-        if entry.pinned is not None:
+        if entry.pinned is not None and entry.ending != "lost":
             entry.ending = "pinned"
         discard = discard or entry.pinned is not None or entry.streams > 0
         self._hold = self._base_hold

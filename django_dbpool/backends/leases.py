@@ -165,13 +165,17 @@ class LeaseMixin(AcquiringMixin):
         entry = self._entry
         if entry is None:
             return
-        if sql is not None and monotonic() - entry.began >= activity.limits.slow:
-            self._note_slow(sql, failed=True)
+        if sql is not None:
+            if monotonic() - entry.began >= activity.limits.slow:
+                self._note_slow(sql, failed=True)
+            entry.began = math.inf  # it has ended, though its lease may not have
         driver = None if error is None else unnamed(error)
         lost = was_lost(driver, entry)  # asked first: what follows may close it
         if driver is not None and driver.sqlstate in READ_ONLY and self._pool is not None:
             self._pool.standby.write_refused(entry)
         command, cancellation = entry.command, commands.end(entry)
+        if lost and cancellation is None:
+            entry.ending = "lost"  # said when it is closed, which comes first
         self._clean_up_after(error, entry, lost)
         if error is not None:
             self._raise_by_name(error, Sent(sql, before, lost, command, cancellation), entry)

@@ -17,6 +17,7 @@ from ..core.errors import Expiry, Loss, Moment, Refusal
 from ..errors import CommitUnknown, ConnectionLost, LeaseTimedOut, PoolError
 from ..pool import command as commands
 from ..pool import tell, watchdog
+from ..pool.entry import UNKNOWN
 from ..pool.refusals import words_of
 from . import activity
 from .losses import moment_of, unnamed, was_lost
@@ -111,13 +112,18 @@ class TimeLimitsMixin(Base):
             call()
         except BaseException as error:
             lost = was_lost(unnamed(error), entry)
+            self._end_round_trip(entry, what, failed=True)
             self._raise_by_name(error, Sent(what, before, lost, began, commands.end(entry)), entry)
             raise
-        if monotonic() - entry.began >= activity.limits.slow:
-            activity.note_slow(self, entry, what, monotonic() - entry.began, failed=False)
-        entry.began = math.inf
+        self._end_round_trip(entry, what, failed=False)
         if began is not None:
             commands.end(entry)
+
+    def _end_round_trip(self, entry: PoolEntry, what: str, *, failed: bool) -> None:
+        seconds = monotonic() - entry.began
+        if seconds >= activity.limits.slow:
+            activity.note_slow(self, entry, what, seconds, failed=failed)
+        entry.began = math.inf
 
     def _raise_by_name(self, error: BaseException, sent: Sent, entry: PoolEntry) -> None:
         """
@@ -133,7 +139,8 @@ class TimeLimitsMixin(Base):
         if named is None and sent.lost and sent.cancellation is None:
             named = self._lost(driver, sent.moment(self), entry)
             entry.ending = "lost"
-            tell.lost(self.alias, sent.moment(self))
+            if sent.before != UNKNOWN:  # else it is told already: this is the ROLLBACK or whatever else comes after
+                tell.lost(self.alias, sent.moment(self))
         if named is not None:
             raise named from driver
 

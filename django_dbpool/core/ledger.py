@@ -6,6 +6,7 @@ import linecache
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import CodeType, FrameType
@@ -84,6 +85,19 @@ def label_of(unit: object) -> str | None:
     """For example ``GET /reports/<int:pk>/``; None outside of any unit."""
     label = unit_labels.get(type(unit))
     return one_line(label(unit)) if label is not None else None
+
+
+def label_and_name(unit: object) -> tuple[str | None, str | None]:
+    """
+    Both, or None for what can't be found out: a project's code runs for that (the converters of its routes), and what
+    it raises must not cost anybody the connection that is being lent, given back or reported.
+    """
+    label = name = None
+    with suppress(Exception):
+        label = label_of(unit)
+    with suppress(Exception):
+        name = name_of(unit)
+    return label, name
 
 
 class Borrower(Protocol):

@@ -41,19 +41,27 @@ class ProcessIdentity:
         return asdict(self)
 
 
-_this: ProcessIdentity | None = None
+_known: dict[int, ProcessIdentity] = {}
+"""This one, by its pid."""
 
 
 def this_process() -> ProcessIdentity:
     """Of the process that asks; a forked child is another one than its parent."""
-    global _this
-    if _this is None or _this.pid != os.getpid():
-        _this = ProcessIdentity(
+    pid = os.getpid()
+    found = _known.get(pid)
+    if found is None:
+        made = ProcessIdentity(
             host=socket.gethostname(),
-            pid=os.getpid(),
+            pid=pid,
             role=determine_role(),
             started=time.time(),
             version=version,
             instance=secrets.token_hex(8),
         )
-    return _this
+        # Of threads that ask at once one is the first, and all get its answer.
+        found = _known.setdefault(pid, made)
+    return found
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_known.clear)  # pids are used again, perhaps that of an ancestor

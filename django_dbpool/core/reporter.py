@@ -87,8 +87,17 @@ def unregister(name: str) -> None:
     _wake.set()
 
 
+def begin() -> None:
+    """
+    With the first lease, and whenever a pool is looked after: once the thread runs this takes no lock. A destructor may
+    be at it, in the middle of whatever its thread does.
+    """
+    if not _began or _thread is None or not _thread.is_alive():
+        start()
+
+
 def start() -> None:
-    """With the first lease; jobs that are registered later start the thread by themselves."""
+    """Jobs that are registered after the first lease start the thread by themselves."""
     global _thread, _began
     _began = True
     if not _jobs:
@@ -97,8 +106,10 @@ def start() -> None:
         if _thread is not None and _thread.is_alive():
             _wake.set()
         else:
-            _thread = threading.Thread(target=_run, name="dbpool-reporter", daemon=True)
-            _thread.start()
+            thread = threading.Thread(target=_run, name="dbpool-reporter", daemon=True)
+            with suppress(RuntimeError):  # no more threads: whoever leases needs none of this, and the next one tries
+                thread.start()
+                _thread = thread
 
 
 def flush() -> None:

@@ -103,7 +103,9 @@ class Tally:
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
-        self._lock = threading.Lock()
+        # Taken again by the thread that has it where the collector, or a signal's handler, ends a lease in the middle
+        # of a reading.
+        self._lock = threading.RLock()
         self._open: set[Counted] = set()
         self._uses = [0] * (len(BOUNDS) + 1)
         self._used = 0.0
@@ -132,29 +134,41 @@ class Tally:
             self._statements += entry.statements
             return True
 
-    def waited(self, entry: Counted, held: float, seconds: float) -> None:
-        """Count a lease that ends now and did not find a free connection at once."""
+    def ended(self, entry: Counted, held: float, waited: float | None) -> None:
+        """
+        Count a lease that ends now.
+
+        Args:
+            waited: seconds, if it did not find a free connection at once.
+        """
         with self._lock:  # both or neither: counts by duration must not become less for a reader either
-            count_lease(entry, held)
-            self._waits[bisect_left(BOUNDS, seconds)] += 1
-            self._waited += seconds
+            if entry in self._open:
+                count_lease(entry, held)
+            else:
+                # An interrupt has closed the connection in the middle of a statement; what it had is added already.
+                self._uses[bisect_left(BOUNDS, held)] += 1
+                self._used += held
+            if waited is not None:
+                self._waits[bisect_left(BOUNDS, waited)] += 1
+                self._waited += waited
 
     def event(self, name: str, count: int = 1) -> None:
         with self._lock:
-            self._events[name] = self._events.get(name, 0) + count
+            self._events.setdefault(name, 0)
+            self._events[name] += count  # no call in between, where the collector could come
 
     def leases(self) -> tuple[int, bool]:
         """How many have ended or were refused, and whether there is one now."""
         with self._lock:
-            ended = sum(self._uses) + sum(sum(entry.uses) for entry in self._open)
-            refused = sum(count for name, count in self._events.items() if name.startswith("refused "))
-            return ended + refused, any(entry.owner is not None for entry in self._open)
+            ended = sum(self._uses) + sum(sum(entry.uses) for entry in self._open.copy())
+            refused = sum(count for name, count in self._events.copy().items() if name.startswith("refused "))
+            return ended + refused, any(entry.owner is not None for entry in self._open.copy())
 
     def read(self) -> Counts:
         with self._lock:
             waits, waited = list(self._waits), self._waited
             uses, used, statements = list(self._uses), self._used, self._statements
-            for entry in self._open:
+            for entry in self._open.copy():
                 for index, count in enumerate(entry.uses):
                     uses[index] += count
                 used += entry.used

@@ -27,7 +27,7 @@ _starting = threading.Lock()
 def start() -> None:
     """Make sure that the thread runs in this process."""
     global _thread
-    reporter.start()
+    reporter.begin()
     if _thread is not None and _thread.is_alive():
         _abandoned.put(None)
         return

@@ -247,8 +247,10 @@ class Connector:
             raise
 
     def _connect_later(self, found: Future[Connection[Any]], deadline: float) -> None:
+        began = self.pool.clock()
         try:
             conn = self._connect(deadline)
+            self.seconds[conn] = self.pool.clock() - began
         except BaseException as error:  # noqa: BLE001  # raised in the thread that waits
             if found.set_running_or_notify_cancel():
                 found.set_exception(error)

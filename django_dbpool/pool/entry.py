@@ -17,7 +17,7 @@ from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
 from ..core import callers, events
-from ..core.ledger import TRANSACTION_STATES, Holder, Owner, label_of, name_of, place_of, thread_units
+from ..core.ledger import TRANSACTION_STATES, Holder, Owner, label_and_name, place_of, thread_units
 from ..core.session import SessionState
 from ..core.sqltext import without_literals
 from ..core.tally import BOUNDS, Tally
@@ -212,6 +212,10 @@ class PoolEntry:
         self.initialized_for = -1
         self.session = SessionState(self.variables)
 
+    def note_age(self) -> None:
+        """It is to be closed because ``expires_at`` has passed."""
+        self.ending = "expired" if self.expires_at > -math.inf else "drained"
+
     def lost(self) -> bool:
         return self.conn.closed or self.pgconn.transaction_status == UNKNOWN
 
@@ -265,20 +269,21 @@ class PoolEntry:
             return None
         if unit is None:
             unit = thread_units.get(owner.ident)
+        label, name = label_and_name(unit)
         begun = 0 if lease is None else lease.statements
         return Holder(
             alias=alias,
             backend_pid=self.backend_pid,
             thread=owner.thread.name,
             thread_ident=owner.ident,
-            unit=label_of(unit),
+            unit=label,
             since_seconds=max(0.0, now - self.since),
             pinned=self.pinned,
             state=TRANSACTION_STATES[self.pgconn.transaction_status],
             group=ticket.group if ticket is not None else None,
             reserved=self.reserved,
             stack=stack,
-            name=None if unit is None else name_of(unit),
+            name=None if unit is None else name,
             generation=-1 if lease is None else lease.generation,
             statements=begun,
             sql=without_literals(self.sql) if begun else None,

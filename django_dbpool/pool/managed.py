@@ -28,7 +28,7 @@ from ..core.config import PoolConfig
 from ..core.gate import Gate
 from ..core.ledger import Holder, Owner, current_unit
 from ..core.stopping import Stopping
-from ..core.tally import BOUNDS, count_lease, tally_of
+from ..core.tally import BOUNDS, tally_of
 from ..core.ticket import Ticket
 from . import reporting, stopping, tell, watchdog
 from .admitting import make_gate, ticket_for
@@ -222,7 +222,7 @@ class ManagedPool(OpeningConnections):
         if now is None or self.clock is not monotonic:
             now = self.clock()
         if now >= entry.expires_at:
-            entry.ending = "expired" if entry.expires_at > -math.inf else "drained"
+            entry.note_age()
             self.discard(entry)
             return
         if owner is not None:  # else it was granted and never used
@@ -250,12 +250,12 @@ class ManagedPool(OpeningConnections):
                 self.housekeeping.retire()
 
     def _note_end(self, entry: PoolEntry, held: float) -> None:
-        """Of any lease: one that was waited for, or found to be held for long, has more to count than its end."""
-        if entry.waited is not None:
-            self.tally.waited(entry, held, entry.waited)
-            entry.waited = None
-        else:
-            count_lease(entry, held)
+        """
+        Of any lease: one that was waited for, found to be held for long, or whose connection was closed in the middle
+        of it, has more to count than its end.
+        """
+        waited, entry.waited = entry.waited, None
+        self.tally.ended(entry, held, waited)
         if entry.reported == entry.generation:
             tell.returned(self.alias, entry, held)
 
@@ -311,6 +311,7 @@ class ManagedPool(OpeningConnections):
         """
         now = self.clock()
         if now >= entry.expires_at:
+            entry.note_age()
             return False
         suspicious = entry.suspicious()
         if not (suspicious or check or now - entry.since >= self.config.check_idle):

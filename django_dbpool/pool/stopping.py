@@ -72,7 +72,10 @@ class _Work:
         result = _what_is_left(shutdown)
         if result.clean:
             for farewell in farewells:
-                farewell()
+                try:
+                    farewell()
+                except Exception:  # the pools are to be closed all the same
+                    logger.exception("a last message of this process failed")
         shutdown.over = True
         if not result.clean:
             logger.warning(

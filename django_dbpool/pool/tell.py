@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..core import events
-from ..core.ledger import current_unit, label_of, name_of
+from ..core.ledger import current_unit, label_and_name
 from ..core.tally import tally_of
 
 if TYPE_CHECKING:
@@ -20,8 +20,7 @@ logger = logging.getLogger("django_dbpool.pool")
 
 def unit_and_name() -> tuple[str | None, str | None]:
     """On whose behalf the caller runs, in words."""
-    unit = current_unit.get()
-    return label_of(unit), name_of(unit)
+    return label_and_name(current_unit.get())
 
 
 def opened(alias: str, seconds: float, entry: PoolEntry) -> None:

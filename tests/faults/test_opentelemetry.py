@@ -169,6 +169,20 @@ def test_failures_are_counted_by_name(make_database: MakeDatabase, reader: InMem
     assert value(found, "django_dbpool.circuit", broken.alias, django_dbpool__circuit__state="open") == 0
 
 
+def test_losses_of_both_kinds(make_database: MakeDatabase, reader: InMemoryMetricReader, provider: Any) -> None:
+    install(provider)
+    database = make_database(max_size=1)
+    for _ in range(2):
+        database.observer.execute("SELECT pg_terminate_backend(%s, 5000)", [database.backend()])
+        lease(database, 1)
+    with pytest.raises(OperationalError):
+        database.fetch("SELECT pg_terminate_backend(pg_backend_pid())")
+    found = collect(reader)
+    lost = "django_dbpool.connections.lost"
+    assert value(found, lost, database.alias, django_dbpool__expected="true") == 2
+    assert value(found, lost, database.alias, django_dbpool__expected="false") == 1
+
+
 THREADS, TIMES = 6, 250
 
 

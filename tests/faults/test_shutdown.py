@@ -18,6 +18,7 @@ from django.db import connections, transaction
 from django.db.utils import OperationalError
 
 import django_dbpool
+from django_dbpool.core import reporter
 from django_dbpool.errors import ShuttingDown
 from django_dbpool.pool import background, stopping
 from testproject.postgres import EmbeddedServer
@@ -78,6 +79,27 @@ def test_nothing_runs(database: Database) -> None:
     assert (type(copy), str(copy)) == (ShuttingDown, str(caught.value))
     assert not database.backends()
     assert django_dbpool.shutdown(timeout=0) is result
+
+
+def test_farewell_that_fails(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are said, the pools are closed, and nobody waits for it."""
+    said: list[str] = []
+
+    def fail() -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(stopping, "farewells", [fail, lambda: said.append("farewell")])
+    database.serve_at_once(2)
+    start = monotonic()
+    assert django_dbpool.shutdown(timeout=PATIENCE).clean
+    assert monotonic() - start < PATIENCE / 2
+    assert said == ["farewell"]
+    assert wait_until(lambda: not database.backends(), PATIENCE)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == [
+        "a last message of this process failed"
+    ]
 
 
 def test_request_that_began_before_is_finished(database: Database, worker: Worker) -> None:
@@ -347,7 +369,7 @@ def test_signal_on_top_of_a_lock(database: Database) -> None:
     """The interrupted code holds what the shutdown needs; the handler returns all the same, and then it is done."""
     database.backend()
     pool = database.pool
-    for lock in (pool.gate._lock, pool._lock, pool.housekeeping._opening):
+    for lock in (pool.gate._lock, pool._lock, pool.housekeeping._opening, pool.tally._lock, reporter._starting):
         seconds: list[float] = []
 
         def handle(*_: object, seconds: list[float] = seconds) -> None:

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from django.db import OperationalError, connections, transaction
 
+from django_dbpool.pool.measures import measures
 from testproject.processes import wait_until
 from tests.app.models import Item, Log
 from tests.fixtures.pools import execute, in_use, value
@@ -150,6 +151,24 @@ def test_autocommit_statement_needs_no_end_of_unit(
         statement(single)
     assert in_use(single) == 0
     assert worker(value, single, "SELECT 1") == 1
+
+
+@pytest.mark.parametrize("work", [statement, in_atomic])
+def test_interrupted_lease_is_counted(
+    single: str, observer: Observer, error: type[BaseException], work: Callable[[str], None]
+) -> None:
+    """It ends after its connection was closed; also one that was waited for."""
+    for end in (lambda: None, connections[single].close_pool):
+        execute(single, "SELECT 1")
+        end()
+        (before,) = (each for each in measures() if each.alias == single)
+        with pytest.raises((error, OperationalError)), struck_while_sleeping(observer):
+            work(single)
+        (after,) = (each for each in measures() if each.alias == single)
+        assert after.leases == before.leases + 1
+        assert after.wait.count == before.wait.count + 1
+        assert min(after.wait.since(before.wait).counts) == 0
+        assert max(after.use.since(before.use).counts) == 1
 
 
 def test_interrupted_in_session_mode(

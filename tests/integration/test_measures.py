@@ -10,16 +10,18 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.core.signals import request_finished, request_started
 from django.db import connections, transaction
 from django.test import override_settings
 
 from django_dbpool.core import events
+from django_dbpool.core.ledger import unit_labels, unit_names
 from django_dbpool.core.process import this_process
 from django_dbpool.core.tally import tally_of
-from django_dbpool.errors import PoolExhausted
+from django_dbpool.errors import ConnectionLost, PoolExhausted
 from django_dbpool.pool.measures import Measures, measures
 from testproject.processes import wait_until
-from tests.fixtures.pools import backend, execute, hold
+from tests.fixtures.pools import backend, execute, hold, value
 from tests.fixtures.workers import Worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -112,6 +114,69 @@ def test_connection_killed_while_idle(single: str, observer: psycopg.Connection[
     assert sorted(kinds) == ["ConnectionClosed", "ConnectionOpened", "Lost", "Waited"]
     (closed,) = [event for event in told() if isinstance(event, events.ConnectionClosed)]
     assert (closed.reason, closed.backend_pid, closed.expected) == ("lost_idle", pid, True)
+
+
+@pytest.mark.parametrize("block", [nullcontext, transaction.atomic])
+def test_connection_killed_in_use(single: str, told: Any, block: Any) -> None:
+    execute(single, "SELECT 1")
+    before, earlier = of(single), len(told())
+    with pytest.raises(ConnectionLost), block() if block is nullcontext else block(using=single):
+        execute(single, "SELECT pg_terminate_backend(pg_backend_pid()), pg_sleep(10)")
+    after = of(single)
+    assert (after.lost, after.lost_expected) == (before.lost + 1, before.lost_expected)
+    assert (after.leases, after.closed) == (before.leases + 1, before.closed + 1)
+    (closed,) = [event for event in told()[earlier:] if isinstance(event, events.ConnectionClosed)]
+    assert (closed.reason, closed.expected) == ("lost", False)
+
+
+def test_pinned_connection_that_is_killed(single: str, told: Any) -> None:
+    earlier = len(told())
+    execute(single, "SET work_mem = '5MB'")
+    with pytest.raises(ConnectionLost):
+        execute(single, "SELECT pg_terminate_backend(pg_backend_pid()), pg_sleep(10)")
+    connections[single].close()
+    (closed,) = [event for event in told()[earlier:] if isinstance(event, events.ConnectionClosed)]
+    assert (closed.reason, closed.expected) == ("lost", False)
+
+
+def test_connection_that_is_too_old_when_it_is_wanted(make_pool: Callable[..., str], told: Any) -> None:
+    """The housekeeper may not have been there."""
+    alias = make_pool()
+    pid = backend(alias)
+    (entry,) = connections[alias].pool.entries
+    entry.expires_at = entry.since
+    assert backend(alias) != pid
+    (closed,) = [event for event in told() if isinstance(event, events.ConnectionClosed) and event.alias == alias]
+    assert (closed.reason, closed.expected) == ("expired", True)
+
+
+def test_unit_that_cannot_be_named(
+    make_pool: Callable[..., str], worker: Worker, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A project's converter may raise where its route is found out. Who waits gets a connection nevertheless."""
+
+    class Unit:
+        pass
+
+    def refuse(_: object) -> str:
+        raise KeyError("no such shop")
+
+    monkeypatch.setitem(unit_labels, Unit, refuse)
+    monkeypatch.setitem(unit_names, Unit, refuse)
+    alias = make_pool(timeout=PATIENCE)
+    request_started.send(object, environ=Unit())
+    try:
+        execute(alias, "SELECT 1")
+        (waited,) = [event for event in told() if isinstance(event, events.Waited) and event.alias == alias]
+        assert waited.name is None
+        transaction.set_autocommit(False, using=alias)
+        execute(alias, "SELECT 1")
+        (holder,) = connections[alias].pool.holders()
+        assert holder.name is None
+        connections[alias].close()  # which says who has left a transaction open
+    finally:
+        request_finished.send(object)
+    assert worker(value, alias, "SELECT 1") == 1
 
 
 def test_refusal(make_pool: Callable[..., str], worker: Worker, told: Any) -> None:

@@ -114,11 +114,26 @@ def test_a_statement_that_fails(single: str, limit: None, lines: Any) -> None:
         execute(single, "SET LOCAL statement_timeout = '50ms'")
         execute(single, f"SELECT pg_sleep(20), '{SECRET}'")
     assert re.search(r"a statement failed after \d\.\d\d s", lines()[0])
-    assert (slow("SELECT pg_sleep(?), ?").failed, SECRET in lines()[0]) == (1, False)
+    row = slow("SELECT pg_sleep(?), ?")
+    assert (row.count, row.failed, SECRET in lines()[0]) == (1, 1, False)
     with pytest.raises(Exception, match="division"):
         execute(single, "SELECT 1 / 0")
     assert len(lines()) == 1
     assert in_use(single) == 0
+
+
+def test_a_slow_statement_that_fails_counts_once(single: str, limit: None) -> None:
+    """Whether its connection is held any longer or not."""
+    execute(single, "SELECT 1")
+    (before,) = (each.slow for each in measures() if each.alias == single)
+    with pytest.raises(Exception, match="division"):
+        execute(single, "SELECT 1 / (pg_sleep(0.05) IS NULL)::int")
+    with pytest.raises(Exception, match="division"), transaction.atomic(using=single):
+        execute(single, "SELECT 1 / (pg_sleep(0.05) IS NULL)::int")
+    (after,) = (each.slow for each in measures() if each.alias == single)
+    assert after == before + 2
+    row = slow("SELECT ? / (pg_sleep(?) IS NULL)::int")
+    assert (row.count, row.failed) == (2, 2)
 
 
 def test_every_way_to_execute(single: str, limit: None) -> None:

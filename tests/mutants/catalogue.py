@@ -355,8 +355,8 @@ MUTANTS = (
             ),
             (
                 "core/tally.py",
-                "            count_lease(entry, held)\n            self._waits",
-                "            self._waits",
+                "                count_lease(entry, held)\n            else:",
+                "                pass\n            else:",
             ),
         ),
         ("tests/unit/test_tally.py::test_lease_and_its_wait_are_counted_together",),

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import psycopg
@@ -368,3 +369,22 @@ def test_one_bad_pool_does_not_stop_the_upkeep_of_the_others(
 def test_without_pools_the_thread_sleeps_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "pools", lambda: ())
     assert background._tick() == background.LONGEST_SLEEP
+
+
+def test_connection_that_came_too_late_took_its_time(make_pool: MakePool, clock: Clock) -> None:
+    """Its caller has given up; how long it took to connect is counted nevertheless."""
+    pool = make_pool()
+    connect = pool.connector._connect
+
+    def slowly(deadline: float) -> psycopg.Connection[Any]:
+        clock.now += 3.0
+        return connect(deadline)
+
+    pool.connector._connect = slowly  # type: ignore[method-assign]
+    given_up: Future[psycopg.Connection[Any]] = Future()
+    given_up.cancel()
+    before = pool.tally.read().connect
+    pool.connector._connect_later(given_up, clock.now + LONG)
+    since = pool.tally.read().connect.since(before)
+    assert since.count == 1
+    assert since.total == pytest.approx(3.0)

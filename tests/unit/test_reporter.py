@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 
 from django_dbpool.core import reporter, tally
+from django_dbpool.pool import background
 from testproject.processes import wait_until
 
 PATIENCE = 20.0
@@ -49,6 +50,33 @@ def test_job_of_before_and_after_the_first_lease() -> None:
     reporter.register("late", late.set, interval=0.01)
     assert late.wait(PATIENCE)
     assert reporter._thread is not None and reporter._thread.name == "dbpool-reporter"
+
+
+def test_who_keeps_a_pool_does_not_wait_for_it() -> None:
+    """What wakes the pool's own thread may be a destructor, in the middle of whatever its thread does."""
+    called = threading.Event()
+    reporter.register("job", called.set, interval=0.01)
+    background.start()
+    assert called.wait(PATIENCE)
+    with reporter._starting:
+        waker = threading.Thread(target=background.start, daemon=True)
+        waker.start()
+        waker.join(2.0)
+        assert not waker.is_alive()
+
+
+def test_no_thread_to_be_had_is_no_error_of_a_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = threading.Event()
+    reporter.register("job", called.set, interval=0.01)
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", refuse)
+        reporter.begin()
+    reporter.begin()
+    assert called.wait(PATIENCE)
+
+
+def refuse(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 def test_job_that_fails_is_called_again_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:

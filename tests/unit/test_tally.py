@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import pytest
@@ -23,7 +24,7 @@ def lease(connection: Connection, seconds: float, tally: Tally, waited: float | 
     if waited is None:
         count_lease(connection, seconds)
     else:
-        tally.waited(connection, seconds, waited)
+        tally.ended(connection, seconds, waited)
 
 
 @pytest.fixture
@@ -56,6 +57,19 @@ def test_connection_is_closed_once(numbers: Tally) -> None:
     assert numbers.read().leases == 1
 
 
+@pytest.mark.parametrize("waited", [None, 0.3])
+def test_lease_that_ends_after_its_connection_was_closed(numbers: Tally, waited: float | None) -> None:
+    """An interrupt in the middle of a statement closes the connection first."""
+    connection = Connection()
+    numbers.opened(connection, 0.0)
+    numbers.closed(connection)
+    numbers.ended(connection, 1.0, waited)
+    counts = numbers.read()
+    assert (counts.leases, counts.use.total) == (1, 1.0)
+    assert counts.wait.count == 1
+    assert min(counts.wait.counts) == 0
+
+
 def test_somebody_holds_one(numbers: Tally) -> None:
     connection = Connection()
     numbers.opened(connection, 0.0)
@@ -65,6 +79,45 @@ def test_somebody_holds_one(numbers: Tally) -> None:
     connection.owner = None
     count_lease(connection, 0.0)
     assert numbers.leases() == (1, False)
+
+
+class Abandoned:
+    """In a cycle, so that only the collector finds it: a stream() that nobody has closed ends its lease there."""
+
+    def __init__(self, numbers: Tally) -> None:
+        self.numbers, self.own = numbers, self
+
+    def __del__(self) -> None:
+        connection = Connection()
+        self.numbers.opened(connection, 0.0)
+        self.numbers.ended(connection, 0.0, 0.0)
+        self.numbers.event("collected")
+        self.numbers.closed(connection)
+
+
+def test_collector_that_comes_while_it_is_read(numbers: Tally) -> None:
+    """It runs in whatever thread makes objects, and that of a reader holds the lock."""
+    for _ in range(20):
+        numbers.opened(Connection(), 0.0)
+
+    def read() -> None:
+        for _ in range(300):
+            Abandoned(numbers)
+            numbers.read()
+            numbers.leases()
+
+    before = gc.get_threshold()
+    gc.set_threshold(5)
+    try:
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        reader.join(20)
+    finally:
+        gc.set_threshold(*before)
+    assert not reader.is_alive()
+    gc.collect()
+    counts = numbers.read()
+    assert counts.leases == counts.wait.count == counts.events["collected"] == 300
 
 
 def test_readings_never_become_less(numbers: Tally) -> None:
