@@ -138,7 +138,7 @@ OWN = (
         "{connection}",
         "Connections that ended by other hands; expected: they were idle.",
         lambda each: (
-            (each.lost - each.lost_expected, {"django_dbpool.expected": "false"}),
+            (each.lost, {"django_dbpool.expected": "false"}),
             (each.lost_expected, {"django_dbpool.expected": "true"}),
         ),
     ),
