@@ -19,6 +19,7 @@ from .alerts.providers import default
 from .alerts.service import alerts_section
 from .backends import sampler
 from .conf import management_command, project_config
+from .fleet.stores import Unusable
 
 logger = logging.getLogger("django_dbpool.alerts")
 
@@ -26,6 +27,8 @@ INTERVAL = 60.0
 """Seconds between two questions. Longer than a process stays awake for its own questions' sake."""
 
 FRESH = 3 * INTERVAL
+UNUSABLE_PAUSE = 3600.0
+"""Seconds after which it is tried again where the fleet has no table, or no right to read it."""
 
 _pid = 0
 
@@ -77,6 +80,10 @@ class Strangers:
         try:
             known = fleet.processes()
             self._found[alias] = monotonic(), len(fleet.server_of(alias, known).strangers)
+        except Unusable as error:
+            # Each question would be an error in the server's log.
+            self._asked[alias] = monotonic() + UNUSABLE_PAUSE
+            logger.debug("database %r: strangers can't be counted: %s", alias, error)
         except Exception as error:  # noqa: BLE001  # nothing is published, or whatever a store or a server raises
             logger.debug("database %r: strangers can't be counted: %s", alias, type(error).__name__)
         finally:

@@ -39,16 +39,19 @@ STATEMENT_TIMEOUT = 1000
 """Milliseconds."""
 
 _LEAD = "SELECT pg_try_advisory_lock(%s, hashtext(session_user))"
-# Of others' sessions an ordinary role sees no more than whose they are; those without a user are the server's own.
+# Of others' sessions an ordinary role sees no more than whose they are; those without a user are the server's own. The
+# workers of a parallel query have their leader's user, and take none of max_connections.
 _COUNT = """
 SELECT count(*) FILTER (WHERE state = 'active'),
        count(*) FILTER (WHERE state = 'idle'),
        count(*) FILTER (WHERE state LIKE 'idle in transaction%%'),
        count(*),
-       (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE usesysid IS NOT NULL),
+       (SELECT count(*) FROM pg_catalog.pg_stat_activity
+         WHERE backend_type = 'client backend' OR (backend_type IS NULL AND usesysid IS NOT NULL)),
        current_setting('max_connections')::int
   FROM pg_catalog.pg_stat_activity
  WHERE usename = session_user AND datname = current_database() AND pid <> pg_backend_pid()
+   AND backend_type = 'client backend'
 """
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.dispatch import Signal
 
@@ -237,9 +238,12 @@ def job(begin: Callable[[], object] | None = None) -> None:
     if in_test_environment():
         reporter.unregister(JOB)
         return
-    if begin is not None:
-        begin()
-    service().look()
+    try:
+        if begin is not None:
+            begin()
+        service().look()
+    except ImproperlyConfigured:  # whoever wants a connection is told, and the check says it
+        reporter.unregister(JOB)
 
 
 def active() -> tuple[Alert, ...]:

@@ -73,9 +73,18 @@ def bases_of_client(setting: bool | str) -> list[Path]:
 
 
 def _defaults(runtime: str) -> Iterator[Path]:
-    if runtime and _is_private(runtime):
+    private = bool(runtime) and _is_private(runtime)
+    if private:
         yield Path(runtime) / NAME
-    yield Path(tempfile.gettempdir()) / f"{NAME}-{os.geteuid()}"
+    try:
+        temporary = tempfile.gettempdir()
+    except FileNotFoundError as error:  # a container whose files are all read-only
+        if private:
+            return
+        raise NoPlace(
+            'there is no directory for temporary files; name one in DBPOOL["SOCKET"], or write False'
+        ) from error
+    yield Path(temporary) / f"{NAME}-{os.geteuid()}"
 
 
 def _is_private(directory: str) -> bool:

@@ -96,7 +96,11 @@ def _sockets(only: int | None) -> tuple[list[tuple[int, Path]], list[str]]:
     found: dict[int, Path] = {}
     refused = []
     setting = project_config().socket
-    for base in places.bases_of_client(setting if isinstance(setting, str) else True):
+    try:
+        bases = places.bases_of_client(setting if isinstance(setting, str) else True)
+    except places.NoPlace as error:
+        return [], [one_line(str(error))]
+    for base in bases:
         try:
             # The default base is private itself: else somebody could swap what is below it.
             for each in [base / places.project_digest()] if isinstance(setting, str) else [base]:

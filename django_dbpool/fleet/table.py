@@ -10,8 +10,10 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, ProgrammingError, connections
+from psycopg.errors import InsufficientPrivilege, UndefinedTable
 
+from ..core import commands
 from ..core.fleet import TABLE
 from ..transaction import atomic, deadline, reserved
 from .stores import Row, Unusable
@@ -25,11 +27,15 @@ LOCK_TIMEOUT = 500
 
 # One round trip for the limits, and for what would otherwise be found out by an error in the server's log. An error
 # because the server is read-only would besides have the pool drained, as after a failover.
-_BEGIN = """
+_BEGIN = f"""
 SELECT set_config('statement_timeout', %s, true),
        set_config('lock_timeout', %s, true),
        current_setting('transaction_read_only') = 'on',
-       to_regclass(%s) IS NOT NULL
+       to_regclass('{TABLE}') IS NOT NULL,
+       has_table_privilege(to_regclass('{TABLE}'), 'SELECT')
+         AND has_table_privilege(to_regclass('{TABLE}'), 'INSERT')
+         AND has_table_privilege(to_regclass('{TABLE}'), 'UPDATE')
+         AND has_table_privilege(to_regclass('{TABLE}'), 'DELETE')
 """
 
 # Whose rows have expired is nobody's business any more, so one that is locked can be left to whoever has locked it:
@@ -73,12 +79,14 @@ class TableStore:
             if not connection.get_autocommit():
                 connection.set_autocommit(True)  # this thread's own, and a COMMIT is wanted
             with atomic(using=self.alias), connection.cursor() as cursor:
-                cursor.execute(_BEGIN, [f"{STATEMENT_TIMEOUT}ms", f"{LOCK_TIMEOUT}ms", TABLE])
-                *_, read_only, exists = cursor.fetchone()
+                cursor.execute(_BEGIN, [f"{STATEMENT_TIMEOUT}ms", f"{LOCK_TIMEOUT}ms"])
+                *_, read_only, exists, allowed = cursor.fetchone()
                 if read_only:
                     raise Unusable(f"database {self.alias!r} is read-only")
                 if not exists:
-                    raise Unusable(f"database {self.alias!r} has no table {TABLE}; run manage.py migrate")
+                    raise Unusable(self._missing())
+                if not allowed:
+                    raise Unusable(self._forbidden())
                 cursor.execute(_PUT, values)
 
     def read(self, longest: int, most: int) -> list[Row]:
@@ -86,12 +94,30 @@ class TableStore:
         # A failure must not break the caller's transaction, if there is one.
         inside = connection.in_atomic_block
         savepoint: AbstractContextManager[Any] = atomic(using=self.alias) if inside else nullcontext()
-        with reserved(), deadline(PATIENCE), savepoint, connection.cursor() as cursor:
-            cursor.execute(_READ, [longest, most])
-            return [Row(document, max(0.0, age)) for document, age in cursor.fetchall()]
+        try:
+            with reserved(), deadline(PATIENCE), savepoint, connection.cursor() as cursor:
+                cursor.execute(_READ, [longest, most])
+                return [Row(document, max(0.0, age)) for document, age in cursor.fetchall()]
+        except ProgrammingError as error:
+            remedies = {UndefinedTable.sqlstate: self._missing, InsufficientPrivilege.sqlstate: self._forbidden}
+            remedy = remedies.get(getattr(error.__cause__, "sqlstate", None))
+            if remedy is None:
+                raise
+            raise Unusable(remedy()) from error
 
     def close(self) -> None:
         self._connection().close()
 
     def _connection(self) -> Any:
         return connections[self.alias]
+
+    def _missing(self) -> str:
+        there = "" if self.alias == DEFAULT_DB_ALIAS else f" --database {self.alias}"
+        return f"database {self.alias!r} has no table {TABLE}; run manage.py migrate django_dbpool{there}"
+
+    def _forbidden(self) -> str:
+        """Where the role that migrates is another one than that of the processes."""
+        return (
+            f"the role of database {self.alias!r} may not use table {TABLE}; "
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE}, {commands.TABLE} TO it"
+        )

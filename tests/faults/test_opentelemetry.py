@@ -36,6 +36,7 @@ from django_dbpool.pool.measures import measures
 from testproject.processes import wait_until
 from tests.faults.conftest import MakeDatabase
 from tests.faults.helpers import PATIENCE, Child, Database, Task
+from tests.fixtures.readings import reading
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/tracing.md"
 NAME = "db.client.connection.pool.name"
@@ -603,3 +604,13 @@ def test_a_span_processor_that_blocks(make_database: MakeDatabase) -> None:
         goes_on.set()
         opentelemetry.uninstall()
         provider.shutdown()
+
+
+def test_losses_in_use_and_while_idle_are_counted_apart() -> None:
+    """Of a counter the SDK expects that it never becomes less."""
+    (observed,) = [each for each in OBSERVED if each.name == "django_dbpool.connections.lost"]
+    told = {
+        attributes["django_dbpool.expected"]: value
+        for value, attributes in observed.read(reading(lost=1, lost_expected=7))
+    }
+    assert told == {"false": 1, "true": 7}

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from django.db import transaction
 from django.test.utils import teardown_test_environment
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -15,7 +16,7 @@ from django_dbpool.contrib import opentelemetry
 from django_dbpool.core import reporter
 from testproject.processes import wait_until
 from tests.faults.conftest import MakeDatabase
-from tests.faults.helpers import PATIENCE, Child, Database
+from tests.faults.helpers import PATIENCE, Child, Database, Task
 from tests.faults.test_opentelemetry import collect, value
 
 HOUR = 3600.0
@@ -77,6 +78,37 @@ def test_counts_are_the_servers(make_database: MakeDatabase, role: dict[str, str
     assert found.max_connections == int(row[0])
     assert found.total < found.all_roles < found.max_connections
     assert found.to_json()["idle_in_transaction"] == 2
+
+
+def test_the_workers_of_a_parallel_query_are_no_connections(make_database: MakeDatabase, role: dict[str, str]) -> None:
+    database = make_database(max_size=2, **role)
+    version = database.observer.info.server_version
+    setting = "debug_parallel_query" if version >= 160000 else "force_parallel_mode"
+
+    def parallel() -> None:
+        with transaction.atomic(using=database.alias), database.connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL {setting} = on")
+            cursor.execute("SELECT pg_sleep(60)")
+
+    task = Task(parallel)
+    workers = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'counted' AND backend_type = 'parallel worker'"
+    try:
+        assert wait_until(lambda: database.observer.execute(workers).fetchone() == (1,), PATIENCE)
+        begin(database)
+        assert wait_until(lambda: answered(database), PATIENCE)
+        found = latest(database)
+        assert found is not None
+        assert (found.active, found.total) == (1, 2)
+        # Of the server's own an ordinary role can't tell the launcher of logical replication.
+        others = (
+            "SELECT count(*) FROM pg_stat_activity WHERE usesysid IS NOT NULL AND backend_type <> 'parallel worker'"
+        )
+        assert database.observer.execute(others).fetchone() == (found.all_roles,)
+    finally:
+        database.observer.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'counted'"
+        )
+        assert task.error()
 
 
 def test_one_of_several_processes_asks(make_database: MakeDatabase, role: dict[str, str]) -> None:

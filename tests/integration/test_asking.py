@@ -17,6 +17,7 @@ from django_dbpool.core import reporter
 from django_dbpool.fleet import server
 from testproject.postgres import Server
 from testproject.processes import wait_until
+from tests.fixtures.aliases import MakeAlias
 from tests.fixtures.pools import execute
 from tests.fixtures.workers import PATIENCE
 
@@ -94,6 +95,22 @@ def test_strangers_that_can_t_be_counted_are_not_known(make_pool: Callable[..., 
     found = asking.Strangers()
     found.ask(alias)  # nothing is published in tests
     assert found(alias) is None
+
+
+def test_where_the_fleet_has_no_table_it_is_not_asked_every_minute(
+    make_alias: MakeAlias, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each question would be an error in the server's log."""
+    alias = make_alias()  # a database that was never migrated
+    monkeypatch.setattr(counts, "latest", lambda alias: object())
+    found = asking.Strangers()
+    with override_settings(DBPOOL={"FLEET": {"using": alias}}):
+        found.ask(alias)
+    monkeypatch.setattr(asking, "INTERVAL", 0.0)
+    asked: list[str] = []
+    monkeypatch.setattr(found, "ask", asked.append, raising=False)
+    assert found(alias) is None
+    assert not asked
 
 
 def test_the_leader_asks_once_in_a_while(make_pool: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

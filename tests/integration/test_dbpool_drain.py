@@ -197,3 +197,25 @@ def test_status_where_nobody_answers(base: Path, capsys: pytest.CaptureFixture[s
         ManagementUtility(["manage.py", "dbpool", "status", "--local", "--no-color"]).execute()
     assert ended.value.code == 2
     assert capsys.readouterr().err == "No process of this project answers on this host.\n"
+
+
+def test_status_is_not_about_its_own_process(
+    listening: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["manage.py", "dbpool", "status"])
+    with pytest.raises(SystemExit) as ended:
+        ManagementUtility(["manage.py", "dbpool", "status", "--local", "--no-color"]).execute()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "No process of this project answers on this host.\n"
+
+
+@pytest.mark.parametrize("subcommand", ["status", "drain"])
+def test_faults_in_the_settings_are_told_without_a_traceback(
+    subcommand: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with override_settings(DBPOOL={"SOKET": False}), pytest.raises(SystemExit) as ended:
+        ManagementUtility(["manage.py", "dbpool", subcommand, "--no-color"]).execute()
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert "unknown key 'SOKET'. Did you mean 'SOCKET'?" in err
+    assert "Traceback" not in err

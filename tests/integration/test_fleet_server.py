@@ -191,7 +191,7 @@ def test_it_cannot_be_told(make_alias: MakeAlias, run: Run) -> None:
     with override_settings(DBPOOL={"FLEET": {"using": make_alias()}}):
         code, out, err = run()
         assert (code, out) == (2, "")
-        assert 'relation "django_dbpool_process" does not exist' in err
+        assert "has no table django_dbpool_process; run manage.py migrate django_dbpool --database" in err
         assert json.loads(run("--json")[1])["source"] is None
     with override_settings(DBPOOL={"FLEET": {"using": "nowhere"}}):
         assert "is no database with this engine" in run()[2]

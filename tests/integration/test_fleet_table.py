@@ -163,7 +163,7 @@ def test_rows_that_are_no_snapshots_are_left_out(store: TableStore, observer: ps
 def test_reading_breaks_no_transaction_of_its_caller(make_alias: MakeAlias) -> None:
     alias = make_alias()  # a database that was never migrated
     with override_settings(DBPOOL={"FLEET": {"using": alias}}), transaction.atomic(using=alias):
-        with pytest.raises(FleetUnavailable, match="django_dbpool_process"):
+        with pytest.raises(FleetUnavailable, match=f"run manage.py migrate django_dbpool --database {alias}$"):
             processes()
         assert value(alias, "SELECT 1") == 1
     with override_settings(DBPOOL={"FLEET": None}), pytest.raises(FleetUnavailable, match="is off"):
@@ -191,6 +191,35 @@ def test_without_the_table_nothing_is_published_and_said_once(
     (record,) = [each for each in caplog.records if each.name == "django_dbpool.fleet"]
     assert record.levelno == logging.INFO
     assert "has no table django_dbpool_process; run manage.py migrate" in record.getMessage()
+
+
+@pytest.fixture
+def powerless(make_pool: Callable[..., str], observer: psycopg.Connection[Any]) -> Iterator[str]:
+    """A database whose role owns nothing, because another one migrates."""
+    observer.execute("CREATE ROLE powerless LOGIN")
+    alias = make_pool(USER="powerless")
+    yield alias
+    connections[alias].close()
+    connections[alias].close_pool()
+    observer.execute("DROP OWNED BY powerless; DROP ROLE powerless")
+
+
+def test_without_the_rights_nothing_is_tried_and_the_remedy_is_said(
+    powerless: str, observer: psycopg.Connection[Any]
+) -> None:
+    """Each attempt would be an error in the server's log, from each process, every few seconds."""
+    store = TableStore(powerless)
+    with pytest.raises(Unusable, match="GRANT SELECT, INSERT, UPDATE, DELETE ON django_dbpool_process"):
+        put(store)
+    with override_settings(DBPOOL={"FLEET": {"using": powerless}}):
+        with pytest.raises(FleetUnavailable, match="GRANT SELECT"):
+            processes()
+        observer.execute(f"GRANT SELECT ON {TABLE} TO powerless")
+        with pytest.raises(Unusable, match="GRANT"):
+            put(store)
+        observer.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE}, django_dbpool_command TO powerless")
+        put(store)
+        assert len(processes()) == 1
 
 
 def test_a_read_only_server_is_no_failover(make_pool: Callable[..., str]) -> None:

@@ -153,6 +153,24 @@ def test_threads_that_hold_several_do_not_lock_each_other_out() -> None:
     assert "wait for each other" in size.reason
 
 
+def test_no_thread_is_advised_to_wait_for_itself() -> None:
+    """There is room for one connection in each process, and threads hold two."""
+    nested = dataclasses.replace(BUSY, nested=2, peak_load=1.0, load=1.0, usual_load=1.0)
+    report = advise(Facts("default", Settings(max_size=5), nested, Room(40, 0), processes=20, threads=16))
+    assert "max_size" not in report.changes
+    assert "would wait for themselves" in item(report, "max_size").reason
+    assert "there is room for 1" in item(report, "pooler").reason
+
+
+def test_nothing_is_taken_away_for_half_a_minute_of_little_work() -> None:
+    little = dataclasses.replace(BUSY, seconds=25, leases=250, load=0.5, usual_load=0.5, peak_load=1.0)
+    size = item(advise(Facts("default", Settings(max_size=10), little, threads=16)), "max_size")
+    assert (size.kind, size.confidence) == ("keep", "estimated")
+    assert "Too little was measured" in size.reason
+    enough = dataclasses.replace(little, seconds=900, leases=9000)
+    assert item(advise(Facts("default", Settings(max_size=10), enough, threads=16)), "max_size").proposed < 10
+
+
 def test_what_fits_is_kept() -> None:
     report = advise(Facts("default", Settings(max_size=14, min_size=5, statement_timeout=10), BUSY, threads=40))
     assert [each.kind for each in report.advice] == ["keep", "keep"]
@@ -365,3 +383,12 @@ def test_bursts_are_taken_seriously() -> None:
 @given(measurements)
 def test_a_load_survives_json(load: Measured) -> None:
     assert Measured.from_json({**json.loads(json.dumps(load.to_json())), "of a newer version": 1}) == load
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Measured)])
+@pytest.mark.parametrize("value", [None, -1, True, "7", math.inf, []])
+def test_a_load_that_somebody_made_up_is_refused(name: str, value: Any) -> None:
+    if (name, value) == ("executing", None):
+        return
+    with pytest.raises(ValueError, match=name):
+        Measured.from_json({**BUSY.to_json(), name: value})

@@ -91,8 +91,10 @@ def of_selector(name: str, matchers: str) -> Iterator[str]:
             yield f"not a matcher: {matcher}"
         elif match[1] not in EXPORTED[name] | GIVEN_BY_PROMETHEUS:
             yield f"{name} has no label {match[1]}"
-        elif "$" not in match[3] and match[3] not in values_of(name, match[1]):
-            yield f"{name} never has {matcher}"
+        elif "$" not in match[3]:
+            wanted = match[3].split("|") if "~" in match[2] else [match[3]]
+            if not set(wanted) <= values_of(name, match[1]):
+                yield f"{name} never has {matcher}"
 
 
 def values_of(name: str, label: str) -> set[str]:
@@ -174,6 +176,18 @@ def test_thresholds_are_the_ones_of_the_alerts() -> None:
             warning and thresholds[warning],
             critical and thresholds[critical],
         ), rule
+
+
+def test_alerts_work_with_the_scrape_interval_that_prometheus_has_by_default() -> None:
+    """A minute. rate() and increase() need two samples, and two minutes without one are no reason for silence."""
+    for alert in alerts():
+        for function, minutes in re.findall(r"(\w+)\(django_dbpool_\w+(?:\{[^}]*\})?\[(\d+)m\]", alert.expression):
+            assert int(minutes) >= (2 if function == "avg_over_time" else 4), alert.name
+
+
+def test_whoever_is_refused_counts_as_in_the_alerts_of_processes() -> None:
+    (timeouts,) = [alert for alert in alerts() if alert.name == "DatabasePoolTimeouts"]
+    assert 'error=~"PoolExhausted|PoolOverloaded"' in timeouts.expression
 
 
 def test_alerts_say_how_bad_it_is_and_what_to_do() -> None:

@@ -596,3 +596,23 @@ def test_a_program_that_is_killed_leaves_nothing_that_stays(base: Path) -> None:
     path.parent.rename(base / places.project_digest())
     assert local_processes().answers == ()
     assert list((base / places.project_digest()).iterdir()) == []
+
+
+def test_without_a_directory_for_temporary_files(
+    base: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a container whose files are all read-only."""
+
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    with override_settings(DBPOOL={}):
+        monkeypatch.setattr(places, "_is_private", lambda directory: False)
+        found = ask_local("status")
+        assert not found.answers
+        assert "there is no directory for temporary files" in found.refused[0]
+        socket_server.ensure_running()
+        assert socket_server.running() is None
+    assert 'name one in DBPOOL["SOCKET"], or write False' in caplog.text

@@ -90,14 +90,15 @@ class Measured:
         """
         known: dict[str, Any] = {}
         for item in fields(cls):
-            value = values.get(item.name)
-            if value is None and item.name in values:
+            if item.name not in values:
+                continue
+            value = values[item.name]
+            if value is None and item.name == "executing":
                 known[item.name] = None
-            elif value is not None:
-                whole = item.name in _WHOLE
-                if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                    raise ValueError(f"{item.name} = {value!r} is not a number")
-                known[item.name] = int(value) if whole else float(value)
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise ValueError(f"{item.name} = {value!r} is no number of at least 0")
+            known[item.name] = int(value) if item.name in _WHOLE else float(value)
         return cls(**known)
 
     @property

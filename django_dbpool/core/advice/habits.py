@@ -50,8 +50,9 @@ def _statement_timeout(facts: Facts) -> Iterator[Advice]:
             "statement_timeout",
             None,
             limit,
-            "No statement is ever ended: one that hangs keeps its connection until somebody notices. Management "
-            "commands and migrations are exempt.",
+            "These settings end no statement: one that hangs keeps its connection until somebody notices. Management "
+            "commands and migrations are exempt. Workers that share the settings are not: if their tasks have longer "
+            "statements, set it for the web processes only.",
             "prior",
         )
 

@@ -59,13 +59,28 @@ def advise_sizes(facts: Facts) -> list[Advice]:
     confidence = wish.confidence
     current = facts.settings.max_size
     over = room is not None and current > room
-    if size == current or (not over and abs(size - current) <= max(1, NEAR * current) and size < current):
+    nested = facts.measured.nested if facts.measured is not None else 1
+    if size < nested <= current:
+        found.append(Advice(facts.alias, "max_size", "keep", current, current, _too_few(nested, size), confidence))
+        size = current
+    elif size < current and not over and confidence == "estimated":
+        reason = f"{reason} Too little was measured to take any away: ask again after the busiest hour."
+        found.append(Advice(facts.alias, "max_size", "keep", current, current, reason, confidence))
+        size = current
+    elif size == current or (not over and abs(size - current) <= max(1, NEAR * current) and size < current):
         found.append(Advice(facts.alias, "max_size", "keep", current, current, reason, confidence))
         size = current
     else:
         found.append(Advice(facts.alias, "max_size", "change", current, size, reason, confidence))
     found += _min_size(facts, size)
     return found
+
+
+def _too_few(nested: int, size: int) -> str:
+    return (
+        f"Threads hold up to {nested} connections at once, and there is room for {size}: with fewer than {nested} they "
+        "would wait for themselves. Have them hold one at a time, or make room, before it is lowered."
+    )
 
 
 def _wish(facts: Facts) -> _Wish | None:

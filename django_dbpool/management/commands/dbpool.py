@@ -8,7 +8,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from .. import subcommands
 from ..subcommand import Subcommand
@@ -41,6 +42,9 @@ class Command(BaseCommand):
             kind.add_arguments(one)
 
     def handle(self, *args: Any, subcommand: str, **options: Any) -> None:
-        code = found()[subcommand](self).run(**options)
+        try:
+            code = found()[subcommand](self).run(**options)
+        except ImproperlyConfigured as error:
+            raise CommandError(f"{error} (`manage.py dbpool check` has it all.)", returncode=2) from error
         if code:
             sys.exit(code)

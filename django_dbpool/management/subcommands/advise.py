@@ -187,7 +187,8 @@ def _basis(alias: str, found: _Found) -> str:
     process, load = chosen
     number = sum(alias in each.aliases for each in found.loads)
     many = "1 process" if number == 1 else f"{number} processes"
+    duration = f"{load.seconds / 60:.0f} min" if load.seconds >= 60 else f"{load.seconds:.0f} s"
     return (
-        f"Measured by {many} ({found.source}); the busiest, {process}: {load.leases} leases in "
-        f"{load.seconds / 60:.0f} min, {load.timeouts} timeouts."
+        f"Measured by {many} ({found.source}); the busiest, {process}: {load.leases} leases in {duration}, "
+        f"{load.timeouts} timeouts."
     )

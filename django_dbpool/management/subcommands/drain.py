@@ -23,7 +23,7 @@ class Subcommand(subcommand.Subcommand):
         "Free connections are closed now, leased ones when their lease ends; nothing is broken off. For use after a "
         "failover, or when a setting of the server or the role has changed. Processes are found by their sockets: run "
         "it as the user that they run as. Exit code 0: all that were found have done it; 1: there was none, or one "
-        "has not; 2: it was not confirmed."
+        "has not; 2: it was not confirmed, or settings have faults."
     )
 
     @classmethod

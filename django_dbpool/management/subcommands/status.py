@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from argparse import ArgumentParser
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -11,6 +12,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
+from ...conf import management_command
 from ...conf.engines import is_ours
 from ...core.ledger import Holder
 from ...core.words import one_line
@@ -207,8 +209,11 @@ def _local(remarks: list[str]) -> tuple[Process, ...] | None:
         answers = import_module(LOCAL).local_processes().answers
     except ImportError:
         return None
+    myself = os.getpid() if management_command() == "dbpool" else None
     found = []
     for answer in answers:
+        if answer.pid == myself:
+            continue  # it may have leased a connection, and so has a socket too
         if not answer.ok:
             remarks.append(f"process {answer.pid}: {answer.message}")
             continue
