@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 
 from django.apps import AppConfig
 from django.core.exceptions import ImproperlyConfigured
+
+OPERATIONS = 50
+"""Of one process that are published."""
 
 
 class DatabasePoolConfig(AppConfig):
@@ -34,38 +38,25 @@ class DatabasePoolConfig(AppConfig):
             self._observe()
 
     def _observe(self) -> None:
-        """What looks from time to time is registered; the first lease of a process starts it."""
-        from . import conf, metrics_log, operations
+        """
+        What looks from time to time is registered; the first lease of a process starts it.
+
+        All that it needs is imported here: a process that forks while another thread imports (gunicorn --preload)
+        leaves its children with a module that is half there.
+        """
+        from . import asking, conf, metrics_log, operations
+        from .alerts import service
         from .backends import sampler
         from .core import reporter
-        from .fleet import register_section, socket_server
+        from .fleet import cache, publisher, register_section, socket_server, table  # noqa: F401
 
         sampler.start()
         operations.observe(in_tests=False)
-        register_section("operations", _running)
+        register_section("operations", lambda: [each.to_json() for each in operations.running()[:OPERATIONS]])
         socket_server.register()
         metrics_log.follow_settings()
-        reporter.register("alerts", _watch, interval=5.0)
+        reporter.register("alerts", partial(service.job, asking.begin), interval=service.INTERVAL)
         with suppress(ImproperlyConfigured):  # said by the check, and by whatever else reads DBPOOL
             fleet = conf.project_config().fleet
             if fleet.store is not None:
-                reporter.register("fleet", _publish, interval=fleet.interval)
-
-
-def _running() -> object:
-    from . import operations
-
-    return [operation.to_json() for operation in operations.running()[:50]]
-
-
-def _publish() -> None:
-    from .fleet import publisher
-
-    publisher.tick()
-
-
-def _watch() -> None:
-    from . import asking
-    from .alerts import service
-
-    service.job(asking.begin)
+                reporter.register("fleet", publisher.tick, interval=fleet.interval)

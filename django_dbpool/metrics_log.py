@@ -237,7 +237,7 @@ def follow_settings(**changed: Any) -> None:
     if config.log_interval is None:
         reporter.unregister(JOB)
     else:
-        reporter.register(JOB, MetricsLog(config.log_format), interval=config.log_interval)
+        reporter.register(JOB, MetricsLog(config.log_format), interval=config.log_interval, last=True)
 
 
 setting_changed.connect(follow_settings, dispatch_uid="django_dbpool.metrics_log")

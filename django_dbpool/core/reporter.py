@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from _thread import allocate_lock, start_new_thread
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
@@ -41,6 +41,7 @@ class _Job:
     call: Callable[[], object]
     interval: float
     idle: bool = False
+    last: bool = False
     due: float = 0.0
     complained: float = -COMPLAIN
     running: threading.Lock = field(default_factory=threading.Lock)
@@ -66,7 +67,7 @@ _wake = threading.Event()
 _began = False
 
 
-def register(name: str, job: Callable[[], object], *, interval: float, idle: bool = False) -> None:
+def register(name: str, job: Callable[[], object], *, interval: float, idle: bool = False, last: bool = False) -> None:
     """
     Have something done again and again while this process uses its databases.
 
@@ -76,8 +77,10 @@ def register(name: str, job: Callable[[], object], *, interval: float, idle: boo
             a minute.
         interval: seconds.
         idle: call it also while nobody leases, now and then. Only for what makes no traffic.
+        last: call it once more at the end of the process, so that what it tells is whole. It must start no thread: at
+            the end of an interpreter none can be.
     """
-    _jobs[name] = _Job(name, job, interval, idle)
+    _jobs[name] = _Job(name, job, interval, idle, last)
     if _began:
         start()
 
@@ -113,22 +116,30 @@ def start() -> None:
 
 
 def flush() -> None:
-    """Call every job once, now, in the calling thread: at the end of a process, and in tests."""
+    """Call every job once, now, in the calling thread: for tests."""
+    _call(tuple(_jobs.values()))
+
+
+def _call(jobs: Iterable[_Job]) -> None:
     # First those that make no traffic: at the end of a process there may be no time for all.
-    for job in sorted(_jobs.values(), key=lambda job: not job.idle):
+    for job in sorted(jobs, key=lambda job: not job.idle):
         job.run(PATIENCE)  # a call that is under way has not seen all
 
 
 def finish(timeout: float) -> None:
-    """The same at the end of a process, which a job that hangs holds up for no longer than this many seconds."""
-    if not _jobs:
+    """
+    At the end of a process: those jobs once more that want it. One that hangs holds the end up for no longer than this
+    many seconds.
+    """
+    jobs = [job for job in _jobs.values() if job.last]
+    if not jobs:
         return
     done = allocate_lock()
     done.acquire()
 
     def run() -> None:
         try:
-            flush()
+            _call(jobs)
         finally:
             done.release()
 

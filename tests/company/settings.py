@@ -16,7 +16,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 ROOT_URLCONF = "tests.company.urls"
 INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "django_dbpool", "tests.company.notes"]
-DBPOOL = {"FLEET": None, "SOCKET": False}  # nothing is published, nobody listens unless a test asks
+# Nothing is published, nobody listens and nobody asks the server unless a test wants it.
+DBPOOL = {"FLEET": None, "SOCKET": False, "ALERTS": {"server_connections": None, "strangers": None}}
 MIDDLEWARE: list[str] = []
 
 

@@ -9,7 +9,8 @@ __all__ = ["DATABASES", "DBPOOL", "INSTALLED_APPS", "SECRET_KEY", "USE_TZ"]
 
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "tests.faults.urls"
-DBPOOL = {"FLEET": None, "SOCKET": False}  # nothing is published, nobody listens unless a test asks
+# Nothing is published, nobody listens and nobody asks the server unless a test wants it.
+DBPOOL = {"FLEET": None, "SOCKET": False, "ALERTS": {"server_connections": None, "strangers": None}}
 DATABASES = {
     "default": {
         "ENGINE": "django_dbpool.backends.postgresql",

@@ -410,8 +410,8 @@ def hang_late():
     if late.is_set():
         threading.Event().wait()
 events.subscribe("hanging", hang)
-reporter.register("late", hang_late, interval=1000)
-reporter.register("hanging", hang, interval=1000)
+reporter.register("late", hang_late, interval=1000, last=True)
+reporter.register("hanging", hang, interval=1000, last=True)
 with connection.cursor() as cursor:
     cursor.execute("SELECT 1")
 for _ in range(3):

@@ -44,7 +44,8 @@ def port(tmp_path: Path, session_server: Server) -> Iterator[int]:
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
-        assert "Traceback" not in (tmp_path / "log").read_text()
+        said = (tmp_path / "log").read_text()
+        assert "Traceback" not in said, said
 
 
 def client(port: int, name: str) -> list[dict[str, Any]]:

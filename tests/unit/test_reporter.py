@@ -245,3 +245,24 @@ def test_what_makes_no_traffic_is_flushed_first() -> None:
         reporter.register(name, partial(order.append, name), interval=3600, idle=idle)
     reporter.flush()
     assert order == ["quick", "first", "second"]
+
+
+def test_end_of_a_process_calls_only_what_wants_to_be_called_last() -> None:
+    calls: list[str] = []
+    for name, last in (("exporter", True), ("looks after others", False)):
+        reporter.register(name, partial(calls.append, name), interval=3600, last=last)
+    reporter.finish(PATIENCE)
+    assert calls == ["exporter"]
+
+
+def test_end_of_a_process_is_not_held_up_by_a_job_that_hangs() -> None:
+    go_on, called = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        called.set()
+        go_on.wait(PATIENCE)
+
+    reporter.register("hanging", hang, interval=3600, last=True)
+    reporter.finish(0.01)
+    assert called.wait(PATIENCE)
+    go_on.set()

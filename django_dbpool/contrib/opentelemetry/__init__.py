@@ -42,7 +42,7 @@ class _Installation:
         meter = metrics.get_meter(SCOPE, __version__, meter_provider)
         self._histograms = Histograms(meter, histograms, lambda: _installed is self)
         instruments.create(meter, _collecting, lambda: _installed is not None and _installed.reads(meter_provider))
-        reporter.register(SCOPE, self._histograms.record, interval=RECORD_INTERVAL)
+        reporter.register(SCOPE, self._histograms.record, interval=RECORD_INTERVAL, last=True)
         self._spans = Spans(trace.get_tracer(SCOPE, __version__, tracer_provider))
         if server_interval is not None:
             server_counts.watch(SCOPE, interval=server_interval)

@@ -70,7 +70,7 @@ def register(registry: CollectorRegistry = REGISTRY) -> None:
     if values.ValueClass._multiprocess:
         if _shared is None:
             _shared = SharedFiles(measures)
-        reporter.register(JOB, _shared.write, interval=INTERVAL, idle=True)
+        reporter.register(JOB, _shared.write, interval=INTERVAL, idle=True, last=True)
 
 
 def unregister(registry: CollectorRegistry = REGISTRY) -> None:
