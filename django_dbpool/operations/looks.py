@@ -212,10 +212,11 @@ def _root(unit: object) -> object:
 
 def _of_this_process() -> Command | None:
     global _command
-    if _command is None:
-        name = command_of_its_own()
-        if name is not None:
-            _command = Command(one_line(name))
+    name = command_of_its_own()
+    if name is None:
+        _command = None
+    elif _command is None or _command.name != one_line(name):
+        _command = Command(one_line(name))
     return _command
 
 
