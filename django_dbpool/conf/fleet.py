@@ -22,10 +22,13 @@ _OF_ONE_PROCESS = ("locmem.LocMemCache", "dummy.DummyCache")
 
 
 def database_of(fleet: FleetConfig, databases: Mapping[str, Any]) -> str | None:
-    """The alias whose database has the table; None if none of the project's is ours."""
+    """The alias whose database has the table, if possible one with a pool; None if none of the project's is ours."""
+    from . import pooling_enabled  # which is told of this module's faults
+
     if fleet.using is not None:
         return fleet.using
     ours = [alias for alias, entry in databases.items() if is_ours(entry.get("ENGINE"))]
+    ours = [alias for alias in ours if pooling_enabled(databases[alias])] or ours
     return "default" if "default" in ours else next(iter(ours), None)
 
 
