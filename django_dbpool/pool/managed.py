@@ -167,9 +167,10 @@ class ManagedPool(OpeningConnections):
         while entry is None:
             entry = self._admit(ticket, deadline)
             if entry is not None:
+                idle_since = entry.since
                 entry.first, entry.since = entry.statements, self.clock()
                 entry.owner = owner  # before the check, which may take its time: it is in use
-                if not self.fit(entry, check=check, deadline=deadline):
+                if not self.fit(entry, idle_since, check=check, deadline=deadline):
                     # The dead connection's place in the count becomes this caller's permit.
                     self._close_entry(entry)
                     entry = ticket.entry = None
@@ -304,17 +305,20 @@ class ManagedPool(OpeningConnections):
         if self.gate.size < self.min_size and not self.gate.closed:
             self.housekeeping.wake()
 
-    def fit(self, entry: PoolEntry, *, check: bool = False, deadline: float = math.inf) -> bool:
+    def fit(self, entry: PoolEntry, idle_since: float, *, check: bool = False, deadline: float = math.inf) -> bool:
         """
         Whether a free connection may be lent. A round trip is made only if there is a reason, and takes no longer than
         making another connection may: a server that is frozen would have its caller wait for ever.
+
+        Args:
+            idle_since: on the clock; a connection that was used a moment ago gets no round trip.
         """
         now = self.clock()
         if now >= entry.expires_at:
             entry.note_age()
             return False
         suspicious = entry.suspicious()
-        if not (suspicious or check or now - entry.since >= self.config.check_idle):
+        if not (suspicious or check or now - idle_since >= self.config.check_idle):
             return True
         limit = max(0.0, min(self.config.connect_timeout, entry.limit or math.inf, deadline - now))
         try:
