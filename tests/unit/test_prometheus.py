@@ -312,7 +312,7 @@ def test_job_where_a_directory_is_shared(several: Fleet, monkeypatch: pytest.Mon
     monkeypatch.setattr(prometheus, "_shared", None)
     registry = CollectorRegistry()
     register(registry)
-    assert jobs == {prometheus.JOB: {"interval": 1.0, "idle": True}}
+    assert jobs == {prometheus.JOB: {"interval": 1.0, "idle": True, "last": True}}
     unregister(registry)
     assert jobs == {}
 
