@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from django.db import connections
 
+from django_dbpool.core.ledger import current_unit, end_unit
 from testproject.postgres import EmbeddedServer, Server
 from tests import settings
 from tests.fixtures.aliases import MakeAlias, temporary_aliases
@@ -52,6 +53,9 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     """After all fixtures, pytest-django's transactions among them, are gone."""
     yield
+    # Django's test client doesn't end a request whose view has raised: the next test is none of its.
+    current_unit.set(None)
+    end_unit()
     if left := leases_left():
         for connection in connections.all(initialized_only=True):
             connection.close_pool()  # one leak must not fail the tests after it

