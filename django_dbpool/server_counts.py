@@ -32,13 +32,13 @@ logger = logging.getLogger("django_dbpool.server_counts")
 INTERVAL = 60.0
 JOB = "server-counts"
 LOCK = 0x64627063
-"""Of advisory locks; the second key is the role, since each role has its own counts."""
+"""Of advisory locks; the second key is of role and alias: of two aliases of one database each has its counts."""
 BACK_OFF = 5
 """A process that finds another asking looks again after about this many intervals."""
 STATEMENT_TIMEOUT = 1000
 """Milliseconds."""
 
-_LEAD = "SELECT pg_try_advisory_lock(%s, hashtext(session_user))"
+_LEAD = "SELECT pg_try_advisory_lock(%s, hashtext(session_user || ' ' || %s::text))"
 # Of others' sessions an ordinary role sees no more than whose they are; those without a user are the server's own. The
 # workers of a parallel query have their leader's user, and take none of max_connections.
 _COUNT = """
@@ -122,7 +122,7 @@ class _Watch:
         return max(3 * self.interval, 60.0)  # a busy machine may keep a thread waiting for long
 
     def _ask(self, connection: psycopg.Connection[Any]) -> None:
-        if not _row(connection, _LEAD, [LOCK])[0]:
+        if not _row(connection, _LEAD, [LOCK, self.alias])[0]:
             return
         self._not_before = 0.0
         leases = -1
