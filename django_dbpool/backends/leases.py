@@ -89,7 +89,6 @@ class LeaseMixin(AcquiringMixin):
         except BaseException as error:
             self._statement_failed(error)
             raise
-        entry.began = monotonic()
         if entry.session.spoiled:
             entry.expires_at = -math.inf
 
