@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,20 @@ class Outcome:
     verdict: str
     figures: dict[str, Any]
     """For programs."""
+
+
+def judged(engine: str, faults: Iterable[str], story: Callable[[], str], figures: dict[str, Any]) -> Outcome:
+    """
+    What a run has shown.
+
+    Args:
+        faults: why it has not; none if it has.
+        story: what it has, in words.
+    """
+    found = list(faults)
+    claim = "Not reproduced" if engine == "stock" else "Not gone"
+    verdict = f"{claim}: {'; '.join(found)}." if found else story()
+    return Outcome(engine, not found, verdict, figures)
 
 
 @dataclass(frozen=True)

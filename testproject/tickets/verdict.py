@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from testproject.incidents.outcome import Outcome, Row, error_rows
+from testproject.incidents.outcome import Outcome, Row, error_rows, judged
 from testproject.tickets.operations import KINDS
 from testproject.tickets.outages import REFUSAL, Killed, Outage, circuit_of
 from testproject.tickets.shop import Audit
@@ -39,12 +40,9 @@ class Measured:
 
 
 def judge(engine: str, measured: Measured) -> Outcome:
-    faults = list((_faults_of_stock if engine == "stock" else _faults_of_ours)(measured))
-    if faults:
-        verdict = f"{'Not reproduced' if engine == 'stock' else 'Not gone'}: {'; '.join(faults)}."
-    else:
-        verdict = _story_of_stock(measured) if engine == "stock" else _story_of_ours(measured)
-    return Outcome(engine, not faults, verdict, figures(measured))
+    if engine == "stock":
+        return judged(engine, _faults_of_stock(measured), partial(_story_of_stock, measured), figures(measured))
+    return judged(engine, _faults_of_ours(measured), partial(_story_of_ours, measured), figures(measured))
 
 
 def _faults_of_stock(measured: Measured) -> Iterator[str]:

@@ -6,11 +6,12 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from django_dbpool.audit import Finding
 from testproject.harness.environment import ROOT
-from testproject.incidents.outcome import Outcome, Row, error_rows
+from testproject.incidents.outcome import Outcome, Row, error_rows, judged
 from testproject.webhooks.accounts import Events
 from testproject.webhooks.logs import Line
 from testproject.webhooks.sender import Sent
@@ -121,12 +122,9 @@ def _explains(line: Line, key: str) -> bool:
 
 
 def judge(engine: str, measured: Measured) -> Outcome:
-    faults = list((_faults_of_stock if engine == "stock" else _faults_of_ours)(measured))
-    if faults:
-        verdict = f"{'Not reproduced' if engine == 'stock' else 'Not gone'}: {'; '.join(faults)}."
-    else:
-        verdict = _story_of_stock(measured) if engine == "stock" else _story_of_ours(measured)
-    return Outcome(engine, not faults, verdict, figures(measured))
+    if engine == "stock":
+        return judged(engine, _faults_of_stock(measured), partial(_story_of_stock, measured), figures(measured))
+    return judged(engine, _faults_of_ours(measured), partial(_story_of_ours, measured), figures(measured))
 
 
 def _faults_of_stock(measured: Measured) -> Iterator[str]:

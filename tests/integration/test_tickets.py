@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from testproject.harness.environment import environment, manage
 from testproject.harness.interrupts import Interrupts
 from testproject.postgres import Server
 from testproject.tickets.shop import Audit, Shop, ShopError, count_orders
+from tests.fixtures.databases import seeded_database
 
 ASKED = [str(UUID(int=number)) for number in range(1, 5)]
 ALL = {"asked": ASKED, "confirmed": ASKED}
@@ -35,18 +34,8 @@ def test_migrations_are_complete(session_server: Server) -> None:
 @pytest.fixture(scope="module")
 def shop(session_server: Server) -> Iterator[Server]:
     """A database with the shop's tables and events."""
-    name = f"shop_{secrets.token_hex(4)}"
-    own = Server(session_server.host, session_server.port, session_server.user, name, session_server.password)
-    own.options = session_server.options
-    with session_server.connect() as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        try:
-            env = environment(own, "stock")
-            manage(env, "migrate", "--verbosity", "0")
-            manage(env, "seed_tickets")
-            yield own
-        finally:
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with seeded_database(session_server, "tickets") as own:
+        yield own
 
 
 @pytest.fixture

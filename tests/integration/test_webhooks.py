@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from psycopg import sql
 
 from django_dbpool.audit import audit_paths
 from testproject.harness.environment import ROOT, environment, manage
@@ -23,6 +21,7 @@ from testproject.webhooks import accounts, logs
 from testproject.webhooks.accounts import Events
 from testproject.webhooks.deliveries import NOBODY, Delivery, deliveries
 from testproject.webhooks.sender import Sent, send
+from tests.fixtures.databases import seeded_database
 
 APP = Path("testproject/webhooks")
 GOOD = Delivery("good", "payment.succeeded", "order-1", 700, "customer@example.com")
@@ -60,18 +59,8 @@ def test_migrations_are_complete(session_server: Server) -> None:
 @pytest.fixture(scope="module")
 def shop(session_server: Server) -> Iterator[Server]:
     """A database with the services' tables and orders."""
-    name = f"webhooks_{secrets.token_hex(4)}"
-    own = Server(session_server.host, session_server.port, session_server.user, name, session_server.password)
-    own.options = session_server.options
-    with session_server.connect() as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        try:
-            env = environment(own, "stock")
-            manage(env, "migrate", "--verbosity", "0")
-            manage(env, "seed_webhooks")
-            yield own
-        finally:
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with seeded_database(session_server, "webhooks") as own:
+        yield own
 
 
 @pytest.fixture
