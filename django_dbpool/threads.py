@@ -15,7 +15,6 @@ import logging
 import os
 import sys
 import threading
-from _thread import get_ident
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ from .cancellation import current_scope
 from .conf import project_config
 from .core import blocks, operations, writes
 from .core.admission import UNMARKED, admission
-from .core.ledger import current_unit, thread_units
+from .core.ledger import current_unit, running_unit
 from .core.names import clean_name, clean_tags
 from .core.operations import Running, origin_of, root_of
 from .errors import ShuttingDown, raised_in_request
@@ -185,9 +184,7 @@ class _Work(Generic[T]):
         self.tags = clean_tags(call, tags)
         self._call = partial(function, *args, **kwargs)
         self._context = copy_context()
-        unit = current_unit.get()
-        if unit is None:
-            unit = thread_units.get(get_ident())
+        unit = running_unit()
         # In words: the request itself would live as long as the thread.
         self._origin = origin_of(unit)
         self._parent = unit.id if isinstance(unit, Running) else None

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.signals import request_finished, request_started
 
 from .core.admission import UNMARKED, admission
-from .core.ledger import begin_unit, current_unit, end_unit, unit_labels, unit_names
+from .core.ledger import begin_unit, current_unit, of_thread, running_unit, thread_units, unit_labels, unit_names
 
 
 def request_label(environ: dict[str, Any]) -> str:
@@ -28,7 +28,7 @@ def request_name(environ: dict[str, Any]) -> str | None:
     """The route, for example ``reports/<int:pk>/``; None where none matches. Found once for each request."""
     name: str | None = environ.get(_ROUTE, "")
     if name == "":
-        own = current_unit.get() is environ
+        own = running_unit() is environ
         if not (own or _routes_are_loaded()):
             return None
         name = _route_of(environ)
@@ -79,20 +79,26 @@ def _begin(
     scope: dict[str, Any] | None = None,
     **_: Any,
 ) -> None:
-    # In the path of every request, hence no object of our own: the mapping is at hand and lives as long as we do.
-    unit = environ or scope
-    current_unit.set(unit)
-    # Django's asynchronous signals run their receivers in a task, whose context ends with it. But it is the request's
-    # own thread that does so, the one in which its synchronous code runs. And a shutdown waits for what it finds here.
-    begin_unit(unit)
+    # In the path of every request, hence no object of our own: the mapping is at hand and lives as long as we do. And
+    # of a request under WSGI its thread says enough. Django's asynchronous signals run their receivers in a task,
+    # whose context ends with it, but in the thread in which the request's synchronous code runs. A shutdown waits for
+    # the units that it finds by thread.
+    if environ is not None:
+        thread_units[of_thread.ident] = environ
+        if current_unit.get() is not None:  # an operation that makes requests, as a test client does
+            current_unit.set(environ)
+    else:
+        current_unit.set(scope)
+        begin_unit(scope)
 
 
 def _end(sender: Any = None, signal: Any = None, **_: Any) -> None:
-    current_unit.set(None)
+    thread_units.pop(of_thread.ident, None)
+    if current_unit.get() is not None:
+        current_unit.set(None)
     if admission.get() is not UNMARKED:
         # A block that was interrupted at its very end: the thread's next requests must not use the reserve.
         admission.set(UNMARKED)
-    end_unit()
 
 
 def track_requests() -> None:

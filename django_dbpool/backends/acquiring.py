@@ -74,7 +74,8 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
         self._undone = 0  # transactions and savepoints that ended: cursors declared in them may have gone
         self._initializing = False
         self._executed = 0  # statements of this unit
-        self._seen: activity.Seen | None = None  # how often it has executed each of them
+        self._count_after = sys.maxsize  # of them those that follow are looked at, see activity.py
+        self._seen: activity.Seen | None = None  # how often it has executed each of these
         self._in_commit_hooks = False
         self._guard_token: object = None
         self._raw: RawConnection | None = None
@@ -278,7 +279,7 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
         self._read_attempts = pool.config.retry.attempts if pool.config.retry.enabled else 1
         self._base_hold = self._hold = int(session) + int(self._thread_sharing_count > 0)
         self._guard_token = watch(self, self._guard_token)
-        activity.configure()
+        self._count_after = activity.begin()
 
     def holds(self, entry: object) -> bool:
         return self._entry is entry

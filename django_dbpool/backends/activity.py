@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from _thread import get_ident
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from django.core.signals import setting_changed
 
 from ..conf import project_config
 from ..core import callers, events
-from ..core.ledger import current_unit, label_of, name_of, thread_units
+from ..core.ledger import label_of, name_of, running_unit
 from ..core.sqltext import LONGEST, without_literals
 from ..core.statements import (
     Occasion,
@@ -67,10 +66,11 @@ class Seen(dict[int, int]):
         self.reported: dict[int, tuple[Occasion, str]] | None = None
 
 
-def configure() -> None:
-    """At the first lease of a unit."""
+def begin() -> int:
+    """At the first lease of a unit: after how many statements it is looked whether one is repeated."""
     if not limits.known:
         _read()
+    return limits.first
 
 
 def _read() -> None:
@@ -165,11 +165,6 @@ def _complain(what: str, error: Exception) -> None:
             logger.error("%s could not be noted", what, exc_info=error)
 
 
-def _own_unit() -> object:
-    unit = current_unit.get()
-    return thread_units.get(get_ident()) if unit is None else unit
-
-
 # -- called by the hot path -------------------------------------------------------------------------------------------
 
 
@@ -183,7 +178,7 @@ def note_slow(db: Any, entry: PoolEntry, sql: Any, seconds: float, *, failed: bo
     try:
         tally_of(db.alias).event("slow")
         text = f"FETCH: {without_literals(entry.sql)}" if sql == "FETCH" else without_literals(sql)
-        what = occasion(db.alias, entry.backend_pid, text, _own_unit())
+        what = occasion(db.alias, entry.backend_pid, text, running_unit())
         if events.subscribers:
             events.publish(
                 events.StatementSlow(
@@ -226,7 +221,9 @@ def count(db: Any, entry: PoolEntry, sql: Any) -> None:
     seen = db._seen
     if seen is None:
         seen = db._seen = Seen()
-    if type(sql) is str:
+    if db._executed > limits.last:
+        db._count_after = sys.maxsize  # until the unit ends
+    elif type(sql) is str:
         key = hash(sql)
         seen[key] = number = seen.get(key, 0) + 1
         if number == limits.repeats:
@@ -238,7 +235,7 @@ def note_repeated(db: Any, entry: PoolEntry, sql: str, count: int) -> None:
     try:
         tally_of(db.alias).event("repeated")
         where = one_line(callers.line_now())
-        what = occasion(db.alias, entry.backend_pid, without_literals(sql), _own_unit())
+        what = occasion(db.alias, entry.backend_pid, without_literals(sql), running_unit())
         if events.subscribers:
             events.publish(
                 events.StatementRepeated(

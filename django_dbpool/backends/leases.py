@@ -25,6 +25,7 @@ from ..pool.entry import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN, PoolEntry
 from ..pool.session_state import known_neutral, reason_to_pin
 from . import activity
 from .acquiring import AcquiringMixin, current_request
+from .activity import limits
 from .cursors import warn_if_apps_not_ready
 from .limits import Sent
 from .losses import unnamed, was_lost
@@ -56,11 +57,11 @@ class LeaseMixin(AcquiringMixin):
             self._sync_session_of(entry, sql, context)
         entry.sql = sql
         entry.statements += 1
-        entry.began = monotonic()  # not with its lease: that may be long ago, of a cursor that was opened first
+        entry.began = self._pool.clock()  # type: ignore[union-attr]  # not with its lease, which a cursor may begin
         if not (type(sql) is str and sql in known_neutral) and entry.pinned is None:
             self._note_session_state(sql)
         self._executed = executed = self._executed + 1
-        if activity.limits.first < executed < activity.limits.last:
+        if executed > self._count_after:
             activity.count(self, entry, sql)
         if writes.watching:
             self._note_write(sql)
@@ -100,7 +101,8 @@ class LeaseMixin(AcquiringMixin):
     def _note_slow(self, sql: Any, *, failed: bool = False) -> None:
         entry = self._entry
         if entry is not None:
-            activity.note_slow(self, entry, sql, monotonic() - entry.began, failed=failed)
+            seconds = self._pool.clock() - entry.began  # type: ignore[union-attr]
+            activity.note_slow(self, entry, sql, seconds, failed=failed)
 
     def _note_write(self, sql: Any) -> None:
         if sql is self._read or self._initializing:
@@ -116,8 +118,8 @@ class LeaseMixin(AcquiringMixin):
             return
         if entry.command is not None:
             commands.end(entry)
-        now = monotonic()
-        if now - entry.began >= activity.limits.slow:
+        now = self._pool.clock()  # type: ignore[union-attr]
+        if now - entry.began >= limits.slow:
             self._note_slow(entry.sql)
         if self._hold or self.in_atomic_block or not self.autocommit:
             if self._abandoned_streams and not (self.in_atomic_block or self._initializing) and self.autocommit:
@@ -165,7 +167,7 @@ class LeaseMixin(AcquiringMixin):
         if entry is None:
             return
         if sql is not None:
-            if monotonic() - entry.began >= activity.limits.slow:
+            if self._pool.clock() - entry.began >= limits.slow:  # type: ignore[union-attr]
                 self._note_slow(sql, failed=True)
             entry.began = math.inf  # it has ended, though its lease may not have
         driver = None if error is None else unnamed(error)

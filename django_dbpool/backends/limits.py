@@ -115,7 +115,9 @@ class TimeLimitsMixin(Base):
             self._end_round_trip(entry, what, failed=True)
             self._raise_by_name(error, Sent(what, before, lost, began, commands.end(entry)), entry)
             raise
-        self._end_round_trip(entry, what, failed=False)
+        if monotonic() - entry.began >= activity.limits.slow:
+            self._end_round_trip(entry, what, failed=False)
+        entry.began = math.inf
         if began is not None:
             commands.end(entry)
 

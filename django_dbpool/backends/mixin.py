@@ -256,8 +256,11 @@ class PooledDatabaseMixin(TransactionsMixin, CredentialsMixin, StartupMixin):
         if self._entry is None and self._lease() is None:
             return super()._cursor(name)
         try:
-            with self.wrap_database_errors:
+            try:
                 return self._prepare_cursor(self.create_cursor(name))
+            except psycopg.Error:
+                with self.wrap_database_errors:
+                    raise
         except BaseException as error:
             self._statement_failed(error)
             raise
@@ -342,6 +345,7 @@ class PooledDatabaseMixin(TransactionsMixin, CredentialsMixin, StartupMixin):
 
     def _end_of_unit(self) -> None:
         self._executed = 0
+        self._count_after = activity.limits.first
         if self._seen is not None:
             activity.note_ends(self._seen)
             self._seen = None
@@ -355,12 +359,14 @@ class PooledDatabaseMixin(TransactionsMixin, CredentialsMixin, StartupMixin):
 
     def close_if_unusable_or_obsolete(self) -> None:
         """At both ends of a request: whatever was held or pinned for it ends. Mostly there is nothing."""
-        if not self._pooled:
+        if self._pool is None and not self._pooled:
             super().close_if_unusable_or_obsolete()
             return
         settings_dict = self.settings_dict
         if self._executed:
-            self._end_of_unit()
+            self._executed = 0
+            if self._seen is not None:
+                self._end_of_unit()
         if (
             self._entry is not None
             or self.in_atomic_block

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from time import monotonic
 
 from ..core import reporter
 from ..core.activity import Activity, ActivityMeter, Key
@@ -117,7 +116,7 @@ def _statement(entry: PoolEntry) -> _Statement:
 
 def _slow_text(pool: ManagedPool, entry: PoolEntry, statement: _Statement, unit: object) -> str | None:
     """The statement's text if it has been running for long; said in the log when that is found out."""
-    seconds = monotonic() - statement.key[2]
+    seconds = pool.clock() - statement.key[2]
     if seconds < noted.limits.slow or entry.pgconn.transaction_status != ACTIVE:
         return None
     if entry.streams or entry.pinned == RAW_ACCESS_REASON:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import debug_transaction
@@ -63,10 +64,12 @@ class TransactionsMixin(LeaseMixin):
             self.autocommit = True
             self._end_statement()
         else:
-            with debug_transaction(self, "BEGIN"):
-                if entry is not None and entry.autocommit:
-                    with self.wrap_database_errors:
-                        entry.set_autocommit(False)
+            if entry is not None and entry.autocommit:
+                with debug_transaction(self, "BEGIN"), self.wrap_database_errors:
+                    entry.set_autocommit(False)
+            elif self.queries_logged:
+                with debug_transaction(self, "BEGIN"):
+                    pass
             self.autocommit = False
         if autocommit and self.run_commit_hooks_on_set_autocommit_on:
             self.run_and_clear_commit_hooks()
@@ -96,9 +99,11 @@ class TransactionsMixin(LeaseMixin):
                 question = self._prepare_question(entry)
             # Logged also when the transaction had no statement: the query log looks as it does on the stock engine.
             if entry is None or _Watched._commit is _DJANGOS_COMMIT:
-                with debug_transaction(self, "COMMIT"), self.wrap_database_errors:
-                    if entry is not None:
-                        self._in_time(entry, entry.conn.commit, "COMMIT")
+                if self.queries_logged:
+                    with debug_transaction(self, "COMMIT"):
+                        self._end_with(entry, "COMMIT")
+                else:
+                    self._end_with(entry, "COMMIT")
             else:
                 with self._reading_connection():
                     self._in_time(entry, super()._commit, "COMMIT")
@@ -115,9 +120,8 @@ class TransactionsMixin(LeaseMixin):
         entry = self._entry
         try:
             if entry is None or _Watched._rollback is _DJANGOS_ROLLBACK:
-                with debug_transaction(self, "ROLLBACK"), self.wrap_database_errors:
-                    if entry is not None:
-                        self._in_time(entry, entry.conn.rollback, "ROLLBACK")
+                with debug_transaction(self, "ROLLBACK"):
+                    self._end_with(entry, "ROLLBACK")
             else:
                 with self._reading_connection():
                     self._in_time(entry, super()._rollback, "ROLLBACK")
@@ -125,6 +129,15 @@ class TransactionsMixin(LeaseMixin):
             self._give_up_if_lost(entry)
             raise
         self._end_transaction()
+
+    def _end_with(self, entry: PoolEntry | None, what: str) -> None:
+        if entry is None:
+            return
+        try:
+            self._in_time(entry, entry.conn.commit if what == "COMMIT" else entry.conn.rollback, what)
+        except psycopg.Error:
+            with self.wrap_database_errors:
+                raise
 
     def _prepare_question(self, entry: PoolEntry) -> Question | None:
         """What has to be known before COMMIT is sent, to ask afterwards what became of it. A round trip."""

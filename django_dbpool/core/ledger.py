@@ -43,7 +43,7 @@ class _OfThread(threading.local):
         self.ident = self.mark.ident
 
 
-_of_thread = _OfThread()
+of_thread = _OfThread()
 
 
 def begin_unit(unit: object) -> None:
@@ -51,17 +51,23 @@ def begin_unit(unit: object) -> None:
     if unit is None:
         end_unit()
     else:
-        thread_units[_of_thread.ident] = unit
+        thread_units[of_thread.ident] = unit
+
+
+def running_unit() -> object:
+    """What the calling code works on behalf of: as its context says, else its thread; None if neither does."""
+    unit = current_unit.get()
+    return thread_units.get(threading.get_ident()) if unit is None else unit
 
 
 def end_unit() -> None:
     """Its work has ended."""
-    thread_units.pop(_of_thread.ident, None)
+    thread_units.pop(of_thread.ident, None)
 
 
 def forget_other_threads() -> None:
     """In a forked child, which has one thread."""
-    own = thread_units.get(_of_thread.ident)
+    own = thread_units.get(of_thread.ident)
     thread_units.clear()
     if own is not None:
         begin_unit(own)

@@ -21,6 +21,10 @@ https://opentelemetry.io/docs/specs/semconv/db/database-metrics/
 """
 
 
+SHORTEST = BOUNDS[0]
+"""Most leases last no longer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Histogram:
     """Durations by size."""

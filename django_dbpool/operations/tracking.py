@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from _thread import get_ident
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -13,7 +12,7 @@ from asgiref.sync import iscoroutinefunction
 
 from ..core import operations
 from ..core.arguments import decorated_function
-from ..core.ledger import current_unit, thread_units
+from ..core.ledger import running_unit
 from ..core.names import amount, clean_name, clean_tags
 from ..core.operations import Running
 
@@ -51,9 +50,7 @@ class track_operation:  # noqa: N801  # used as a statement, like contextlib.sup
         self._entered: list[Running] = []
 
     def __enter__(self) -> Running:
-        outer = current_unit.get()
-        if outer is None:
-            outer = thread_units.get(get_ident())
+        outer = running_unit()
         running = Running(
             self._name,
             "operation",

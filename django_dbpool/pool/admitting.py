@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from _thread import get_ident
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from ..core.codel import Codel
 from ..core.config import PoolConfig
 from ..core.gate import CROWD, Gate
 from ..core.groups import UNIT, Groups
-from ..core.ledger import Owner, current_unit, name_of, thread_units
+from ..core.ledger import Owner, name_of, running_unit
 from ..core.ticket import Ticket
 
 if TYPE_CHECKING:
@@ -47,6 +46,5 @@ def ticket_for(owner: Owner, gate: Gate[PoolEntry], priority: bool) -> Ticket[Po
     marked = admission.get()
     group = None
     if gate.groups is not None and not marked.reserved:
-        unit = current_unit.get()
-        group = gate.groups.key_of(marked.group, unit if unit is not None else thread_units.get(get_ident()))
+        group = gate.groups.key_of(marked.group, running_unit())
     return Ticket(owner, priority or marked.priority, reserved=marked.reserved, group=group)

@@ -103,6 +103,7 @@ class PoolEntry:
         "pinned",
         "pinned_at",
         "poll",
+        "remarkable",
         "reported",
         "request",
         "reserved",
@@ -180,6 +181,8 @@ class PoolEntry:
         self.statements = 0
         self.first = 0
         """``statements`` at the beginning of the lease."""
+        self.remarkable = False
+        """There is more to do at the end of this lease than to count it."""
         self.waited: float | None = None
         """Seconds for which this lease was waited for, if it was."""
         self.sql: object = None

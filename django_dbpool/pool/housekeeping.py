@@ -311,6 +311,7 @@ class Housekeeping:
                 holder = entry.holder(pool.alias, now)
                 if holder is not None:
                     entry.reported = entry.generation
+                    entry.remarkable = True
                     tell.overdue(pool.alias, holder, "pin" if pinned_too_long else "lease")
 
 

@@ -28,7 +28,7 @@ from ..core.config import PoolConfig
 from ..core.gate import Gate
 from ..core.ledger import Holder, Owner, current_unit
 from ..core.stopping import Stopping
-from ..core.tally import BOUNDS, tally_of
+from ..core.tally import BOUNDS, SHORTEST, tally_of
 from ..core.ticket import Ticket
 from . import reporting, stopping, tell, watchdog
 from .admitting import make_gate, ticket_for
@@ -192,6 +192,7 @@ class ManagedPool(OpeningConnections):
         if callers.recording:
             entry.leased_at = callers.calls_now()
         entry.waited = now - start
+        entry.remarkable = True
         if events.subscribers:
             tell.waited(self.alias, now - start)
         return entry
@@ -215,12 +216,12 @@ class ManagedPool(OpeningConnections):
         Args:
             owner: whoever ends the lease has to be the one who holds it. A lease that was reclaimed meanwhile may be
                 somebody else's by now.
-            now: on the monotonic clock, if the caller has just looked.
+            now: on the pool's clock, if the caller has just looked.
         """
         if entry.owner is not owner:
             logger.warning("database %r: backend %d was released by a former holder", self.alias, entry.backend_pid)
             return
-        if now is None or self.clock is not monotonic:
+        if now is None:
             now = self.clock()
         if now >= entry.expires_at:
             entry.note_age()
@@ -228,11 +229,11 @@ class ManagedPool(OpeningConnections):
             return
         if owner is not None:  # else it was granted and never used
             held = now - entry.since
-            if entry.waited is not None or entry.reported == entry.generation:
+            if entry.remarkable:
                 self._note_end(entry, held)
             else:
                 # tally.count_lease() written out: this is the hot path.
-                entry.uses[bisect_left(BOUNDS, held)] += 1
+                entry.uses[0 if held <= SHORTEST else bisect_left(BOUNDS, held)] += 1
                 entry.used += held
         entry.owner = None  # before the number: see PoolEntry.leased()
         entry.generation += 1
@@ -255,7 +256,7 @@ class ManagedPool(OpeningConnections):
         Of any lease: one that was waited for, found to be held for long, or whose connection was closed in the middle
         of it, has more to count than its end.
         """
-        waited, entry.waited = entry.waited, None
+        waited, entry.waited, entry.remarkable = entry.waited, None, False
         self.tally.ended(entry, held, waited)
         if entry.reported == entry.generation:
             tell.returned(self.alias, entry, held)

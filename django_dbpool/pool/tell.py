@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..core import events
-from ..core.ledger import current_unit, label_and_name
+from ..core.ledger import label_and_name, running_unit
 from ..core.tally import tally_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ logger = logging.getLogger("django_dbpool.pool")
 
 def unit_and_name() -> tuple[str | None, str | None]:
     """On whose behalf the caller runs, in words."""
-    return label_and_name(current_unit.get())
+    return label_and_name(running_unit())
 
 
 def opened(alias: str, seconds: float, entry: PoolEntry) -> None:
