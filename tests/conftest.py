@@ -28,6 +28,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell has started us in the background. What is ignored here would be ignored by every process of a test.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return  # it only hands out tests
     server = Server.from_env_or_embedded({"max_connections": "200"})
     config.add_cleanup(server.remove)
     config.stash[SERVER] = server.__enter__()
@@ -37,7 +39,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    server = config.stash[SERVER]
+    server = config.stash.get(SERVER, None)
+    if server is None:
+        return []
     with server.connect() as connection:
         postgres = connection.execute("SELECT current_setting('server_version')").fetchone()
     origin = "embedded" if isinstance(server, EmbeddedServer) else "DBPOOL_TEST_DSN"

@@ -343,7 +343,7 @@ def test_too_many() -> None:
         ((int,), {"name": ""}, ValueError),
         ((int,), {"tags": {"a": 1}}, TypeError),
     ],
-    ids=repr,
+    ids=["number", "coroutine function", "name of another type", "empty name", "tag of another type"],
 )
 def test_wrong_use(arguments: tuple[Any, ...], options: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error, match=r"spawn\("):
