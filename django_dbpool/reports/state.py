@@ -205,12 +205,15 @@ def server_counts(fleet: Fleet) -> dict[str, tuple[int, int]]:
 def _add_process(sums: dict[str, _Sum], process: Process) -> None:
     """Of an alias in this process, whose pools may be several, what is told once."""
     document = process.document
-    measured: dict[str, Any] = {}
-    for pool in listed(document.get("pools")):
-        if isinstance(pool, Mapping) and isinstance(pool.get("alias"), str) and "measures" in pool:
-            measured[pool["alias"]] = pool["measures"]
-    series = document.get("series")
-    points = series.get("pools") if isinstance(series, Mapping) else None
+    # As they came: these are numbers by the thousand, and each is looked at where it is added.
+    measured = {
+        pool["alias"]: pool.get("measures")
+        for pool in listed(document.raw("pools"))
+        if isinstance(pool, dict) and isinstance(pool.get("alias"), str)
+    }
+    series = document.raw("series")
+    points = series.get("pools") if isinstance(series, dict) else None
+    ago = series.get("ago") if isinstance(series, dict) else None
     at, started = document.get("at"), process.identity.started
     lived = process.age + max(0.0, (at if isinstance(at, (int, float)) else started) - started)
     for alias in {pool.snapshot.alias for pool in process.pools}:
@@ -221,7 +224,6 @@ def _add_process(sums: dict[str, _Sum], process: Process) -> None:
         total.changes += circuit_changes(process, alias)
         size = sum(pool.snapshot.max_size for pool in process.pools if pool.snapshot.alias == alias)
         told = points.get(alias) if isinstance(points, Mapping) else None
-        ago = series.get("ago") if isinstance(series, Mapping) else None
         total.series.add(ago, told, age=process.age, lived=lived, size=size)
 
 

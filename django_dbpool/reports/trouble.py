@@ -13,9 +13,11 @@ from typing import Any, Literal
 from ..core.ledger import Holder
 from ..core.words import one_line
 from ..fleet import Process, ProcessPool, Server
+from ..fleet.documents import Document
 from .limits import Limits
-from .measuring import listed, number, section
+from .measuring import amount, listed, number, raw_section, section
 from .reading import Fleet
+from .told import Told
 
 Severity = Literal["error", "warning"]
 
@@ -421,24 +423,21 @@ def _of_strangers(fleet: Fleet, server: Server, limits: Limits) -> Iterator[Prob
 
 def _of_statements(living: Sequence[Process]) -> Iterator[Problem]:
     for process in living:
-        for row in listed(section(process.document, "slow_statements")):
-            if not isinstance(row, Mapping) or not number(row, "running"):
+        for given in listed(raw_section(process.document, "slow_statements")):
+            if not isinstance(given, dict) or not number(given, "running") or amount(given.get("longest")) < IDLE_LONG:
                 continue
-            alias, sql, longest = row.get("alias"), row.get("sql"), row.get("longest")
-            if isinstance(alias, str) and isinstance(sql, str) and isinstance(longest, (int, float)):
-                if longest < IDLE_LONG:
-                    continue
-                name = row.get("name") or row.get("unit") or "no request or task"
-                yield Problem(
-                    "slow-running",
-                    "warning",
-                    f"{process.name}: a statement for {one_line(str(name), 100)} runs for {_duration(longest)} or more in "
-                    f"database {alias!r}: {one_line(sql, 200)}",
-                    "Cancel it on page Holders if nobody needs its result. Look at its plan (EXPLAIN), and limit such with "
-                    "POOL['statement_timeout'].",
-                    process.name,
-                    alias,
-                )
+            row = Told(Document(given))
+            alias, name = row.text("alias"), row.text("name") or row.text("unit") or "no request or task"
+            yield Problem(
+                "slow-running",
+                "warning",
+                f"{process.name}: a statement for {one_line(name, 100)} runs for {_duration(row.number('longest'))} or "
+                f"more in database {alias!r}: {one_line(row.text('sql'), 200)}",
+                "Cancel it on page Holders if nobody needs its result. Look at its plan (EXPLAIN), and limit such with "
+                "POOL['statement_timeout'].",
+                process.name,
+                alias,
+            )
 
 
 _CODES_OF_RULES = {
