@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import secrets
 import shlex
@@ -11,8 +10,8 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack, closing, contextmanager
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 

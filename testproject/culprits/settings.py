@@ -11,4 +11,4 @@ from testproject.settings import MIDDLEWARE
 
 MIDDLEWARE = ["django_dbpool.middleware.DatabasePoolMiddleware", *MIDDLEWARE]
 ROOT_URLCONF = "testproject.culprits.urls"
-DBPOOL: dict[str, object] = {"PROCESSES": 2, "THREADS": 8, "SOCKET": os.environ["DBPOOL_CULPRITS_DIR"]}
+DBPOOL = {"PROCESSES": 2, "THREADS": 8, "SOCKET": os.environ["DBPOOL_CULPRITS_DIR"]}
