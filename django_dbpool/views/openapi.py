@@ -69,7 +69,11 @@ def document(
         ],
         "paths": dict(sorted(paths.items())),
         "components": {
-            "schemas": {"ProblemDetails": _PROBLEM, "Word": schemas.of({"status": str}), **dict(sorted(schemas.components.items()))},
+            "schemas": {
+                "ProblemDetails": _PROBLEM,
+                "Word": schemas.of({"status": str}),
+                **dict(sorted(schemas.components.items())),
+            },
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer", "description": "One of DBPOOL['TOKENS']."},
                 "session": {

@@ -15,7 +15,17 @@ from django.urls import get_resolver, reverse
 
 from django_dbpool.fleet import server
 from tests.fixtures.api import (
-    KNOWN, LET_IN, NON_ASCII, ROLES, SEE_STRANGERS, TOKEN, body, client_of, digest, publish, site,
+    KNOWN,
+    LET_IN,
+    NON_ASCII,
+    ROLES,
+    SEE_STRANGERS,
+    TOKEN,
+    body,
+    client_of,
+    digest,
+    publish,
+    site,
 )  # fmt: skip
 
 pytestmark = pytest.mark.django_db(databases=["default", "other"])
@@ -55,8 +65,8 @@ def expected(role: str, name: str, method: str) -> int:
 
 
 def test_the_table_names_every_endpoint() -> None:
-    patterns = get_resolver("django_dbpool.urls").url_patterns
-    assert sorted(str(each.name) for each in patterns) == sorted(ALL)
+    patterns: list[Any] = get_resolver("django_dbpool.urls").url_patterns
+    assert sorted(each.name for each in patterns) == sorted(ALL)
     assert url("health-live") == "/dbpool/health/live"
     assert url("statements-slow") == "/dbpool/statements/slow"
 
@@ -115,9 +125,7 @@ def test_who_may_sees_details(role: str) -> None:
 
 
 @pytest.mark.parametrize("role", LET_IN)
-def test_strangers_are_for_those_who_may_see_them(
-    role: str, observer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_strangers_are_for_those_who_may_see_them(role: str, observer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The observer's session is one, as soon as it is old enough to be known if it could be."""
     monkeypatch.setattr(server, "SETTLED", 0.0)
     publish(pools=[])
