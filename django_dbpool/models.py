@@ -1,11 +1,14 @@
 """
 The tables by which processes know of each other; see docs/fleet.md and docs/commands.md. They are read and written by
-SQL of our own.
+SQL of our own. And ``ConnectionPool``, which has no table: what the dashboard's permissions hang on.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import models
+from django.utils.translation import gettext_lazy as _
 
 from .core import commands, fleet
 from .core.commands import LONGEST_ARGUMENTS, LONGEST_RESULT
@@ -58,3 +61,36 @@ class Command(models.Model):
 
     def __str__(self) -> str:
         return f"{self.verb} {self.target}"
+
+
+class Nothing(models.Manager[Any]):
+    """Of what has no table there are no rows: ``dumpdata`` reads the managers of unmanaged models too."""
+
+    def get_queryset(self) -> models.QuerySet[Any]:
+        return super().get_queryset().none()
+
+
+class ConnectionPool(models.Model):
+    """
+    Stands for the pools of all processes in the admin and in its permissions; there is no table, and no rows.
+
+    ``view_connectionpool`` is to see the dashboard and the API's details, ``operate_connectionpool`` to cancel,
+    terminate and drain, ``view_strangers`` to see sessions that belong to no process of the project.
+    """
+
+    objects = Nothing()
+
+    class Meta:
+        managed = False
+        default_permissions = ()
+        base_manager_name = "objects"
+        verbose_name = _("connection pool")
+        verbose_name_plural = _("connection pools")
+        permissions = [
+            ("view_connectionpool", "Can view connection pools"),
+            ("operate_connectionpool", "Can cancel, terminate and drain connections"),
+            ("view_strangers", "Can view sessions of other programs on the server"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self._meta.verbose_name)
