@@ -22,6 +22,7 @@ from ..core.session import SessionState
 from ..core.sqltext import without_literals
 from ..core.tally import BOUNDS, Tally
 from ..core.ticket import Ticket
+from .stopping_statements import stop_statement
 
 if TYPE_CHECKING:
     from .command import Command
@@ -226,11 +227,11 @@ class PoolEntry:
         """Stop what the server may be doing for this connection and close it."""
         if self.pid != os.getpid():
             return  # inherited through fork(): the socket is the parent's
-        if not self.conn.closed and self.pgconn.transaction_status == ACTIVE:
-            # If the server is frozen or gone, closing is all that is left.
-            with suppress(psycopg.Error, OSError):
-                self.conn.cancel_safe(timeout=CANCEL_TIMEOUT)
-        self.close()
+        try:
+            if not self.conn.closed and self.pgconn.transaction_status == ACTIVE:
+                stop_statement(self.conn, CANCEL_TIMEOUT)
+        finally:
+            self.close()
 
     def close(self) -> None:
         if self.tally is not None and self.tally.closed(self):
