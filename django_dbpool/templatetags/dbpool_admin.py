@@ -6,6 +6,8 @@ from django import template
 from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 
+from ..reports import Percentiles
+
 register = template.Library()
 
 _LONGER = (
@@ -34,3 +36,27 @@ def duration(seconds: float | None) -> str:
         if whole >= unit:
             return _(text) % {"first": whole // unit, "second": whole % unit // smaller}
     return _("%(number)s s") % {"number": whole}
+
+
+@register.filter
+def at_most(seconds: float | None, times: Percentiles) -> str:
+    """
+    A percentile, which is the upper bound of a histogram's bucket; above the highest of them nothing is known.
+
+    Example:
+        {{ times.p95|at_most:times }} -> "≤ 50 ms", "> 2 min 0 s", "–"
+    """
+    if not times.count:
+        return "–"
+    return f"> {duration(times.highest)}" if seconds is None else f"≤ {duration(seconds)}"
+
+
+@register.filter
+def ago(moment: float | None, now: float) -> str:
+    """
+    How long ago a unix time was, by another one.
+
+    Example:
+        {{ row.at|ago:fleet.at }} -> "3 min 5 s"
+    """
+    return "–" if moment is None else duration(max(0.0, now - moment))
