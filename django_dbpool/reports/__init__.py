@@ -7,6 +7,7 @@ What people see, as plain objects: dashboard, endpoints and commands show the sa
 from __future__ import annotations
 
 from .alert_rows import AlertRow, alerts
+from .culprits import Culprit, culprits
 from .holder_rows import HolderRow, StrangerRow, holders, holders_left_out, key_of, strangers, target_of
 from .measuring import Percentiles, Series
 from .operation_rows import OperationRow, operations
@@ -22,6 +23,7 @@ __all__ = [
     "AdviceReport",
     "AlertRow",
     "CircuitStep",
+    "Culprit",
     "Database",
     "Fleet",
     "HolderRow",
@@ -38,6 +40,7 @@ __all__ = [
     "StrangerRow",
     "advice",
     "alerts",
+    "culprits",
     "databases",
     "holders",
     "holders_left_out",

@@ -36,6 +36,15 @@ class Subcommand(subcommand.Subcommand):
             "--local", action="store_true", help="Ask the processes of this host, not the fleet's store."
         )
         parser.add_argument("--no-server", action="store_true", help="Don't ask the database servers about sessions.")
+        parser.add_argument(
+            "--watch",
+            nargs="?",
+            type=arguments.seconds(least=0.5, most=3600.0),
+            const=2.0,
+            metavar="SECONDS",
+            help="Show it again and again, by default every two seconds, until Ctrl-C or q. On a terminal it is redrawn "
+            "in place; elsewhere blocks follow each other.",
+        )
 
     def run(
         self, *, as_json: bool = False, holders: int = 10, local: bool = False, no_server: bool = False, **_: Any
