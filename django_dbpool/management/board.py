@@ -37,7 +37,7 @@ PLAIN_ROWS = 20
 WINDOW = 60.0
 """Seconds over which timeouts and leases are counted."""
 
-_STATUS: dict[str, Style] = {"healthy": "calm", "degraded": "caution", "unhealthy": "alarm"}
+STYLES: dict[str, Style] = {"healthy": "calm", "degraded": "caution", "unhealthy": "alarm"}
 _BARS = " ▁▂▃▄▅▆▇█"
 _BARS_ASCII = " .:-=+*#%"
 
@@ -171,7 +171,7 @@ def _top(view: View, look: Look, age: float, late: bool, every: float, keys: str
     when = time.strftime("%H:%M:%S", time.localtime(view.clock))
     stale = late or found.stale
     past = age + (view.fleet.age if found.stale else 0.0)
-    status: Part = (_STATUS[found.status], f" {found.status.upper()} ")
+    status: Part = (STYLES[found.status], f" {found.status.upper()} ")
     right: Part = ("caution", f" STALE, {duration(past)} old ") if stale else ("dim", f"{when}, {age:.0f} s ago")
     summary = _summary(view)
     lines = [_spread(line(status, "  ", ("bold", _headline(view))), right, look.width)]
@@ -289,9 +289,14 @@ def _joined(parts: Sequence[Part]) -> list[Part]:
 def _culprits(view: View, look: Look) -> _Part:
     lines = []
     for each in view.culprits[:3]:
-        where = f" ({', '.join(each.processes[:2])}{', ...' if len(each.processes) > 2 else ''})" if each.processes else ""
-        lines += wrapped(each.text + where, look.width - 2, indent="  ", style="bad" if each.blocks else "warn")
-    return _Part(line(("bold", "Look at this first"), ("dim", "   `dbpool runbook` says how to end it")), lines, 0, least=4)
+        lines += wrapped(each.text + _places(each), look.width - 2, indent="  ", style="bad" if each.blocks else "warn")
+    title = line(("bold", "Look at this first"), ("dim", "   `dbpool runbook` says how to end it"))
+    return _Part(title, lines, 0, least=4)
+
+
+def _places(culprit: Culprit) -> str:
+    more = ", ..." if len(culprit.processes) > 2 else ""
+    return f" ({', '.join(culprit.processes[:2])}{more})" if culprit.processes else ""
 
 
 def _problems(view: View, look: Look) -> _Part:
@@ -345,20 +350,21 @@ def _on_server(row: HolderRow) -> str:
 
 
 def _strangers(view: View, most: int) -> _Part:
-    rows: list[list[Part]] = []
+    rows: list[list[Part | str]] = []
     for row in view.strangers[:most]:
         idle = row.state.startswith("idle in transaction")
         style: Style = "warn" if idle and (row.state_seconds or 0.0) >= 10.0 else ""
         state = f"{row.state or '?'} {duration(row.state_seconds or 0.0)}"
         name = row.application_name or "(no name)"
-        rows.append([(style, f"  {duration(row.age):>8}"), (style, name), (style, state), ("", str(row.backend_pid))])
+        cells = (f"  {duration(row.age):>8}", name, state)
+        rows.append([*((style, text) for text in cells), str(row.backend_pid)])
     lines = table(("  age     ", "application", "state", "backend"), rows)
     title = line(("bold", "Sessions of this role that no process knows of"))
     return _Part(title, lines, len(view.strangers), least=2, heads=1)
 
 
 def _processes(view: View, most: int) -> _Part:
-    rows = []
+    rows: list[list[Part | str]] = []
     for row in view.processes[:most]:
         style: Style = "warn" if row.state == "stale" else ""
         use = ", ".join(f"{pool.alias} {pool.active}/{pool.max}" for pool in row.pools[:3])

@@ -118,15 +118,12 @@ class Watch:
         shown: View | None = None
         with ending_by_signals():
             try:
-                for shown in self._on_screen() if is_capable(self._stdout) else self._in_blocks():
-                    pass
+                for view in self._on_screen() if is_capable(self._stdout) else self._in_blocks():
+                    shown = view
             except KeyboardInterrupt:
                 pass
             except Ended as ended:
                 return ended.exit_code
-            except BrokenPipeError:
-                self._stdout._out = None
-                raise
         return 2 if shown is None else self._code_of(shown)
 
     def _late(self, age: float) -> bool:
@@ -163,7 +160,8 @@ class Watch:
             screen.draw([f"Asking the fleet ... {monotonic() - began:.0f} s"[:width]])
             return
         age = monotonic() - view.read_at
-        look = Look(width, height, blocks)
+        # Not to the last column: erasing to the end of the line would take its character away again.
+        look = Look(width - 1, height, blocks)
         lines = board(
             view, reader.rates, look, age=age, late=self._late(age), every=self._every, keys="space: now, q: quit"
         )

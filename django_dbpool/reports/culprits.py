@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from ..core.config import PoolConfig
+from ..core.ledger import Holder
 from ..core.words import one_line
-from ..fleet import Server, Session
+from ..fleet import Process, Server, Session
 from .holder_rows import HolderRow, holders
-from .limits import limit_of
+from .limits import Limits
 from .reading import Fleet
 
 Kind = Literal["holder", "stranger", "session"]
@@ -44,6 +46,8 @@ class Culprit:
     """Leases or sessions."""
     oldest: float
     """How long the oldest has held its lease, or has been in its state."""
+    youngest: float
+    """The same of the youngest that is there for long."""
     state: str
     """Of the oldest."""
     blocks: int
@@ -71,21 +75,29 @@ def culprits(fleet: Fleet) -> tuple[Culprit, ...]:
         fleet: ``read(servers=True)``; without the servers nothing is known of locks and strangers.
     """
     servers = {server.alias: server for server in fleet.servers if server.joined}
-    dedicated = {(process.identity.instance, pid) for process in fleet.processes for pid in _dedicated(process)}
-    rows = [
-        row for row in holders(fleet, per_page=MOST).items if (row.instance, row.backend_pid) not in dedicated
-    ]
-    waiting = {
-        pool.snapshot.alias for process in fleet.processes for pool in process.pools if pool.snapshot.waiting
-    }
-    found = []
+    leases = {(each.identity.instance, lease.backend_pid) for each in fleet.processes for lease in leases_of(each)}
+    rows = [row for row in holders(fleet, per_page=MOST).items if (row.instance, row.backend_pid) in leases]
+    limits = Limits()
+    waiting = {pool.snapshot.alias for process in fleet.processes for pool in process.pools if pool.snapshot.waiting}
+    found: list[Culprit] = []
     for alias in sorted({row.alias for row in rows} | set(servers)):
         here = [row for row in rows if row.alias == alias]
         blockers = _blockers(servers[alias]) if alias in servers else {}
-        found += _holders(here, blockers, LONG_WHILE_OTHERS_WAIT if alias in waiting else LONG)
+        found += _holders(here, blockers, limits.of(alias), LONG_WHILE_OTHERS_WAIT if alias in waiting else LONG)
         if alias in servers:
             found += _sessions(servers[alias], here, blockers)
     return tuple(sorted(found, key=_urgency))
+
+
+def leases_of(process: Process) -> Iterator[Holder]:
+    """
+    Without connections outside of the pool, which are kept on purpose (listeners, leaders' locks), and without the
+    short ones of this package's own threads.
+    """
+    for holder in process.holders:
+        dedicated = holder.backend_pid in process.dedicated.get(holder.alias, ())
+        if not (dedicated or holder.thread.startswith("dbpool-")):
+            yield holder
 
 
 def kind_of_thread(name: str) -> str:
@@ -96,11 +108,6 @@ def kind_of_thread(name: str) -> str:
 def _urgency(culprit: Culprit) -> tuple[Any, ...]:
     rank = 0 if culprit.blocks else 3 if culprit.kind != "holder" else 2 if culprit.state == "running" else 1
     return rank, -culprit.blocks, -culprit.count * culprit.oldest
-
-
-def _dedicated(process: Any) -> Iterator[int]:
-    for pids in process.dedicated.values():
-        yield from pids
 
 
 # -- who waits for whom -------------------------------------------------------------------------------------------
@@ -134,7 +141,9 @@ def _roots(pid: int, waits: Mapping[int, Sequence[int]]) -> set[int]:
 # -- leases -------------------------------------------------------------------------------------------------------
 
 
-def _holders(rows: Iterable[HolderRow], blockers: Mapping[int, set[int]], least: float) -> Iterator[Culprit]:
+def _holders(
+    rows: Iterable[HolderRow], blockers: Mapping[int, set[int]], config: PoolConfig, least: float
+) -> Iterator[Culprit]:
     groups: dict[str, list[HolderRow]] = {}
     for row in rows:  # the oldest first
         is_victim = (row.server_waits_for or "").startswith("Lock:") and row.backend_pid not in blockers
@@ -142,17 +151,17 @@ def _holders(rows: Iterable[HolderRow], blockers: Mapping[int, set[int]], least:
             groups.setdefault(row.name or _without_path(row), []).append(row)
     for name, those in groups.items():
         blocked = set().union(*(blockers.get(row.backend_pid, set()) for row in those))
-        if those[0].pinned and not blocked and those[0].held < limit_of(those[0].alias, "pin_max"):
+        if those[0].pinned and not blocked and those[0].held < config.pin_max:
             continue
         if blocked or those[0].held >= least:
-            yield _holder(name, those, len(blocked))
+            yield _holder(name, those, len(blocked), least)
 
 
 def _without_path(row: HolderRow) -> str:
     return kind_of_thread(row.thread) if row.who == f"thread {row.thread}" else row.who
 
 
-def _holder(name: str, those: Sequence[HolderRow], blocks: int) -> Culprit:
+def _holder(name: str, those: Sequence[HolderRow], blocks: int, least: float) -> Culprit:
     oldest = those[0]
     shown = one_line(oldest.who if oldest.name is not None else name, 100)
     many = "1 connection" if len(those) == 1 else f"{len(those)} connections"
@@ -164,6 +173,7 @@ def _holder(name: str, those: Sequence[HolderRow], blocks: int) -> Culprit:
         text=f"{text}; {_does(oldest)}{_blocks(blocks)}.",
         count=len(those),
         oldest=oldest.held,
+        youngest=min((row.held for row in those if row.held >= least), default=oldest.held),
         state=oldest.state,
         blocks=blocks,
         processes=tuple(sorted({row.process for row in those})),
@@ -223,6 +233,7 @@ def _stranger(alias: str, name: str, those: Sequence[Session], blocks: int) -> C
         f"{duration(oldest.state_age or 0.0)}{_blocks(blocks)}.",
         count=len(those),
         oldest=oldest.state_age or 0.0,
+        youngest=ages[-1].state_age or 0.0,
         state=state,
         blocks=blocks,
         processes=(),
@@ -243,6 +254,7 @@ def _unknown(server: Server, pid: int, blocks: int) -> Culprit:
         text=f"{what} has locks in database {server.alias!r}{_blocks(blocks)}.",
         count=1,
         oldest=(session.state_age or 0.0) if session is not None else 0.0,
+        youngest=(session.state_age or 0.0) if session is not None else 0.0,
         state=session.state if session is not None else "unknown",
         blocks=blocks,
         processes=(),
