@@ -13,7 +13,6 @@ from typing import Any, Literal
 from ..core.ledger import Holder
 from ..core.words import one_line
 from ..fleet import Process, ProcessPool, Server
-from .culprits import kind_of_thread, leases_of
 from .limits import Limits
 from .measuring import listed, number, section
 from .reading import Fleet
@@ -238,7 +237,7 @@ def _held_by(alias: str, those: _Where) -> str:
     instances = {process.identity.instance for process, _ in those}
     groups: dict[str, list[tuple[float, Holder]]] = {}
     for process in {id(process): process for process, _ in those}.values():
-        for holder in leases_of(process):
+        for holder in process.holders:
             if holder.alias == alias and process.identity.instance in instances:
                 groups.setdefault(who(holder), []).append((holder.since_seconds + process.age, holder))
     if not groups:
@@ -251,7 +250,7 @@ def _held_by(alias: str, those: _Where) -> str:
 
 def who(holder: Holder) -> str:
     """What it works for, or at least its thread."""
-    return holder.name or holder.unit or kind_of_thread(holder.thread)
+    return holder.name or holder.unit or f"thread {holder.thread}"
 
 
 # -- holders ------------------------------------------------------------------------------------------------------
@@ -262,7 +261,7 @@ _Held = tuple[float, Process, Holder]
 def _of_holders(fleet: Fleet, living: Sequence[Process], limits: Limits) -> Iterator[Problem]:
     groups: dict[tuple[str, str, str], list[_Held]] = {}
     for process in living:
-        for holder in leases_of(process):
+        for holder in process.holders:
             held = holder.since_seconds + process.age
             if held >= IDLE_LONG and (code := _too_long(holder, held, limits)) is not None:
                 groups.setdefault((code, holder.alias, who(holder)), []).append((held, process, holder))
