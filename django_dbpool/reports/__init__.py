@@ -7,7 +7,11 @@ What people see, as plain objects: dashboard, endpoints and commands show the sa
 from __future__ import annotations
 
 from .alert_rows import AlertRow, alerts
+<<<<<<< HEAD
 from .culprits import Culprit, culprits
+=======
+from .changes import CircuitStep
+>>>>>>> w-data
 from .holder_rows import HolderRow, StrangerRow, holders, holders_left_out, key_of, strangers, target_of
 from .measuring import Percentiles, Series
 from .operation_rows import OperationRow, operations
@@ -15,7 +19,7 @@ from .page import Page
 from .process_rows import PoolRow, ProcessRow, processes
 from .reading import Fleet, own, read, remembered
 from .sizes import AdviceReport, advice
-from .state import CircuitStep, Database, Overview, databases, overview
+from .state import Database, Overview, databases, overview
 from .statement_rows import RepeatedStatementRow, SlowStatementRow, repeated_statements, slow_statements
 from .trouble import Problem, problems
 

@@ -29,6 +29,7 @@ LONG_WHILE_OTHERS_WAIT = 2.0
 MOST = 5000
 
 _NUMBER = re.compile(r"\d+")
+_THREAD = re.compile(r"Thread-\d+ \((.+)\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +102,12 @@ def leases_of(process: Process) -> Iterator[Holder]:
 
 
 def kind_of_thread(name: str) -> str:
-    """What such threads have in common: ``Thread-12 (follow)`` and ``Thread-15 (follow)`` are of one kind."""
-    return f"thread {_NUMBER.sub('N', name)}"
+    """
+    What such threads have in common. Python calls them ``Thread-12 (follow)`` by their function, executors
+    ``pool-1_3``; numbers tell nobody anything.
+    """
+    target = _THREAD.fullmatch(name)
+    return f"thread {target[1]}()" if target is not None else f"thread {_NUMBER.sub('N', name)}"
 
 
 def _urgency(culprit: Culprit) -> tuple[Any, ...]:
