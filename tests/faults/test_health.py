@@ -266,6 +266,34 @@ def test_password_as_a_function(make_database: MakeDatabase, caplog: pytest.LogC
     assert of(database).ok, "nothing was sent to the server: no reason to wait"
 
 
+def test_aliases_that_have_to_answer(make_database: MakeDatabase, settings: Any) -> None:
+    needed, other = make_database(), make_database(PORT="1")
+    settings.DBPOOL = {**settings.DBPOOL, "READINESS": {"aliases": [needed.alias]}}
+    found = health.ready()
+    assert found.ok
+    assert [each.alias for each in found.databases] == [needed.alias]
+    settings.DBPOOL = {**settings.DBPOOL, "READINESS": {"aliases": []}}
+    assert health.ready().ok
+    settings.DBPOOL = {**settings.DBPOOL, "READINESS": {"aliases": [needed.alias, other.alias]}}
+    assert health.ready().status == "unreachable"
+    settings.DBPOOL = {**settings.DBPOOL, "READINESS": {"aliases": ["nowhere"]}}
+    with pytest.raises(ImproperlyConfigured, match="aliases names 'nowhere'"):
+        health.ready()
+
+
+def test_a_queue_that_stands_for_long(make_database: MakeDatabase, settings: Any) -> None:
+    """Only where that is asked for."""
+    database = make_database(max_size=1, reserve_size=0)
+    settings.DBPOOL = {**settings.DBPOOL, "READINESS": {"aliases": [database.alias], "longest_wait": 0.05}}
+    assert health.ready().ok
+    with database.holding():
+        assert health.ready().ok, "it is full, and nobody waits"
+        waiting = Task(database.backend)
+        assert wait_until(lambda: health.ready().status == "queueing", PATIENCE)
+    waiting.result()
+    assert health.ready().ok
+
+
 def test_faulty_settings(make_database: MakeDatabase) -> None:
     database = make_database(max_size="many")
     found = of(database)
@@ -376,7 +404,7 @@ def test_live_takes_no_lock(database: Database) -> None:
     """Every lock of ours that a thread could hang in is held by somebody else."""
     assert of(database).ok
     pool, probe = database.pool, probing._probes[database.alias]
-    locks = [registry._lock, pool.gate._lock, pool.breaker._lock, probe._changed]
+    locks: list[Any] = [registry._lock, pool.gate._lock, pool.breaker._lock, probe._changed]
     with ExitStack() as stack:
         for lock in locks:
             stack.enter_context(lock)
