@@ -24,8 +24,11 @@ class SiteError(RuntimeError):
 class Site:
     """gunicorn with threads, or uvicorn, in front of the test project, on a port of 127.0.0.1."""
 
-    def __init__(self, kind: Kind, env: Mapping[str, str], *, threads: int = 8, port: int = 0) -> None:
+    def __init__(
+        self, kind: Kind, env: Mapping[str, str], *, threads: int = 8, workers: int = 1, port: int = 0
+    ) -> None:
         self.kind = kind
+        self.workers = workers
         self.threads = threads
         self._env = dict(env)
         # Bound here and handed on: the port is known before the server runs, and stays ours until then.
@@ -127,7 +130,7 @@ class Site:
             options = ["--fd", descriptor, "--log-level", "warning", "--timeout-graceful-shutdown", "15"]
             return [sys.executable, "-m", "uvicorn", "testproject.asgi:application", *options]
         options = ["--config", "python:testproject.gunicorn_conf", "--bind", f"fd://{descriptor}"]
-        options += ["--threads", str(self.threads), "--log-level", "warning"]
+        options += ["--workers", str(self.workers), "--threads", str(self.threads), "--log-level", "warning"]
         return [sys.executable, "-m", "gunicorn", *options, "testproject.wsgi:application"]
 
 
