@@ -72,7 +72,8 @@ def cancel(target: Target) -> Outcome:
 
 def terminate(target: Target) -> Outcome:
     """
-    End the session of this lease: its transaction is rolled back, its holder gets ``ConnectionLost``.
+    End the session of this lease: its transaction is rolled back, its holder gets ``ConnectionLost``. Its place in the
+    pool is free at once, also where the holder waits for something else and won't notice for long.
 
     Behind a pooler its statement is cancelled first, so it may be that error which it gets.
 
@@ -107,6 +108,8 @@ def _stop(target: Target, verb: _Verb) -> Outcome:
         if own is None:
             return Outcome.UNREACHABLE  # too many open files
         outcome = _stop_isolated(pool, lease, own, target, verb)
+    if pool is not None and verb is _TERMINATE and outcome is Outcome.DONE:
+        pool.housekeeping.give_up_place(lease.entry)
     logger.warning(
         "database %r: %s of backend %d, lease %d: %s",
         target.alias,

@@ -30,6 +30,8 @@ class Site:
         self.kind = kind
         self.workers = workers
         self.threads = threads
+        self.workers = workers
+        """Processes of gunicorn; uvicorn has one."""
         self._env = dict(env)
         # Bound here and handed on: the port is known before the server runs, and stays ours until then.
         self._socket = _listen(port)

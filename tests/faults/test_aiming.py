@@ -154,6 +154,24 @@ def test_terminate_idle_in_transaction(database: Database, begun: Transaction) -
     database.assert_whole()
 
 
+def test_place_of_a_terminated_lease_is_free_at_once(make_database: MakeDatabase) -> None:
+    """Its holder, which waits for something else, still has it; who waits for a connection doesn't wait for that."""
+    database = make_database(max_size=1, reserve_size=0)
+    begun = Transaction(database.alias)
+    try:
+        holder = holder_of(database, "idle in transaction")
+        waiting = Task(database.fetch, "SELECT 1")
+        assert wait_until(lambda: database.pool.snapshot().waiting == 1, PATIENCE)
+        assert terminate(aim(holder)) is Outcome.DONE
+        assert waiting.error() is None
+        assert database.pool.snapshot().in_use == 0
+        assert database.pool.holders() == ()
+    finally:
+        error = begun.error()
+    assert isinstance(error, ConnectionLost)
+    database.assert_whole()
+
+
 @pytest.mark.parametrize("reserve", [0, 1])
 def test_full_pool(make_database: MakeDatabase, reserve: int) -> None:
     """With the reserve or without: whoever waits in the queue is not waited for."""
