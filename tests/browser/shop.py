@@ -107,6 +107,28 @@ class Shop:
         """Every connection of every web process is held; needs the flag ``payments``."""
         self.hold("/orders/4711/pay/", WORKERS * MAX_SIZE)
 
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Something of everything that pages show, for the time of the block."""
+        with ExitStack() as stack:
+            for flag in ("payments", "searches", "indexes"):
+                stack.enter_context(self.flag(flag))
+            stack.enter_context(self.server.connect(application_name="psql"))
+            self.tasks.send("shop.tasks.reindex")
+            self.tasks.send("shop.tasks.import_prices", 2000)
+            self.hold("/orders/4711/pay/", 2)
+            self.hold("/search/", 1)
+            self.hold("/reports/2025/?seconds=8", 1)
+            for _ in range(2):
+                assert self.answers("/authors/") and self.answers("/reports/2026/?seconds=0.4")
+            yield
+
+    def answers(self, path: str) -> bool:
+        """Ask once, and wait for the answer: whether all is well."""
+        request = Request(self.site, path)
+        request.join()
+        return request.status == 200
+
     def end_requests(self) -> None:
         """Wait for those that were sent; their flags have to be gone."""
         for request in self._requests:
