@@ -17,6 +17,7 @@ from typing import Any
 from ..core.ledger import Holder
 from ..core.process import this_process
 from ..core.words import one_line
+from ..pool import stopping
 from ..pool.dedicated import dedicated_backends, dedicated_holders
 from ..pool.managed import ManagedPool
 from ..pool.measures import Measures, measures
@@ -81,6 +82,7 @@ def snapshot() -> dict[str, Any]:
         "at": time.time(),
         "sequence": sequence,
         "state": "active",
+        "shutting_down": stopping.announced is not None,
         "pools": [_pool(pool, measured.get(pool.alias)) for pool in pools()],
         "holders": [_holder(holder) for holder in held[:HOLDERS]],
         "holders_left_out": max(0, len(held) - HOLDERS),

@@ -158,7 +158,7 @@ def test_idle_beats_are_one_query_and_no_write(obeyed: list[Any], django_assert_
 
 
 def test_wrong_calls() -> None:
-    with pytest.raises(ValueError, match="There are: cancel, drain, terminate"):
+    with pytest.raises(ValueError, match="There are: cancel, drain, stack, terminate"):
         send(TARGET, "holders")
     with pytest.raises(ValueError, match="lives at most 60 s"):
         send(TARGET, "drain", lifetime=61)

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
+import textwrap
 from argparse import ArgumentParser
 from collections.abc import Iterable, Sequence
-from importlib import import_module
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
-
-from ...conf import management_command
-from ...conf.engines import is_ours
-from ...core.ledger import Holder
+from ... import reports
 from ...core.words import one_line
-from ...fleet import FleetUnavailable, HeldSession, Process, Server, processes, server_of
-from ...fleet.documents import Malformed, parse
+from ...fleet import Process, Server
+from ...reports import Fleet, HolderRow, Overview, Problem, holders_left_out, overview, read
 from .. import subcommand
 
 HEALTHY, WRONG, UNKNOWN = 0, 1, 2
-
-LOCAL = "django_dbpool.fleet.socket_client"
-"""Asks the processes of this host directly, where it exists."""
+WIDTH = 110
 
 
 class Subcommand(subcommand.Subcommand):
@@ -48,31 +40,26 @@ class Subcommand(subcommand.Subcommand):
     def run(
         self, *, as_json: bool = False, holders: int = 10, local: bool = False, no_server: bool = False, **_: Any
     ) -> int:
-        remarks: list[str] = []
-        source = "this host" if local else "fleet"
-        found: tuple[Process, ...] | None = None
-        try:
-            found = None if local else processes()
-        except (FleetUnavailable, ImproperlyConfigured) as error:
-            remarks.append(str(error))
-            source = "this host"
-        if found is None:
-            found = _local(remarks)
-        if found is None:
-            if local:
-                remarks.append("No process of this project answers on this host.")
+        fleet = read(servers=not no_server, local=local)
+        if fleet.source == "process":  # nobody answers, and of this command nothing is to be told
+            remarks = fleet.remarks or ("No process of this project answers on this host.",)
             return self._cannot_tell(remarks, as_json=as_json)
-        servers = [] if no_server else _servers(found, remarks)
-        wrong = [*_what_is_wrong(found)]
+        found = overview(fleet)
+        # That the others aren't seen is a remark and an exit code of its own.
+        wrong = [problem for problem in found.problems if problem.code != "fleet-unreachable"]
         if as_json:
-            self._print_json(source, found, servers, wrong, remarks)
+            self._print_json(fleet, found, wrong)
         else:
-            self._print(source, found, servers, holders)
-            for line in (*remarks, *wrong):
-                self.stdout.write(self.style.WARNING(line))
-            if not (wrong or remarks):
+            self._print(fleet, holders)
+            for remark in fleet.remarks:
+                self.stdout.write(self.style.WARNING(remark))
+            for problem in wrong:
+                style = self.style.ERROR if problem.severity == "error" else self.style.WARNING
+                self.stdout.write(style(problem.text))
+                self.stdout.write(textwrap.fill(problem.remedy, WIDTH, initial_indent="  ", subsequent_indent="  "))
+            if not (wrong or fleet.remarks):
                 self.stdout.write(self.style.SUCCESS("ok"))
-        return WRONG if wrong else HEALTHY if local or source == "fleet" else UNKNOWN
+        return WRONG if wrong else HEALTHY if local or fleet.source == "fleet" else UNKNOWN
 
     def _cannot_tell(self, remarks: Sequence[str], *, as_json: bool) -> int:
         if as_json:
@@ -81,43 +68,33 @@ class Subcommand(subcommand.Subcommand):
             self.stderr.write("\n".join(remarks))
         return UNKNOWN
 
-    def _print_json(
-        self,
-        source: str,
-        found: Sequence[Process],
-        servers: Sequence[Server],
-        wrong: Sequence[str],
-        remarks: Sequence[str],
-    ) -> None:
+    def _print_json(self, fleet: Fleet, found: Overview, wrong: Sequence[Problem]) -> None:
         document = {
-            "source": source,
-            "processes": [process.to_json() for process in found],
-            "servers": [server.to_json() for server in servers],
-            "wrong": wrong,
-            "remarks": remarks,
+            "source": "this host" if fleet.source == "host" else fleet.source,
+            "sentence": found.sentence,
+            "processes": [process.to_json() for process in fleet.processes],
+            "servers": [server.to_json() for server in fleet.servers],
+            "databases": [database.to_json() for database in found.databases],
+            "wrong": [problem.text for problem in wrong],
+            "problems": [problem.to_json() for problem in wrong],
+            "remarks": list(fleet.remarks),
         }
         self.stdout.write(json.dumps(document, indent=2))
 
-    def _print(self, source: str, found: Sequence[Process], servers: Sequence[Server], most: int) -> None:
+    def _print(self, fleet: Fleet, most: int) -> None:
+        found = fleet.processes
         if not found:
             self.stdout.write("No process has published anything lately: none is at work.")
         else:
             self._table(_PROCESSES, [row for process in found for row in _rows_of(process)])
-        held = sorted(
-            ((process, holder) for process in found for holder in process.holders),
-            key=lambda pair: -pair[1].since_seconds,
-        )
-        on_server = {
-            (id(each.process), id(each.holder)): each for server in servers if server.joined for each in server.held
-        }
-        if held:
-            rows = [_row_of_holder(*pair, on_server.get((id(pair[0]), id(pair[1])))) for pair in held[:most]]
+        held = reports.holders(fleet, per_page=max(1, most))
+        if held.items:
             self.stdout.write("")
-            self._table(_HOLDERS, rows)
-            left_out = len(held) - len(rows) + sum(process.holders_left_out for process in found)
+            self._table(_HOLDERS, [_row_of_holder(row) for row in held.items])
+            left_out = held.total - len(held.items) + holders_left_out(fleet)
             if left_out:
                 self.stdout.write(f"and {left_out} more")
-        for server in servers:
+        for server in fleet.servers:
             self._print_server(server)
 
     def _print_server(self, server: Server) -> None:
@@ -160,86 +137,26 @@ def _rows_of(process: Process) -> Iterable[tuple[str, ...]]:
         yield (*(first if number == 0 else ("",) * len(first)), *numbers)
 
 
-def _row_of_holder(process: Process, holder: Holder, held: HeldSession | None) -> tuple[str, ...]:
+def _row_of_holder(row: HolderRow) -> tuple[str, ...]:
     return (
-        f"{holder.since_seconds + process.age:.1f} s",
-        process.name,
-        holder.alias,
-        str(holder.backend_pid),
-        who(holder),
-        holder.state + (f", pinned: {holder.pinned}" if holder.pinned else ""),
-        "" if held is None else _on_server(held),
+        f"{row.held:.1f} s",
+        row.process,
+        row.alias,
+        str(row.backend_pid),
+        one_line(row.who, 60),
+        row.state + (f", pinned: {row.pinned}" if row.pinned else ""),
+        _on_server(row),
     )
 
 
-def who(holder: Holder) -> str:
-    """What it works for, or at least its thread."""
-    return one_line(holder.unit or f"thread {holder.thread}", 60)
-
-
-def _on_server(held: HeldSession) -> str:
-    session = held.session
-    if session is None:
+def _on_server(row: HolderRow) -> str:
+    if row.on_server is None:
+        return ""
+    if not row.on_server:
         return "no such session"
-    waits = f", waits for {session.waits_for}" if session.waits_for else ""
-    return f"{session.state or '?'}{_for(session.state_age)}{waits}"
+    waits = f", waits for {row.server_waits_for}" if row.server_waits_for else ""
+    return f"{row.server_state or '?'}{_for(row.server_state_seconds)}{waits}"
 
 
 def _for(seconds: float | None) -> str:
     return "" if seconds is None else f" for {seconds:.1f} s"
-
-
-def _servers(found: Sequence[Process], remarks: list[str]) -> list[Server]:
-    """Of every database that one of the processes has a pool for."""
-    aliases = {pool.snapshot.alias for process in found for pool in process.pools}
-    servers = []
-    for alias in connections:
-        if alias not in aliases or not is_ours(connections.settings[alias].get("ENGINE")):
-            continue
-        try:
-            servers.append(server_of(alias, found))
-        except FleetUnavailable as error:
-            remarks.append(str(error))
-    return servers
-
-
-def _local(remarks: list[str]) -> tuple[Process, ...] | None:
-    """The processes of this host, asked directly; None where that can't be done, or nobody is there."""
-    try:
-        answers = import_module(LOCAL).local_processes().answers
-    except ImportError:
-        return None
-    myself = os.getpid() if management_command() == "dbpool" else None
-    found = []
-    for answer in answers:
-        if answer.pid == myself:
-            continue  # it may have leased a connection, and so has a socket too
-        if not answer.ok:
-            remarks.append(f"process {answer.pid}: {answer.message}")
-            continue
-        try:
-            found.append(parse(answer.result))
-        except Malformed as error:
-            remarks.append(f"process {answer.pid}: its answer is not understood: {error}")
-    return tuple(found) or None
-
-
-def _what_is_wrong(found: Sequence[Process]) -> Iterable[str]:
-    for process in found:
-        if process.stale:
-            yield f"{process.name} has not published for {process.age:.0f} s: does it hang, or was it killed?"
-        for pool in process.pools:
-            yield from _of_pool(process, pool.snapshot.alias, pool)
-        missed = process.document.get("missed")
-        if isinstance(missed, dict) and missed.get("snapshots"):
-            yield f"{process.name} could not publish for some time."
-
-
-def _of_pool(process: Process, alias: str, pool: Any) -> Iterable[str]:
-    now = pool.snapshot
-    if pool.circuit != "closed":
-        yield f"{process.name}: the circuit of database {alias!r} is {pool.circuit}"
-    if now.waiting:
-        yield f"{process.name}: {now.waiting} wait for a connection to database {alias!r}"
-    elif now.in_use >= now.max_size:
-        yield f"{process.name}: all {now.max_size} connections to database {alias!r} are in use"
