@@ -12,4 +12,4 @@ PAGES = {
     "advice": f"{ADMIN}advice/",
 }
 
-STATUS = "/dbpool/status/"
+STATUS = "/dbpool/status"

@@ -103,9 +103,15 @@ class Shop:
                 running.append(request)
             assert time.monotonic() < deadline, f"only {len(running)} of {count} hold a connection"
 
-    def exhaust(self) -> None:
-        """Every connection of every web process is held; needs the flag ``payments``."""
-        self.hold("/orders/4711/pay/", WORKERS * MAX_SIZE)
+    def fill(self, path: str = "/orders/4711/pay/") -> None:
+        """Have every connection of every web process held by such requests; theirs is the flag ``payments``."""
+        full: set[bytes] = set()
+        deadline = time.monotonic() + PATIENCE
+        while len(full) < WORKERS:
+            request = self.request(path)
+            if request.is_refused():
+                full.add(request.body)
+            assert time.monotonic() < deadline, f"only {len(full)} of {WORKERS} processes are full"
 
     @contextmanager
     def busy(self) -> Iterator[None]:
@@ -156,6 +162,7 @@ class Request:
 
     def __init__(self, site: Site, path: str) -> None:
         self.status: int | None = None
+        self.body = b""
         self._connection = http.client.HTTPConnection(site.host, site.port, timeout=120)
         self._path = path
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -164,7 +171,9 @@ class Request:
     def _run(self) -> None:
         with contextlib.closing(self._connection), contextlib.suppress(OSError, http.client.HTTPException):
             self._connection.request("GET", self._path)
-            self.status = self._connection.getresponse().status
+            answer = self._connection.getresponse()
+            self.body = answer.read()
+            self.status = answer.status
 
     def is_refused(self, patience: float = 0.3) -> bool:
         """Whether it came to a process that has no connection left. One that runs for this long has got one."""

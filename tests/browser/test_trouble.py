@@ -22,7 +22,7 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 def exhausted(the_shop: Shop) -> Iterator[None]:
     """Every connection of every web process is held, and callers wait, until the end of the test."""
     with the_shop.flag("payments"):
-        the_shop.exhaust()
+        the_shop.fill()
         with load(the_shop, pause=0.3):
             yield
     the_shop.end_requests()

@@ -48,7 +48,7 @@ DBPOOL: dict[str, Any] = {
     "SOCKET": str(FOLDER / "sockets"),
     "SLOW_STATEMENT": 0.3,
     "REPEATED_STATEMENTS": 20,
-    # TEMP    "TOKENS": [TOKEN_DIGEST],
+    "TOKENS": [TOKEN_DIGEST],
     # At once, and over as soon: nobody waits in a test for a minute.
     "ALERTS": {
         "utilisation": {"after": 1, "hold": 5},

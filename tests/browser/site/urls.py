@@ -11,7 +11,7 @@ urlpatterns = [
     path("reports/<int:year>/", views.report),
     path("search/", views.search),
     path("authors/", views.authors),
-    # TEMP    path("dbpool/", include("django_dbpool.urls")),
+    path("dbpool/", include("django_dbpool.urls")),
     path("admin/", admin.site.urls),
     re_path(r"^static/(?P<path>.*)$", serve, {"insecure": True}),
 ]

@@ -1,5 +1,6 @@
 """Requests that are quick, and requests that hold a connection until the test lets them go."""
 
+import os
 import time
 
 from django.db import connection, transaction
@@ -24,7 +25,7 @@ def items(request: HttpRequest) -> HttpResponse:
 def pay(request: HttpRequest, pk: int) -> HttpResponse:
     """Waits for somebody else's server inside a transaction."""
     if is_full():
-        return HttpResponse(status=409)
+        return HttpResponse(str(os.getpid()), status=409)
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT id, username FROM auth_user WHERE id = %s FOR UPDATE SKIP LOCKED", [pk])
         wait_for("payments")
@@ -34,7 +35,7 @@ def pay(request: HttpRequest, pk: int) -> HttpResponse:
 def report(request: HttpRequest, year: int) -> HttpResponse:
     """One statement that takes as long as it is told to."""
     if is_full():
-        return HttpResponse(status=409)
+        return HttpResponse(str(os.getpid()), status=409)
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT date_trunc('month', date_joined), count(*) FROM auth_user, pg_sleep(%s) "
@@ -47,7 +48,7 @@ def report(request: HttpRequest, year: int) -> HttpResponse:
 def search(request: HttpRequest) -> HttpResponse:
     """Pins its connection by a setting of the session."""
     if is_full():
-        return HttpResponse(status=409)
+        return HttpResponse(str(os.getpid()), status=409)
     with connection.cursor() as cursor:
         cursor.execute("SET work_mem = '64MB'")
     wait_for("searches")
