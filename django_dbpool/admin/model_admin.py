@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import django
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import connections
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils.decorators import method_decorator
-from django.utils.translation import gettext_lazy as _
 from django.views.decorators.clickjacking import xframe_options_deny
 
 from ..conf import fleet_config
+from ..core.fleet import FleetConfig
 from ..models import ConnectionPool
 from ..reports import Fleet, read
 from ..transaction import reserved
-from . import pages
-from .actions import ActionView
+from . import actions, pages
+
+if TYPE_CHECKING:
+    ModelAdmin = admin.ModelAdmin[ConnectionPool]
+else:  # generic for the type checker alone
+    ModelAdmin = admin.ModelAdmin
 
 View = Callable[..., HttpResponse]
 
@@ -32,7 +35,7 @@ LIVE = "X-DBPool-Live"
 """Header of the script that asks for a page again; it needs what is in the middle only."""
 
 
-class ConnectionPoolAdmin(admin.ModelAdmin[ConnectionPool]):
+class ConnectionPoolAdmin(ModelAdmin):
     """
     The dashboard. All that it shows has been published by the processes: beside the log-in there is one query.
 
@@ -72,11 +75,15 @@ class ConnectionPoolAdmin(admin.ModelAdmin[ConnectionPool]):
                 for name in pages.PAGES
                 if name != "overview"
             ),
-            path("action/", self._guarded(ActionView(self)), name="django_dbpool_connectionpool_action"),
+            path("action/", self._guarded(self.action_view), name="django_dbpool_connectionpool_action"),
         ]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         return self._page(request, "overview", extra_context)
+
+    def action_view(self, request: HttpRequest) -> HttpResponse:
+        """Ask for a confirmation, or act."""
+        return actions.respond(self, request)
 
     def _view_of(self, name: str) -> View:
         def view(request: HttpRequest) -> HttpResponse:
@@ -122,7 +129,10 @@ class ConnectionPoolAdmin(admin.ModelAdmin[ConnectionPool]):
             "tabs": self._tabs(),
             "fleet": fleet,
             "live": live,
-            "interval": fleet_config().interval,
+            "interval": _interval(),
+            "holders_url": self.url_of("holders"),
+            "action_url": self.url_of("action"),
+            "back": request.GET.urlencode(),
             "listed_breadcrumbs": django.VERSION >= (6, 1),
             "may_operate": self.has_operate_permission(request),
             "may_see_strangers": self.has_strangers_permission(request),
@@ -133,9 +143,7 @@ class ConnectionPoolAdmin(admin.ModelAdmin[ConnectionPool]):
         return TemplateResponse(request, f"{TEMPLATES}{name}.html", whole, status=status)
 
     def _tabs(self) -> list[dict[str, Any]]:
-        return [
-            {"name": name, "label": page.label, "url": self.url_of(name)} for name, page in pages.PAGES.items()
-        ]
+        return [{"name": name, "label": page.label, "url": self.url_of(name)} for name, page in pages.PAGES.items()]
 
     def url_of(self, name: str) -> str:
         """The address of a page on this site."""
@@ -160,6 +168,14 @@ class ConnectionPoolAdmin(admin.ModelAdmin[ConnectionPool]):
         # What is done in the middle of a transaction of the request would be undone with it: also the log of actions.
         wrapper._non_atomic_requests = set(connections)  # type: ignore[attr-defined]
         return wrapper
+
+
+def _interval() -> float:
+    """Seconds between two looks of the script; no faster than the processes publish."""
+    try:
+        return max(2.0, fleet_config().interval)
+    except ImproperlyConfigured:  # the page says so with the processes
+        return FleetConfig().interval
 
 
 def _save_session_with_reserve(request: HttpRequest) -> None:

@@ -66,13 +66,6 @@ LINKS = {
 }
 """By code of a problem: the page that shows more, what its link says, and filters."""
 
-CIRCUITS = {
-    "closed": gettext_lazy("circuit closed"),
-    "half-open": gettext_lazy("circuit half open"),
-    "open": gettext_lazy("circuit open"),
-    "isolated": gettext_lazy("circuit held open"),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class ProblemView:
@@ -93,7 +86,6 @@ class Card:
 
     database: Database
     roles: str
-    circuit: Any
     bar: tuple[Segment, ...]
     bar_text: str
     server_bar: tuple[Segment, ...]
@@ -116,7 +108,6 @@ def overview_context(request: HttpRequest, fleet: Fleet) -> dict[str, Any]:
         "cards": tuple(card(database, fleet) for database in found.databases),
         "oldest": held.items,
         "held_in_all": held.total,
-        "holders_url": _url(request, "holders"),
     }
 
 
@@ -177,7 +168,6 @@ def card(database: Database, fleet: Fleet) -> Card:
     return Card(
         database=database,
         roles=ngettext("%(count)s process", "%(count)s processes", database.processes) % {"count": database.processes},
-        circuit=CIRCUITS.get(database.circuit, database.circuit),
         bar=_bar(database),
         bar_text=_("%(active)s in use, %(idle)s idle, %(waiting)s waiting, at most %(max)s")
         % {"active": database.active, "idle": database.idle, "waiting": database.waiting, "max": database.max},

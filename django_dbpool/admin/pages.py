@@ -92,7 +92,13 @@ HOLDER_STATES = {
     "pinned": _("pinned"),
     "reserved": _("of the reserve"),
 }
-HOLDER_SORTS = {"process": _("process"), "who": _("who"), "alias": _("database"), "state": _("state"), "statements": _("statements")}
+HOLDER_SORTS = {
+    "process": _("process"),
+    "who": _("who"),
+    "alias": _("database"),
+    "state": _("state"),
+    "statements": _("statements"),
+}
 KINDS = {
     "request": _("request"),
     "task": _("task"),
@@ -154,7 +160,7 @@ def sorts(request: HttpRequest, values: Mapping[str, Any], first: Any) -> tuple[
 
 
 def operations_context(request: HttpRequest, fleet: Fleet) -> dict[str, Any]:
-    wanted = {"q": text(request, "q"), "kind": text(request, "kind")}
+    wanted: dict[str, Any] = {"q": text(request, "q"), "kind": text(request, "kind")}
     running = reports.operations(fleet, page=number(request), running=True, **wanted)
     recent = reports.operations(fleet, page=number(request, "recent"), running=False, **wanted)
     return {
@@ -166,7 +172,7 @@ def operations_context(request: HttpRequest, fleet: Fleet) -> dict[str, Any]:
 
 
 def statements_context(request: HttpRequest, fleet: Fleet) -> dict[str, Any]:
-    wanted = {"q": text(request, "q"), "alias": text(request, "alias")}
+    wanted: dict[str, Any] = {"q": text(request, "q"), "alias": text(request, "alias")}
     slow = reports.slow_statements(fleet, page=number(request), **wanted)
     repeated = reports.repeated_statements(fleet, page=number(request, "repeated"), **wanted)
     return {
@@ -178,7 +184,7 @@ def statements_context(request: HttpRequest, fleet: Fleet) -> dict[str, Any]:
 
 
 def alerts_context(request: HttpRequest, fleet: Fleet) -> dict[str, Any]:
-    wanted = {name: text(request, name) for name in ("q", "alias", "severity")}
+    wanted: dict[str, Any] = {name: text(request, name) for name in ("q", "alias", "severity")}
     active = reports.alerts(fleet, page=number(request), active=True, **wanted)
     over = reports.alerts(fleet, page=number(request, "over"), active=False, **wanted)
     return {

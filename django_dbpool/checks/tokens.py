@@ -26,8 +26,8 @@ def check_tokens(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
         faults.append(
             Fault(
                 "TOKENS",
-                "TOKENS is empty, and django_dbpool.urls is included: while the database is away nobody can log in, and "
-                "so nobody can read the status page.",
+                "TOKENS is empty, and django_dbpool.urls is included: while the database is away nobody can log in, "
+                "and so nobody can read the status page.",
                 "Make a token, and write its digest; see docs/api.md.",
                 "dbpool.W045",
             )

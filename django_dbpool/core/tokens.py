@@ -23,14 +23,9 @@ LONGEST = 1024
 DIGITS = 64
 _HEX = re.compile(r"[0-9a-f]+")
 
-EXAMPLE = "not-a-token-make-your-own"
-"""Whose digest the documentation shows."""
+_GUESSED = ("", "admin", "changeme", "dbpool", "django_dbpool", "password", "secret", "test", "token")
 
-_GUESSED = (
-    "", EXAMPLE, "admin", "changeme", "dbpool", "django_dbpool", "password", "secret", "test", "token",
-)  # fmt: skip
-
-_HOW = 'Write the SHA-256 digest of each token, [hashlib.sha256(token.encode()).hexdigest()]; see docs/api.md.'
+_HOW = "Write the SHA-256 digest of each token, [hashlib.sha256(token.encode()).hexdigest()]; see docs/api.md."
 
 
 def digest(token: bytes) -> bytes:

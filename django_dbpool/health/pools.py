@@ -35,6 +35,7 @@ class Saturation:
     reserve: int = 0
     """The limit of the reserve."""
     reserve_used: int = 0
+    """Lent now of the reserve."""
     waiting: int = 0
     """Callers in the queue."""
     longest_wait: float = 0.0
@@ -100,6 +101,7 @@ def saturation(alias: str = "default") -> Saturation:
     if pool is None:
         return Saturation(alias, pooling=True, min=config.min_size, max=config.max_size, reserve=config.reserve_size)
     now = pool.snapshot()
+    ordinary = pool.in_use_of_max
     return Saturation(
         alias=alias,
         pooling=True,
@@ -109,10 +111,10 @@ def saturation(alias: str = "default") -> Saturation:
         min=now.min_size,
         max=now.max_size,
         reserve=now.reserve_size,
-        reserve_used=now.reserved,
+        reserve_used=max(0, now.in_use - ordinary),
         waiting=now.waiting,
         longest_wait=pool.gate.longest_wait(),
-        utilization_percent=round(100 * pool.in_use_of_max / now.max_size, 1),
+        utilization_percent=round(100 * ordinary / now.max_size, 1),
     )
 
 

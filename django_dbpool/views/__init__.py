@@ -1,4 +1,4 @@
-"""The endpoints over HTTP; ``django_dbpool.urls`` says where. Everything that they tell comes from ``reports`` and ``health``."""
+"""The endpoints; ``django_dbpool.urls`` says where. All that they tell comes from ``reports`` and ``health``."""
 
 from .endpoint import view_of
 from .endpoints import ENDPOINTS

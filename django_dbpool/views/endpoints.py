@@ -65,7 +65,10 @@ def _listing(find: Callable[..., Page[Any]]) -> Callable[[Asked], dict[str, Any]
 
     def read(asked: Asked) -> dict[str, Any]:
         fleet = _read(asked)
-        return {**_reading(fleet), **_paged(find(fleet, **{key: asked.values[key] for key in taken & set(asked.values)}))}
+        return {
+            **_reading(fleet),
+            **_paged(find(fleet, **{key: asked.values[key] for key in taken & set(asked.values)})),
+        }
 
     return read
 
@@ -189,11 +192,16 @@ ENDPOINTS = (
                 "Only such. idle: all that run no statement.",
                 ["running", "idle", "idle in transaction", "failed transaction", "lost", "pinned", "reserved"],
             ),
-            choice("sort", "age: the longest first. With - the other way round.", [*SORTS, *(f"-{each}" for each in SORTS)], "age"),
+            choice(
+                "sort",
+                "age: the longest first. With - the other way round.",
+                [*SORTS, *(f"-{each}" for each in SORTS)],
+                "age",
+            ),
             SERVERS,
         ),
-        "Each process tells of those 50 that have held longest; left_out is how many more there are. strangers, sessions "
-        "that no process knows of, are told with servers=true to those who may see them.",
+        "Each process tells of those 50 that have held longest; left_out is how many more there are. strangers, "
+        "sessions that no process knows of, are told with servers=true to those who may see them.",
     ),
     _list(
         "operations",
@@ -250,8 +258,8 @@ ENDPOINTS = (
         {**READING, **PAGED, "items": tuple[metrics.Counted, ...]},
         _metrics,
         (PAGE,),
-        "Where the app django_dbpool.contrib.prometheus is installed and the request prefers text/plain or OpenMetrics, as "
-        "Prometheus does, the answer is what that app exports of this process.",
+        "Where the app django_dbpool.contrib.prometheus is installed and the request prefers OpenMetrics or text/plain, "
+        "as Prometheus does, the answer is what that app exports of this process.",
     ),
     Endpoint(
         "openapi",

@@ -69,7 +69,11 @@ def document(
         ],
         "paths": dict(sorted(paths.items())),
         "components": {
-            "schemas": {"Problem": _PROBLEM, "Word": schemas.of({"status": str}), **dict(sorted(schemas.components.items()))},
+            "schemas": {
+                "ProblemDetails": _PROBLEM,
+                "Word": schemas.of({"status": str}),
+                **dict(sorted(schemas.components.items())),
+            },
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer", "description": "One of DBPOOL['TOKENS']."},
                 "session": {
@@ -114,7 +118,7 @@ def _json(description: str, schema: Mapping[str, Any], kind: str = "application/
 
 
 def _problem(status: int) -> dict[str, Any]:
-    schema = {"$ref": "#/components/schemas/Problem"}
+    schema = {"$ref": "#/components/schemas/ProblemDetails"}
     found = _json(f"{HTTPStatus(status).phrase}. {_ERRORS[status]}", schema, "application/problem+json")
     if status == 401:
         found["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}

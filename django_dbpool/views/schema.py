@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 _PLAIN: dict[Any, dict[str, Any]] = {
@@ -101,7 +102,7 @@ def _descriptions(kind: type) -> dict[str, str]:
         return {}
     found = {}
     body = typing.cast("ast.ClassDef", tree.body[0]).body
-    for field, below in zip(body, body[1:], strict=False):
+    for field, below in pairwise(body):
         if (
             isinstance(field, ast.AnnAssign)
             and isinstance(field.target, ast.Name)

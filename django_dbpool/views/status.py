@@ -124,7 +124,7 @@ def _page(readings: list[Reading] | None = None, *, status: int = 200, refused: 
 @cache
 def _template() -> Template:
     # Not the project's engine: that may know no applications, and its context processors read sessions and users.
-    engine = Engine(dirs=[_TEMPLATES], libraries={"i18n": "django.templatetags.i18n"})
+    engine = Engine(dirs=[str(_TEMPLATES)], libraries={"i18n": "django.templatetags.i18n"})
     return engine.get_template("django_dbpool/status.html")
 
 
@@ -133,7 +133,9 @@ def _style() -> tuple[SafeString, str]:
     """The style sheet, and the policy that allows it and nothing else."""
     text = (_TEMPLATES / "django_dbpool" / "status.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    policy = (
+        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    )
     return mark_safe(text), policy  # noqa: S308  # a file of ours
 
 
