@@ -100,7 +100,7 @@ def test_a_histogram_of_other_buckets_is_left_out() -> None:
     durations = Durations()
     durations.add(histogram(1))
     counts = histogram()["counts"]
-    for hostile in (
+    hostiles: tuple[object, ...] = (
         None,
         [],
         {**histogram(9), "bounds": [1.0]},
@@ -109,7 +109,8 @@ def test_a_histogram_of_other_buckets_is_left_out() -> None:
         {**histogram(9), "counts": [10**400, *counts[1:]]},
         {**histogram(9), "counts": [True, *counts[1:]]},
         {**histogram(9), "counts": ["9", *counts[1:]]},
-    ):
+    )
+    for hostile in hostiles:
         durations.add(hostile)
     assert durations.percentiles().count == 1
 
@@ -173,7 +174,7 @@ def test_durations_are_those_of_the_last_minutes_where_they_are_told() -> None:
 
 def test_what_one_that_is_idle_has_said_of_circuits_and_servers_is_forgotten() -> None:
     """It says that it is idle, and then nothing for hours, whatever became of its circuit since."""
-    said = {
+    said: dict[str, Any] = {
         "pools": [pool(circuit="open", waiting=0)],
         "sections": {
             "alerts": [{"id": "a", "rule": "circuit", "alias": "default", "text": "t", "severity": "critical"}],
