@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .alert_rows import AlertRow, alerts
 from .changes import CircuitStep
+from .culprits import Culprit, culprits
 from .holder_rows import HolderRow, StrangerRow, holders, holders_left_out, key_of, strangers, target_of
 from .measuring import Percentiles, Series
 from .operation_rows import OperationRow, operations
@@ -23,6 +24,7 @@ __all__ = [
     "AdviceReport",
     "AlertRow",
     "CircuitStep",
+    "Culprit",
     "Database",
     "Fleet",
     "HolderRow",
@@ -39,6 +41,7 @@ __all__ = [
     "StrangerRow",
     "advice",
     "alerts",
+    "culprits",
     "databases",
     "holders",
     "holders_left_out",

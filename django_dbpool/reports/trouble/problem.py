@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ...core.ledger import Holder
 from ...fleet import Process
+from ..culprits import kind_of_thread
 
 Severity = Literal["error", "warning"]
 
@@ -78,4 +79,4 @@ def duration(seconds: float) -> str:
 
 def who(holder: Holder) -> str:
     """What holders have in common: the route or task; else what one works for, or at least its thread."""
-    return holder.name or holder.unit or f"thread {holder.thread}"
+    return holder.name or holder.unit or kind_of_thread(holder.thread)
