@@ -238,11 +238,11 @@ def _database(each: Database, rates: Rates, names: int) -> Line:
         ("dim", "." * (BAR - filled)),
         ("", "] "),
         (style, f"{used}/{each.max} in use"),
+        ("bad" if each.waiting else "", f", {each.waiting} waiting"),
         ("", f", {each.idle} idle"),
     ]
     if each.reserve_used:
         parts.append(("warn", f", {each.reserve_used} of {each.reserve} in reserve"))
-    parts.append(("bad" if each.waiting else "", f", {each.waiting} waiting"))
     rate = rates.of(each.alias)
     if rate is not None:
         leases, refused, seconds = rate
