@@ -50,11 +50,19 @@ class Other:
 
     def lease(self, kind: str) -> dict[str, Any]:
         """Have it hold a connection; the lease."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{kind}\n")
-        self._process.stdin.flush()
+        self._tell(kind)
         said = self.said()
         return {name: said[name] for name in ("alias", "backend_pid", "generation")}
+
+    def go_on(self) -> dict[str, Any]:
+        """Have who is idle in a transaction go on; how it ended."""
+        self._tell("go")
+        return self.said()
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
 
 
 @contextmanager

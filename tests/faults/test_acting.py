@@ -93,6 +93,7 @@ def test_the_stack_of_a_lease(sleeper: tuple[Task, Holder]) -> None:
 # -- in another one ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_by_its_socket(start_other: StartOther, sockets: Path) -> None:
     other = start_other()
     start_other().lease("hold")  # which is not meant
@@ -108,6 +109,7 @@ def test_by_its_socket(start_other: StartOther, sockets: Path) -> None:
     assert act(other.instance, "cancel", actor="test", **lease).outcome == "already over"
 
 
+@pytest.mark.ci
 def test_by_a_signed_command(start_other: StartOther, sockets: Path) -> None:
     other = start_other(DBPOOL_TEST_SOCKETS="")
     lease = other.lease("hold")
