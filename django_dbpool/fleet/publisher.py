@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from time import monotonic
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -282,6 +283,12 @@ def publisher(config: FleetConfig | None = None) -> Publisher | None:
             return None
         _publisher = Publisher(store, interval=config.interval, expire=config.expire)
     return _publisher
+
+
+def recent_use() -> dict[str, Any]:
+    """What this process remembers of its last minutes, as it is sent with each snapshot; nothing where it has none."""
+    mine = _publisher
+    return {} if mine is None or mine.pid != os.getpid() else mine.ring.to_json()
 
 
 def tick() -> None:

@@ -35,13 +35,15 @@ SELECT a.pid, coalesce(a.application_name, ''), coalesce(a.state, ''), a.wait_ev
        extract(epoch FROM clock_timestamp() - a.backend_start)::float8,
        extract(epoch FROM clock_timestamp() - a.xact_start)::float8,
        extract(epoch FROM clock_timestamp() - a.state_change)::float8,
-       a.pid = pg_backend_pid()
+       a.pid = pg_backend_pid(),
+       -- it takes every lock of the lock manager for a moment, so it is asked of those alone that wait for one
+       CASE WHEN a.wait_event_type = 'Lock' THEN pg_blocking_pids(a.pid) END
   FROM pg_stat_activity a
  WHERE a.usename = session_user AND a.datname = current_database() AND a.backend_type = 'client backend'
 UNION ALL
 SELECT count(*)::int, '', '', NULL, NULL, current_setting('max_connections')::float8,
        current_setting('superuser_reserved_connections')::float8
-         + coalesce(nullif(current_setting('reserved_connections', true), ''), '0')::float8, NULL, NULL
+         + coalesce(nullif(current_setting('reserved_connections', true), ''), '0')::float8, NULL, NULL, NULL
   FROM pg_stat_activity
  WHERE backend_type = 'client backend' OR (backend_type IS NULL AND usesysid IS NOT NULL)
 """
@@ -60,6 +62,8 @@ class Session:
     age: float
     transaction_age: float | None
     state_age: float | None
+    blocked_by: tuple[int, ...] = ()
+    """The backends whose locks it waits for."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -145,7 +149,7 @@ def server_of(alias: str, processes: Sequence[Process]) -> Server:
         rows, joined = _asked(alias)
     except DatabaseError as error:
         raise FleetUnavailable(f"the server of database {alias!r} can't be asked: {first_line(error)}") from error
-    ((total, *_, most, kept, _, _),) = [row for row in rows if row[8] is None]
+    ((total, *_, most, kept, _, _, _),) = [row for row in rows if row[8] is None]
     sessions = {row[0]: _session(row) for row in rows if joined and row[8] is not None}
     asking = {row[0] for row in rows if row[8]}
     held = [
@@ -182,7 +186,7 @@ def _asked(alias: str) -> tuple[list[Any], bool]:
 
 
 def _session(row: Sequence[Any]) -> Session:
-    pid, application, state, kind, event, age, transaction_age, state_age, _ = row
+    pid, application, state, kind, event, age, transaction_age, state_age, _, blocked_by = row
     return Session(
         pid=pid,
         application_name=one_line(application),
@@ -191,6 +195,7 @@ def _session(row: Sequence[Any]) -> Session:
         age=max(0.0, age or 0.0),
         transaction_age=transaction_age,
         state_age=state_age,
+        blocked_by=tuple(sorted(set(blocked_by or ()))),
     )
 
 
