@@ -7,11 +7,8 @@ What people see, as plain objects: dashboard, endpoints and commands show the sa
 from __future__ import annotations
 
 from .alert_rows import AlertRow, alerts
-<<<<<<< HEAD
-from .culprits import Culprit, culprits
-=======
 from .changes import CircuitStep
->>>>>>> w-data
+from .culprits import Culprit, culprits
 from .holder_rows import HolderRow, StrangerRow, holders, holders_left_out, key_of, strangers, target_of
 from .measuring import Percentiles, Series
 from .operation_rows import OperationRow, operations
