@@ -89,6 +89,21 @@ def other(server: Server, sockets: Path, **environment: str) -> Iterator[Other]:
         started.end()
 
 
+@contextmanager
+def ended_in_order(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """At the end of the block; a server whose requests hang is not waited for."""
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+
+
 def reachable(sockets: Path, other: Other) -> bool:
     return any(path.name == f"{other.pid}.sock" for path in sockets.glob("*/*"))
 
