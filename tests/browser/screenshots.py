@@ -36,7 +36,7 @@ class Photographer:
         self._folder = folder
         self._only = only
 
-    def take(self, name: str, path: str, person: Person | None = OPERATOR, *, status: int = 200, **more: Any) -> None:
+    def take(self, name: str, path: str, person: Person | None = OPERATOR, status: int = 200, **more: Any) -> None:
         """
         Args:
             click: a selector to click first.
@@ -68,7 +68,7 @@ def sick(shop: Shop) -> Iterator[None]:
         stack.enter_context(shop.busy())
         shop.fill("/orders/4711/pay/")
         stack.enter_context(load(shop, pause=0.2))
-        time.sleep(25)  # for a plot with a shape, and leases of an age that is told
+        time.sleep(12)  # for a plot with a shape, and leases of an age that is told
         yield
 
 

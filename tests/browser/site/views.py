@@ -38,8 +38,8 @@ def report(request: HttpRequest, year: int) -> HttpResponse:
         return HttpResponse(str(os.getpid()), status=409)
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT date_trunc('month', date_joined), count(*) FROM auth_user, pg_sleep(%s) "
-            "WHERE date_part('year', date_joined) = %s GROUP BY 1",
+            "SELECT date_trunc('month', date_joined), count(*) FROM pg_sleep(%s) "
+            "LEFT JOIN auth_user ON date_part('year', date_joined) = %s GROUP BY 1",
             [float(request.GET.get("seconds", "600")), year],
         )
     return HttpResponse("done")
