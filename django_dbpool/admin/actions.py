@@ -7,8 +7,10 @@ mistaken for the next one on that connection.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -23,78 +25,28 @@ from django.http import (
     QueryDict,
 )
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import ngettext
 
 from .. import reports
 from ..acting import Acted, act
 from ..core.words import one_line
 from ..models import ConnectionPool
 from ..reports import Fleet, HolderRow, ProcessRow
+from ..threads import ThreadPoolExecutor
+from .verbs import OUTCOMES, VERBS, Verb
 
 if TYPE_CHECKING:
     from .model_admin import ConnectionPoolAdmin
 
-
-@dataclass(frozen=True, slots=True)
-class Verb:
-    """Something that can be done, in words for the page that asks whether it should be."""
-
-    title: Any
-    effect: Any
-    button: Any
-    page: str = "holders"
-    """Where it was asked for, and where one comes back to."""
-    confirmed: bool = True
-    """Whether it has to be: not what changes nothing."""
-    dangerous: bool = False
-
-
-VERBS = {
-    "cancel": Verb(
-        gettext_lazy("Cancel a statement"),
-        gettext_lazy(
-            "The statement that runs is stopped. Its caller gets an error; a transaction around it is usually rolled "
-            "back by the program. A lease that runs nothing at this moment is left alone."
-        ),
-        gettext_lazy("Yes, cancel the statement"),
-    ),
-    "terminate": Verb(
-        gettext_lazy("End a session"),
-        gettext_lazy(
-            "The connection is closed by the server and its transaction is rolled back. Its holder gets an error with "
-            "the next statement. What it has written in this transaction is lost; the process itself goes on."
-        ),
-        gettext_lazy("Yes, end the session"),
-        dangerous=True,
-    ),
-    "stack": Verb(
-        gettext_lazy("Where is it now?"),
-        gettext_lazy("Nothing is changed: the process tells in which calls the thread is."),
-        gettext_lazy("Show the stack"),
-        confirmed=False,
-    ),
-    "drain": Verb(
-        gettext_lazy("Replace connections"),
-        gettext_lazy(
-            "Every connection of this process is replaced: free ones now, leased ones when their lease ends. Nothing "
-            "is broken off."
-        ),
-        gettext_lazy("Yes, replace the connections"),
-        page="processes",
-    ),
-}
-
-OUTCOMES = {
-    "done": (messages.SUCCESS, gettext_lazy("Done.")),
-    "already over": (messages.INFO, gettext_lazy("It was already over; nothing was done.")),
-    "refused (no permission)": (messages.ERROR, gettext_lazy("The database doesn't permit it; nothing was done.")),
-    "unreachable": (messages.ERROR, gettext_lazy("The server did not answer in time; it may have been done.")),
-    "no such process": (messages.WARNING, gettext_lazy("There is no such process any more; nothing was done.")),
-    "failed": (messages.ERROR, gettext_lazy("It was not done.")),
-    "unknown": (messages.ERROR, gettext_lazy("It is not known whether it was done: there was no answer in time.")),
-}
+Victim = HolderRow | ProcessRow
 
 LONGEST_QUERY = 2000
+LONGEST_KEY = 1000
+MOST = 50
+"""Victims of one request; more have to be asked for again."""
+
+AT_ONCE = 8
+"""Of them, for whom is waited at one time: each may take seconds, and a worker's time is limited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +54,8 @@ class Wanted:
     """What somebody wants done to whom."""
 
     name: str
-    key: str
-    instance: str
-    arguments: dict[str, Any]
+    keys: tuple[str, ...]
+    """Of holders, or instances of processes."""
     back: str
     """The filters of the page that it was asked for on."""
     confirmed: bool
@@ -116,25 +67,32 @@ class Wanted:
     @classmethod
     def read(cls, given: QueryDict) -> Wanted:
         """
-        Of a form whose button has the verb for a name and the key of a holder, or a process's instance, for a value.
+        Of a form whose button has the verb for a name, and for a value the key of a holder, the instance of a process,
+        or "selected": then those that are ticked are meant.
 
         Raises:
             ValueError: it is no such form.
         """
         (name,) = [verb for verb in VERBS if verb in given]
-        key = _one(given, name)[:1000]
-        arguments: dict[str, Any]
-        if VERBS[name].page == "holders":
-            instance, alias, backend_pid, generation = reports.target_of(key)
-            arguments = {"alias": alias, "backend_pid": backend_pid, "generation": generation}
-        else:
-            instance, arguments = key, {}
-        return cls(name, key, instance, arguments, _one(given, "back")[:LONGEST_QUERY], "confirmed" in given)
+        keys = _texts(given, name)
+        if keys == ["selected"]:
+            keys = _texts(given, "selected")
+        for key in keys:
+            _target(VERBS[name], key)
+        (back,) = _texts(given, "back") or [""]
+        return cls(name, tuple(dict.fromkeys(keys)), back[:LONGEST_QUERY], "confirmed" in given)
 
 
-def _one(given: QueryDict, name: str) -> str:
-    value = given.get(name)
-    return value if isinstance(value, str) else ""
+def _texts(given: QueryDict, name: str) -> list[str]:
+    return [each[:LONGEST_KEY] for each in given.getlist(name)]
+
+
+def _target(verb: Verb, key: str) -> tuple[str, dict[str, Any]]:
+    """The process, and the arguments of what it is told."""
+    if verb.page == "processes":
+        return key, {}
+    instance, alias, backend_pid, generation = reports.target_of(key)
+    return instance, {"alias": alias, "backend_pid": backend_pid, "generation": generation}
 
 
 def respond(admin: ConnectionPoolAdmin, request: HttpRequest) -> HttpResponse:
@@ -149,70 +107,90 @@ def respond(admin: ConnectionPoolAdmin, request: HttpRequest) -> HttpResponse:
         wanted = Wanted.read(request.POST)
     except ValueError:
         return HttpResponseBadRequest(_("This is no action."), content_type="text/plain; charset=utf-8")
+    back = _back(admin, wanted)
+    if refusal := _refusal(wanted):
+        messages.warning(request, refusal, fail_silently=True)
+        return back
     fleet = reports.read()
-    victim = find(fleet, wanted)
-    if victim is None:
-        messages.info(request, _("That is over already, or its process is not seen any more; nothing was done."))
-        return _back(admin, wanted)
+    victims = find(fleet, wanted)
+    if not victims:
+        text = _("That is over already, or its process is not seen any more; nothing was done.")
+        messages.info(request, text, fail_silently=True)
+        return back
+    context = {"victims": victims, "wanted": wanted, "verb": wanted.verb, "back_url": back.url}
     if wanted.verb.confirmed and not wanted.confirmed:
-        return _ask(admin, request, wanted, victim, fleet)
-    acted = _act(request, wanted, victim)
-    if wanted.name == "stack" and acted.done:
-        context = {"victim": victim, "wanted": wanted, "acted": acted, "back_url": _back(admin, wanted).url}
-        return admin.render(request, "stack", wanted.verb.title, context)
-    level, words = OUTCOMES.get(acted.outcome, OUTCOMES["failed"])
-    messages.add_message(request, level, f"{_title(victim)}: {words} {acted.text}", fail_silently=True)
-    return _back(admin, wanted)
+        return admin.render(request, "confirm", wanted.verb.title, context, fleet=fleet)
+    done = _act_on_all(request, wanted, victims)
+    if wanted.name == "stack" and done[0].done:
+        return admin.render(request, "stack", wanted.verb.title, {**context, "acted": done[0]})
+    _tell(request, victims, done)
+    return back
 
 
-Victim = HolderRow | ProcessRow
+def _refusal(wanted: Wanted) -> str:
+    if not wanted.keys:
+        return _("Nothing was selected; nothing was done.")
+    if len(wanted.keys) > MOST:
+        return _("At most %(most)s at one time; nothing was done.") % {"most": MOST}
+    return ""
 
 
-def find(fleet: Fleet, wanted: Wanted) -> Victim | None:
-    """The lease or process that is meant, as it was last heard of; None if it has ended since."""
+def find(fleet: Fleet, wanted: Wanted) -> tuple[Victim, ...]:
+    """The leases or processes that are meant, as they were last heard of, without those that have ended since."""
     if wanted.verb.page == "processes":
         rows = reports.processes(fleet, per_page=len(fleet.processes) or 1).items
-        return next((row for row in rows if row.instance == wanted.instance and row.state != "ended"), None)
-    held = reports.holders(fleet, process=wanted.instance, alias=wanted.arguments["alias"], per_page=1000).items
-    return next((row for row in held if row.key == wanted.key), None)
+        return tuple(row for row in rows if row.instance in wanted.keys and row.state != "ended")
+    found: list[Victim] = []
+    for instance in {_target(wanted.verb, key)[0] for key in wanted.keys}:
+        held = reports.holders(fleet, process=instance, per_page=1000).items
+        found += [row for row in held if row.key in wanted.keys]
+    return tuple(found)
 
 
-def _ask(
-    admin: ConnectionPoolAdmin, request: HttpRequest, wanted: Wanted, victim: Victim, fleet: Fleet
-) -> HttpResponse:
-    context = {
-        "victim": victim,
-        "wanted": wanted,
-        "verb": wanted.verb,
-        "back_url": _back(admin, wanted).url,
-    }
-    return admin.render(request, "confirm", wanted.verb.title, context, fleet=fleet)
+def _act_on_all(request: HttpRequest, wanted: Wanted, victims: Sequence[Victim]) -> list[Acted]:
+    one = partial(_act, wanted, user=request.user.pk, actor=request.user.get_username())
+    if len(victims) == 1:
+        return [one(victims[0])]
+    with ThreadPoolExecutor(min(len(victims), AT_ONCE), name=f"dbpool: {wanted.name}") as executor:
+        return list(executor.map(one, victims))
 
 
-def _act(request: HttpRequest, wanted: Wanted, victim: Victim) -> Acted:
-    note: Callable[[], object] | None = None
-    if wanted.verb.confirmed:  # to look is nothing that the history of changes is about
-
-        def note() -> None:
-            _write_log_entry(request, wanted, victim)
-
-    actor = request.user.get_username()
-    return act(wanted.instance, wanted.name, actor=actor, note=note, **wanted.arguments)
+def _act(wanted: Wanted, victim: Victim, *, user: Any, actor: str) -> Acted:
+    key = _key(victim)
+    instance, arguments = _target(wanted.verb, key)
+    # To look is nothing that the history of changes is about.
+    note = partial(_write_log_entry, user, key, wanted.name, victim) if wanted.verb.confirmed else None
+    return act(instance, wanted.name, actor=actor, note=note, **arguments)
 
 
-def _write_log_entry(request: HttpRequest, wanted: Wanted, victim: Victim) -> None:
+def _write_log_entry(user: Any, key: str, verb: str, victim: Victim) -> None:
     # Imported here: this module may be imported also where django.contrib.admin is no app, and has no models.
     from django.contrib.admin.models import CHANGE, LogEntry
     from django.contrib.contenttypes.models import ContentType
 
     LogEntry.objects.create(
-        user_id=request.user.pk,
+        user_id=user,
         content_type_id=ContentType.objects.get_for_model(ConnectionPool).pk,
-        object_id=wanted.key,
+        object_id=key,
         object_repr=_title(victim)[:200],
         action_flag=CHANGE,
-        change_message=f"{wanted.name}: {_told(victim)}",
+        change_message=f"{verb}: {_told(victim)}",
     )
+
+
+def _tell(request: HttpRequest, victims: Sequence[Victim], done: Sequence[Acted]) -> None:
+    """Of one what came of it, of several how many it was done to, and in full of those where it wasn't."""
+    if len(done) > 1 and (well := Counter(acted.outcome for acted in done)["done"]):
+        text = ngettext("Done to %(count)s of %(all)s.", "Done to %(count)s of %(all)s.", well)
+        messages.success(request, text % {"count": well, "all": len(done)}, fail_silently=True)
+    for victim, acted in zip(victims, done, strict=True):
+        level, words = OUTCOMES.get(acted.outcome, OUTCOMES["failed"])
+        if len(done) == 1 or not acted.done:
+            messages.add_message(request, level, f"{_title(victim)}: {words} {acted.text}", fail_silently=True)
+
+
+def _key(victim: Victim) -> str:
+    return victim.instance if isinstance(victim, ProcessRow) else victim.key
 
 
 def _title(victim: Victim) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 from django import template
 from django.utils.formats import number_format
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
@@ -107,3 +109,22 @@ def word(name: str) -> Any:
 def digest(text: str | None) -> str:
     """So short that a row can be told by it from others, whatever the length of its text."""
     return blake2b((text or "").encode(errors="replace"), digest_size=6).hexdigest()
+
+
+@register.filter
+def ticks(text: str) -> SafeString:
+    """
+    Commands, which texts have between back quotes, as code; all else as text.
+
+    Example:
+        {{ problem.remedy|ticks }}
+    """
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # one that nobody closes is none
+        parts[-2:] = ["`".join(parts[-2:])]
+    tags = (("<code>", "</code>") if number % 2 else ("", "") for number in range(len(parts)))
+    return format_html_join(
+        "",
+        "{}{}{}",
+        ((SafeString(before), part, SafeString(after)) for (before, after), part in zip(tags, parts, strict=True)),
+    )
