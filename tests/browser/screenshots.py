@@ -68,7 +68,7 @@ def sick(shop: Shop) -> Iterator[None]:
         stack.enter_context(shop.busy())
         shop.fill("/orders/4711/pay/")
         stack.enter_context(load(shop, pause=0.2))
-        time.sleep(12)  # for a plot with a shape, and leases of an age that is told
+        time.sleep(20)  # for a plot with a shape, and leases of an age that is told
         yield
 
 

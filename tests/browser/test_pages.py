@@ -117,7 +117,7 @@ def choose(visitor: Any, pid: int, action: str) -> Any:
 
 
 def confirm(page: Any) -> str:
-    page.locator("[data-confirm]").click()
+    page.locator("[name=confirmed]").click()
     return str(page.inner_text(".messagelist"))
 
 

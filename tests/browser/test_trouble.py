@@ -66,7 +66,7 @@ def test_terminate_while_the_pool_is_exhausted(the_shop: Shop, visitors: Any, ex
         row = page.locator("tr[data-backend-pid]").first
         pid = int(row.get_attribute("data-backend-pid"))
         row.locator("[data-action=terminate]").click()
-        page.locator("[data-confirm]").click()
+        page.locator("[name=confirmed]").click()
         page.wait_for_selector(".messagelist, [data-outcome]")
         with the_shop.observer() as observer:
             sql = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
