@@ -22,6 +22,7 @@ from .readers import (
     reject,
     seconds,
 )
+from .readiness import ReadinessConfig
 from .tokens import faults_of_tokens, read_tokens
 
 RawAccess = Literal["allow", "warn", "error"]
@@ -57,6 +58,8 @@ class ProjectConfig:
     """Threads that ``threads.spawn()`` may have running in one process; None: as many as the system allows."""
     fleet: FleetConfig = field(default_factory=FleetConfig)
     """Where processes publish what they do."""
+    readiness: ReadinessConfig = field(default_factory=ReadinessConfig)
+    """What makes a process not ready for requests."""
     socket: bool | str = True
     """Whether each process can be asked on its host, or the directory in which its socket then is."""
     secret: str | None = field(default=None, repr=False)
@@ -151,6 +154,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "LEAK_STACKS": boolean,
     "SPAWN_LIMIT": optional(count(1)),
     "FLEET": FleetConfig.read,
+    "READINESS": ReadinessConfig.read,
     "SOCKET": _socket,
     "SECRET": optional(_secret),
     "LOG_INTERVAL": optional(seconds(above_zero=True)),

@@ -18,7 +18,7 @@ from ..conf import copied
 from ..pool.probing import Answer, Probe, probe_of
 from ..pool.registry import pools
 
-MARGIN = 0.2
+MARGIN = 0.3
 """Seconds of a timeout that are left for everything but the wait, so that the answer is out before it ends."""
 
 

@@ -4,13 +4,13 @@ Readiness: whether requests should be sent to this process.
 Not ready is what another process would do better, or a later moment: a server that doesn't answer this process, an open
 circuit, a pool that is being warmed, a shutdown. A full pool is not among them: it serves as many as it can, the others
 get their 503 in time, and it is full everywhere at once when the load is high or the database slow. Taking such
-processes out, all within seconds, would turn a part of the answers being 503 into all of them being.
+processes out, all within seconds, would turn a part of the answers being 503 into all of them being. Where it fills up
+in single processes for reasons of their own, ``DBPOOL["READINESS"]["longest_wait"]`` takes these out.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -21,8 +21,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from ..backends.mixin import PooledDatabaseMixin
+from ..conf import readiness_config
 from ..conf.engines import is_ours
 from ..core.config import PoolConfig
+from ..core.readiness import ReadinessConfig
 from ..pool import stopping
 from ..pool.managed import ManagedPool
 from ..pool.probing import Answer, Probe
@@ -93,6 +95,9 @@ def ready(*, fresh: bool = False) -> Ready:
         fresh: ask now, also if that was done within the last second. A question that is under way is shared all the
             same.
 
+    Raises:
+        django.core.exceptions.ImproperlyConfigured: ``DBPOOL["READINESS"]`` has faults.
+
     Example:
         found = ready()
         return JsonResponse(found.to_json(), status=200 if found.ok else 503)
@@ -130,9 +135,10 @@ class _Reading:
         self._stopping = stopping.announced is not None
         self._decided: dict[str, str] = {}
         self.questions: list[_Question] = []
-        self._aliases = list(aliases())
+        config = readiness_config()
+        self._aliases = _aliases(config)
         for alias in self._aliases:
-            code = words.SHUTTING_DOWN if self._stopping else _from_memory(alias)
+            code = words.SHUTTING_DOWN if self._stopping else _from_memory(alias, config.longest_wait)
             if code is not None:
                 self._decided[alias] = code
             else:
@@ -156,14 +162,14 @@ class _Reading:
         return Ready(bad is None, bad or "ready", time.time(), now - self._began, tuple(found))
 
 
-def aliases() -> Iterator[str]:
-    """Those whose servers have to answer: all that have an engine of ours, pooled or not."""
-    for alias in connections:
-        if is_ours(connections.settings[alias].get("ENGINE")):
-            yield alias
+def _aliases(config: ReadinessConfig) -> list[str]:
+    """Those whose servers have to answer, pooled or not."""
+    if config.aliases is not None:
+        return list(config.aliases)
+    return [alias for alias in connections if is_ours(connections.settings[alias].get("ENGINE"))]
 
 
-def _from_memory(alias: str) -> str | None:
+def _from_memory(alias: str, longest_wait: float | None) -> str | None:
     """Why it is not ready, if its server needn't be asked for that."""
     try:
         config = config_of(alias)
@@ -174,7 +180,10 @@ def _from_memory(alias: str) -> str | None:
             return words.CIRCUIT[now.state]
         # Else the break of a circuit that nobody probes is over, and the next caller is the trial. With all processes
         # out of service no caller would come, and it would stay open for ever: the server is asked.
-        return words.WARMING if config.warm and not _is_warm(alias, config) else None
+        if config.warm and not _is_warm(alias, config):
+            return words.WARMING
+        queueing = longest_wait is not None and saturation(alias).longest_wait >= longest_wait
+        return words.QUEUEING if queueing else None
     except ImproperlyConfigured:  # said by the check, and by whoever leases
         return "misconfigured"
 

@@ -64,6 +64,17 @@ class Fleet:
         }
 
 
+SPOKEN_LATELY = 60.0
+
+
+def is_current(process: Process) -> bool:
+    """
+    Whether what a process has said of circuits, queues and alerts can still be so. One that is idle says so once and
+    then nothing for up to a day, whatever its state was.
+    """
+    return process.state != "idle" or process.age <= SPOKEN_LATELY
+
+
 def read(*, servers: bool = False, local: bool = False, timeout: float = LOCAL_TIMEOUT) -> Fleet:
     """
     What is known of all processes now. One query, whatever their number; where that is not possible the processes of

@@ -104,3 +104,6 @@ _ALL = (
 )
 
 CULPRITS = {culprit.name: culprit for culprit in _ALL}
+
+NOBODY = Culprit("nobody", lambda scene: None, "nobody")
+"""The same site without a culprit."""

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import OperationalError, connections, transaction
-from django.test import override_settings
 
 from django_dbpool.acting import Acted, act
 from django_dbpool.core.ledger import Holder
 from django_dbpool.core.process import this_process
-from django_dbpool.fleet import processes
-from testproject.postgres import Server
 from testproject.processes import wait_until
+from tests.faults.conftest import StartOther
 from tests.faults.helpers import PATIENCE, Database, Task
+from tests.faults.others import published, reachable
 from tests.fixtures.pools import alive
-from tests.settings import SERVER_VARIABLE
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nothing_left")]
-
-
-@pytest.fixture(autouse=True)
-def base() -> Iterator[Path]:
-    """Nobody else's sockets."""
-    with tempfile.TemporaryDirectory(prefix="dbp") as directory, override_settings(DBPOOL={"SOCKET": directory}):
-        yield Path(directory)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nothing_left", "sockets")]
 
 
 def here(verb: str, **arguments: Any) -> Acted:
@@ -108,72 +93,11 @@ def test_the_stack_of_a_lease(sleeper: tuple[Task, Holder]) -> None:
 # -- in another one ---------------------------------------------------------------------------------------------------
 
 
-class Other:
-    """Another process of the project."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self.identity = self.said()
-        self.instance: str = self.identity["instance"]
-        self.pid = process.pid
-
-    def said(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        return dict(json.loads(self._process.stdout.readline()))
-
-    def lease(self, kind: str) -> dict[str, Any]:
-        """Have it hold a connection; the lease."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{kind}\n")
-        self._process.stdin.flush()
-        said = self.said()
-        return {name: said[name] for name in ("alias", "backend_pid", "generation")}
-
-
-StartOther = Callable[..., Other]
-
-
-@pytest.fixture
-def start_other(base: Path, session_server: Server) -> Iterator[StartOther]:
-    started: list[subprocess.Popen[str]] = []
-
-    def start(**environment: str) -> Other:
-        process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.faults.acting_program"],
-            env={
-                **os.environ,
-                "DJANGO_SETTINGS_MODULE": "tests.faults.acting_settings",
-                "DBPOOL_TEST_NAME": str(connections["default"].settings_dict["NAME"]),
-                "DBPOOL_TEST_SOCKETS": str(base),
-                SERVER_VARIABLE: session_server.dsn,
-                **environment,
-            },
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return Other(process)
-
-    yield start
-    for process in started:
-        process.send_signal(signal.SIGCONT)
-        process.communicate(timeout=PATIENCE)
-
-
-def reachable(base: Path, other: Other) -> bool:
-    return any(path.name == f"{other.pid}.sock" for path in base.glob("*/*"))
-
-
-def published(other: Other) -> bool:
-    return any(each.identity.instance == other.instance for each in processes())
-
-
-def test_by_its_socket(start_other: StartOther, base: Path) -> None:
+def test_by_its_socket(start_other: StartOther, sockets: Path) -> None:
     other = start_other()
     start_other().lease("hold")  # which is not meant
     lease = other.lease("run")
-    assert wait_until(lambda: reachable(base, other), PATIENCE)
+    assert wait_until(lambda: reachable(sockets, other), PATIENCE)
     acted = act(other.instance, "stack", actor="test", **lease)
     assert (acted.outcome, acted.way) == ("done", "socket"), acted
     assert acted.result["thread"] == "holder-run"
@@ -184,7 +108,7 @@ def test_by_its_socket(start_other: StartOther, base: Path) -> None:
     assert act(other.instance, "cancel", actor="test", **lease).outcome == "already over"
 
 
-def test_by_a_signed_command(start_other: StartOther, base: Path) -> None:
+def test_by_a_signed_command(start_other: StartOther, sockets: Path) -> None:
     other = start_other(DBPOOL_TEST_SOCKETS="")
     lease = other.lease("hold")
     assert wait_until(lambda: published(other), PATIENCE)

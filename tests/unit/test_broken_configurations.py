@@ -70,6 +70,8 @@ def project(check: str, text: str, hint: str, database: dict[str, Any] | None = 
 FLEET_ERRORS = {26, 27, 28}
 TOKEN_ERRORS = {34, 35}
 FLEET_WARNINGS = {36, 37, 38}
+READINESS_ERRORS = {36}
+READINESS_WARNINGS = {46}
 TOKEN_WARNINGS = {44, 45}
 
 SITE = "tests.fixtures.api_site"
@@ -291,6 +293,13 @@ TABLE: list[Broken] = [
         BUDGET=99,
         FLEET={"interval": 5},
     ),
+    # E036, W046: what makes a process not ready
+    project("dbpool.E003", "READINESS = True is not a dictionary", "leave it out", READINESS=True),
+    project("dbpool.E003", "aliases = 'default' is no list", '["default"]', READINESS={"aliases": "default"}),
+    project("dbpool.E003", "longest_wait = 0 is not a number", "leave it out", READINESS={"longest_wait": 0}),
+    project("dbpool.E003", "unknown key 'ALIASES'. Did you mean", "leave it out", READINESS={"ALIASES": ["x"]}),
+    project("dbpool.E036", "aliases names 'nowhere'", "Name aliases", READINESS={"aliases": ["x", "nowhere"]}),
+    project("dbpool.W046", "longest_wait (10 s) is not below", "Lower it", READINESS={"longest_wait": 10}),
     project("dbpool.W038", 'cache is given, and store is "database"', "Remove cache", FLEET={"cache": "default"}),
     pool("dbpool.E001", "queue_target = 0 is not a number", "above 0", queue_target=0),
     pool("dbpool.E001", "queue_interval = None is not a number", "above 0", queue_interval=None),
@@ -432,6 +441,7 @@ def project_at_run_time(given: Any) -> str | None:
         try:
             conf.session_from_request()
             conf.fleet_config()
+            conf.readiness_config()
         except ImproperlyConfigured as error:
             return str(error)
     return None
@@ -446,6 +456,7 @@ def test_the_table_is_long_and_names_each_check_that_settings_can_show() -> None
         *FLEET_ERRORS,
         32,
         33,
+        *READINESS_ERRORS,
         *TOKEN_ERRORS,
     }
     assert {int(check[-3:]) for check in in_table if check[7] == "W"} == {
@@ -455,6 +466,7 @@ def test_the_table_is_long_and_names_each_check_that_settings_can_show() -> None
         *FLEET_WARNINGS,
         39,
         43,
+        *READINESS_WARNINGS,
         *TOKEN_WARNINGS,
     }
 
@@ -571,6 +583,8 @@ FINE: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"DBPOOL": {"FLEET": None}}),
     ({}, {"DBPOOL": {"FLEET": {"using": "x", "interval": 1, "expire": 2}}}),
     ({"POOL": {"reserve_size": 0}}, {"DBPOOL": {"FLEET": {"store": None}}}),
+    ({}, {"DBPOOL": {"READINESS": {"aliases": ["x"], "longest_wait": 9}}}),
+    ({"POOL": {"timeout": 20}}, {"DBPOOL": {"READINESS": {"aliases": [], "longest_wait": 30}}}),
     (
         {},
         {
