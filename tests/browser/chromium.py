@@ -106,7 +106,7 @@ class Visitors:
         try:
             visitor = Visitor(context, self._shop.url)
             yield visitor
-            assert visitor.complaints.found == []
+            assert not visitor.complaints.found, visitor.complaints.found
         finally:
             context.close()
 
