@@ -23,7 +23,13 @@ def find() -> str | None:
 @contextmanager
 def launched(program: str) -> Iterator[Browser]:
     """Headless. As root its sandbox can't be had, and a container's /dev/shm is too small for it."""
-    options = ["--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars", "--force-color-profile=srgb"]
+    options = [
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--disable-lcd-text",
+        "--hide-scrollbars",
+        "--force-color-profile=srgb",
+    ]
     if os.geteuid() == 0:
         options.append("--no-sandbox")
     with sync_playwright() as playwright:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.browser import chromium
+from tests.browser import chromium, png
 from tests.browser.addresses import PAGES, STATUS
 from tests.browser.shop import OPERATOR, TOKEN, Person, Shop, load, shop
 
@@ -57,6 +57,8 @@ class Photographer:
         height = page.evaluate("document.documentElement.scrollHeight")
         clip = {"x": 0, "y": 0, "width": width, "height": min(height, TALLEST)}
         image = page.screenshot(full_page=True, clip=clip, animations="disabled", caret="hide")
+        with self._visitors.visit(None) as visitor:
+            image = png.shrunk(visitor.page, image)
         (self._folder / name).write_bytes(image)
         print(f"{name}: {len(image) // 1024} KB")
 

@@ -28,7 +28,7 @@ def pay(request: HttpRequest, pk: int) -> HttpResponse:
         return HttpResponse(str(os.getpid()), status=409)
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT id, username FROM auth_user WHERE id = %s FOR UPDATE SKIP LOCKED", [pk])
-        wait_for("payments")
+        wait_for(request.GET.get("until", "payments"))
     return HttpResponse("paid")
 
 
