@@ -16,9 +16,18 @@ SHRINK = """async (png) => {
     const pixels = new Uint32Array(context.getImageData(0, 0, width, height).data.buffer);
     const counts = new Map();
     for (const pixel of pixels) counts.set(pixel, (counts.get(pixel) || 0) + 1);
-    const palette = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 256).map(([colour]) => colour);
+    // The frequent ones; then, for the small red dot, those that are least like any of them.
+    const palette = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 192).map(([colour]) => colour);
     const parts = (colour) => [colour & 255, (colour >> 8) & 255, (colour >> 16) & 255];
     const distance = (a, b) => parts(a).reduce((sum, part, i) => sum + (part - parts(b)[i]) ** 2, 0);
+    const far = new Map([...counts.keys()].map((colour) => [
+        colour, palette.reduce((least, each) => Math.min(least, distance(each, colour)), Infinity),
+    ]));
+    while (palette.length < Math.min(256, counts.size)) {
+        const [odd] = [...far].reduce((most, each) => (each[1] > most[1] ? each : most));
+        palette.push(odd);
+        far.forEach((least, colour) => far.set(colour, Math.min(least, distance(odd, colour))));
+    }
     const places = new Map(palette.map((colour, place) => [colour, place]));
     for (const colour of counts.keys()) {
         if (places.has(colour)) continue;
