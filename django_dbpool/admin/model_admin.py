@@ -27,9 +27,6 @@ else:  # generic for the type checker alone
 
 TEMPLATES = "admin/django_dbpool/connectionpool/"
 
-LIVE = "X-DBPool-Live"
-"""Header of the script that asks for a page again; it needs what is in the middle only."""
-
 
 class ConnectionPoolAdmin(ModelAdmin):
     """
