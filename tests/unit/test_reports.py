@@ -126,6 +126,8 @@ def test_series_are_added_by_age() -> None:
     assert series.ago[-1] == 0
     by_age = dict(zip(series.ago, series.active, strict=True))
     assert {age: value for age, value in by_age.items() if value} == {0: 2, 10: 5, 20: 1, 100: 2, 110: 5, 120: 1}
+    total.add([1], {"in_use": [4]}, age=100.0, lived=0.0, size=0)
+    assert dict(zip(total.series().ago, total.series().active, strict=True))[100] == 6
     assert dict(zip(series.ago, series.waiting, strict=True))[100] == 3
     assert set(series.max) == {12}
 
@@ -170,6 +172,8 @@ def test_durations_are_those_of_the_last_minutes_where_they_are_told() -> None:
     (found,) = reports.databases(fleet(process(pools=[pool(measures=ever)], sections={"recent": {"default": recent}})))
     assert (found.leases, found.recent_activity, found.recent_refused, found.window) == (1000, 7, 3, 600.0)
     assert (found.waits.p99, found.waits.count, found.response_time_ms) == (0.001, 7, 5.0)
+    silent = process(age=1000.0, state="idle", pools=[pool(measures=ever)], sections={"recent": {"default": recent}})
+    assert reports.databases(fleet(silent))[0].recent_activity is None, "its last quarter of an hour was another one"
 
 
 def test_what_one_that_is_idle_has_said_of_circuits_and_servers_is_forgotten() -> None:
