@@ -13,16 +13,16 @@ import psycopg
 import pytest
 from django.core.management import ManagementUtility
 from django.core.signals import request_finished, request_started
-from django.db import Error, connections, transaction
+from django.db import Error, connections
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
-from django_dbpool import reports, server_counts
+from django_dbpool import reports, server_counts, transaction
 from django_dbpool.alerts import service
 from django_dbpool.backends import sampler
 from django_dbpool.core.process import this_process
 from django_dbpool.core.tally import tallies
-from django_dbpool.fleet import snapshot, socket_server
+from django_dbpool.fleet import publisher, snapshot, socket_server, verbs
 from django_dbpool.fleet.snapshot import LARGEST, _sections, encoded
 from django_dbpool.fleet.table import TableStore
 from django_dbpool.operations import track_operation
@@ -208,6 +208,31 @@ def test_this_process_alone_needs_no_database_and_no_thread(
         proxy.start()
     holding(connections.close_all)
     assert caller.result(PATIENCE)
+
+
+def test_the_reserve_is_apart(alias: str, make_worker: Callable[[], Worker]) -> None:
+    for _ in range(2):
+        make_worker()(hold, alias)
+    with transaction.reserved(), transaction.atomic(using=alias):
+        backend(alias)
+        database = own_pool(reports.own(), alias)
+        codes = {problem.code for problem in reports.problems(reports.own()) if problem.alias == alias}
+    assert (database.active, database.max, database.reserve, database.reserve_used) == (3, 2, 1, 1)
+    assert database.utilization_percent == 100.0
+    assert codes == {"pool-full", "reserve-full"}
+    assert own_pool(reports.own(), alias).reserve_used == 0
+
+
+def test_the_last_minutes_are_told_without_the_store(alias: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the socket, and to this process itself."""
+    backend(alias)
+    mine = publisher.Publisher(TableStore(alias), interval=5, expire=30)
+    monkeypatch.setattr(publisher, "_publisher", mine)
+    with transaction.atomic(using=alias):
+        backend(alias)
+        mine.ring.sample([connections[alias].pool.snapshot()])
+    assert own_pool(reports.own(), alias).series.active[-1] == 1
+    assert verbs.status()["series"]["pools"][alias]["in_use"] == [1]
 
 
 # -- what this process remembers ----------------------------------------------------------------------------------
