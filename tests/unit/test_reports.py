@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.test import override_settings
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from django_dbpool import reports
+from django_dbpool.core.advice import Measured
 from django_dbpool.core.tally import BOUNDS
 from django_dbpool.fleet import Process
 from django_dbpool.fleet.documents import Malformed, parse
@@ -355,6 +357,20 @@ def test_alerts_that_are_so_come_first() -> None:
     over = reports.alerts(found, active=False).items[0]
     assert (over.seconds, over.until, over.active) == (60.0, NOW + 60, False)
     assert reports.alerts(found, severity="critical").total == 1
+
+
+def test_advice_is_that_of_the_command() -> None:
+    load = Measured(seconds=900, leases=90_000, hold=0.05, load=5.0, usual_load=5.0, peak_load=14.0, most=20)
+    found = fleet(process(), process(1, sections={"load": {"default": load.to_json()}}))
+    (report,) = [each for each in reports.advice(found) if each.alias == "default"]
+    assert report.basis == (
+        "Measured by 1 process (fleet); the busiest, web-1:101: 90000 leases in 15 min, 0 timeouts."
+    )
+    assert report.changes["max_size"] > 14
+    assert all(f'"{key}"' in report.paste for key in report.changes)
+    assert {item.setting for item in report.advice} >= set(report.changes)
+    with override_settings(DBPOOL={"no such key": 1}):
+        assert reports.advice(found) == (), "the check names the fault"
 
 
 # -- whatever is said ---------------------------------------------------------------------------------------------
