@@ -179,9 +179,7 @@ def _top(view: View, look: Look, age: float, late: bool, every: float, keys: str
     lines = [_spread(line(status, "  ", ("bold", _headline(view))), right, look.width)]
     hint = f"every {every:g} s" + (f", {keys}" if keys else "")
     lines.append(_spread(line(("dim", summary)), ("dim", hint), look.width))
-    for remark in found.remarks[:2]:
-        lines += wrapped(remark, look.width, style="warn")
-    return lines
+    return lines + [line(("warn", remark)) for remark in found.remarks[:2]]
 
 
 def _headline(view: View) -> str:
