@@ -321,8 +321,13 @@ def _problem(each: Problem, look: Look, *, with_remedy: bool) -> list[Line]:
 
 
 def _holders(view: View, most: int) -> _Part:
+    heads = ["  held for", "who", "state", "on the server", "backend", "process"]
     rows = [_holder(row) for row in view.holders[:most]]
-    lines = table(("  held for", "who", "state", "on the server", "backend", "process"), rows)
+    if not any(row.on_server is not None for row in view.holders[:most]):  # it was not asked
+        del heads[3]
+        for row in rows:
+            del row[3]
+    lines = table(heads, rows)
     return _Part(line(("bold", "Who holds connections")), lines, view.holders_total, least=4, heads=1)
 
 
