@@ -41,9 +41,18 @@ class Subcommand(subcommand.Subcommand):
     description = (
         "Only sessions of this project's role in its databases, never others' and never replication. A session of a "
         "process of the project is ended through that process, any other on the server; each only if it has executed "
-        "nothing since it was listed. Exit code 0: there is none, or all were ended; 1: there are some and they were "
-        "not ended; 2: a server can't be asked, or wrong usage or settings."
+        "nothing since it was listed."
     )
+    examples = (
+        ("terminate --older-than 30s", "list them, ask, end them"),
+        ("terminate --dry-run", "only list those of more than five minutes"),
+        ("terminate --using default --older-than 5min --yes", "without a question"),
+    )
+    exit_codes = {
+        NOTHING_LEFT: "there is none, or all were ended",
+        SOME_LEFT: "there are some and they were not ended",
+        UNKNOWN: "a server can't be asked, or wrong usage or settings",
+    }
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
