@@ -28,8 +28,12 @@ def _ready(request: HttpRequest) -> HttpResponse:
     return _answer(found, details=_may_see(request, ready=found.ok))
 
 
+NOT_READY = "not_ready"
+"""Why is nobody's business: which password was refused, or that a server is away."""
+
+
 def _answer(found: Any, *, details: bool) -> HttpResponse:
-    values = found.to_json() if details else {"status": found.status}
+    values = found.to_json() if details else {"status": found.status if found.ok else NOT_READY}
     return answer(values, 200 if found.ok else 503)
 
 

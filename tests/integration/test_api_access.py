@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.handlers.base import BaseHandler
 from django.db import connections
 from django.test import Client, override_settings
 from django.test.utils import CaptureQueriesContext
@@ -69,6 +70,16 @@ def test_the_table_names_every_endpoint() -> None:
     assert sorted(each.name for each in patterns) == sorted(ALL)
     assert url("health-live") == "/dbpool/health/live"
     assert url("statements-slow") == "/dbpool/statements/slow"
+
+
+def test_no_view_opens_a_transaction() -> None:
+    """Whichever alias has ATOMIC_REQUESTS: with the database away, BEGIN would fail before the view is asked."""
+    patterns: list[Any] = get_resolver("django_dbpool.urls").url_patterns
+    for pattern in patterns:
+        atomic = BaseHandler().make_view_atomic(pattern.callback)
+        assert atomic is pattern.callback
+        for alias in connections:
+            assert alias in pattern.callback._non_atomic_requests, pattern.name
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import translation
 
 from django_dbpool import reports
-from tests.fixtures.api import MIDDLEWARE, NON_ASCII, ROLES, TOKEN, client_of, hostile, publish, site
+from tests.fixtures.api import MIDDLEWARE, NON_ASCII, POOL, ROLES, TOKEN, client_of, hostile, publish, site
 
 pytestmark = pytest.mark.django_db(databases=["default", "other"])
 
@@ -176,6 +176,16 @@ def test_what_it_shows() -> None:
         assert shown in text, text
     with override_settings(DBPOOL={"FLEET": None, "SOCKET": False, "TOKENS": [sha256(TOKEN.encode()).hexdigest()]}):
         assert "Stale" in page(send(TOKEN)).text, "it is what was read last"
+
+
+def test_a_healthy_fleet_is_healthy() -> None:
+    """Though what is shown is remembered: nobody has tried to read it for this page."""
+    publish(pools=[{**POOL, "waiting": 0, "in_use": 0}], holders=[], sections={}, missed=None)
+    reports.read()
+    found = page(send(TOKEN))
+    badges = [attributes["class"] for tag, attributes in found.elements if "badge" in (attributes.get("class") or "")]
+    assert badges == ["badge healthy", "badge healthy"], found.text
+    assert "can't be read" not in found.text and "Stale" in found.text
 
 
 def test_long_lists_are_cut() -> None:
