@@ -25,7 +25,8 @@ INSTALLED_APPS = [
     "tests.app",
     "testproject.tenants",
 ]
-SILENCED_SYSTEM_CHECKS = ["admin.E403", "admin.E408", "admin.E409", "admin.E410"]  # tests of the admin have a whole site
+# Tests of the admin have a whole site.
+SILENCED_SYSTEM_CHECKS = ["admin.E403", "admin.E408", "admin.E409", "admin.E410"]
 DATABASE_ROUTERS = ["testproject.tenants.tenancy.TenantRouter"]
 
 # Nothing is published, nobody listens unless a test asks.

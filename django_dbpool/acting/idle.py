@@ -63,7 +63,7 @@ SELECT pg_catalog.pg_terminate_backend(a.pid)
  WHERE {_OURS}
    AND a.pid = %s
    AND extract(epoch FROM a.backend_start)::pg_catalog.text = %s
-   AND extract(epoch FROM a.xact_start)::pg_catalog.text = %s
+   AND extract(epoch FROM a.xact_start)::pg_catalog.text IS NOT DISTINCT FROM %s
    AND extract(epoch FROM a.state_change)::pg_catalog.text = %s
 """  # noqa: S608
 
@@ -78,20 +78,17 @@ class IdleSession:
     application_name: str
     state: str
     age: float
-    transaction_seconds: float
+    transaction_seconds: float | None
+    """None where the transaction has failed: then the server has forgotten when it began."""
     idle_seconds: float
     backend_start: str
-    xact_start: str
+    xact_start: str | None
     state_change: str
     """Unix times, as the server writes them."""
     process: Process | None = None
     """Whose connection it is; None: of no process that is known."""
     holder: Holder | None = None
     """Who has leased it, if its process has told."""
-
-    @property
-    def moments(self) -> tuple[str, str, str]:
-        return self.backend_start, self.xact_start, self.state_change
 
     @property
     def who(self) -> str:
@@ -172,7 +169,6 @@ def end(session: IdleSession, *, actor: str, timeout: float = 6.0) -> Acted:
     process, holder = session.process, session.holder
     if process is None or holder is None or holder.generation < 0:
         return _end_on_the_server(session, actor)
-    backend_start, xact_start, state_change = map(float, session.moments)
     acted = act(
         process.identity.instance,
         "terminate",
@@ -181,9 +177,9 @@ def end(session: IdleSession, *, actor: str, timeout: float = 6.0) -> Acted:
         alias=holder.alias,
         backend_pid=holder.backend_pid,
         generation=holder.generation,
-        backend_start=backend_start,
-        xact_start=xact_start,
-        state_change=state_change,
+        backend_start=float(session.backend_start),
+        xact_start=None if session.xact_start is None else float(session.xact_start),
+        state_change=float(session.state_change),
     )
     if acted.outcome not in (GONE, FAILED, UNKNOWN, UNREACHABLE):
         return acted
@@ -201,7 +197,8 @@ def _end_on_the_server(session: IdleSession, actor: str) -> Acted:
         one_line(actor, 150),
     )
     try:
-        struck = _asked(session.alias, _END, [session.pid, *session.moments])
+        seen = [session.pid, session.backend_start, session.xact_start, session.state_change]
+        struck = _asked(session.alias, _END, seen)
     except FleetUnavailable as error:
         denied = getattr(getattr(error.__cause__, "__cause__", None), "sqlstate", None) == "42501"
         outcome, text = (REFUSED if denied else UNREACHABLE), f"It was not ended: {error}."

@@ -125,6 +125,7 @@ class ConnectionPoolAdmin(ModelAdmin):
             **self.admin_site.each_context(request),
             "opts": self.opts,
             "title": title,
+            "is_nav_sidebar_enabled": False,  # tables need its width, and whoever is here is not on the way to a model
             "page": name,
             "tabs": self._tabs(),
             "fleet": fleet,
@@ -138,8 +139,6 @@ class ConnectionPoolAdmin(ModelAdmin):
             "may_see_strangers": self.has_strangers_permission(request),
             **context,
         }
-        if LIVE in request.headers:
-            whole["is_nav_sidebar_enabled"] = False
         return TemplateResponse(request, f"{TEMPLATES}{name}.html", whole, status=status)
 
     def _tabs(self) -> list[dict[str, Any]]:

@@ -219,9 +219,10 @@ def _server_text(database: Database) -> str:
         "max": database.server_max,
         "allowed": allowed,
     }
-    if allowed > database.server_max:
-        text = f"{text}. {_('That is more than the server has.')}"
-    return text
+    if allowed <= database.server_max:
+        return text
+    too_many = _("That is more than the server has.")
+    return f"{text}. {too_many}"
 
 
 def _unchanged(database: Database, changed: dict[str, CircuitStep]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from .. import reports
+from ..core.words import one_line
 from ..reports import Fleet
 from .overview import overview_context
 
@@ -50,7 +51,7 @@ def chosen(request: HttpRequest, name: str, values: Mapping[str, Any]) -> tuple[
 
 
 def text(request: HttpRequest, name: str) -> str:
-    return request.GET.get(name, "")[:200]
+    return one_line(request.GET.get(name, ""), 200)
 
 
 def number(request: HttpRequest, name: str = "page") -> int:

@@ -80,7 +80,8 @@ def plot(ago: Sequence[float], used: Sequence[int], waiting: Sequence[int], size
     return Plot(
         used=area([(when, now) for when, now, _, _ in points]),
         wanted=area([(when, now + more) for when, now, more, _ in points]) if any(waiting) else "",
-        capacity=line((when, size) for when, _, _, size in points).replace("L", "M", 1),
+        # Of nothing is nothing drawn: before the processes began.
+        capacity=line((when, size) for when, _, _, size in points if size).replace("L", "M", 1),
         top=top,
         peak_used=max((now for _, now, _, _ in points), default=0),
         peak_waiting=max((more for _, _, more, _ in points), default=0),

@@ -25,7 +25,8 @@ from ..reports import (
     processes,
     strangers,
 )
-from ..reports.culprits import duration
+from ..reports.culprits import MOST, duration, leases_of
+from ..reports.page import PER_PAGE
 from .text import Line, Part, Style, cut_line, line, padded, table, width_of, wrapped
 
 BAR = 20
@@ -81,14 +82,15 @@ class View:
 
     @classmethod
     def of(cls, fleet: Fleet) -> View:
-        held = holders(fleet)
+        leases = {(each.identity.instance, lease.backend_pid) for each in fleet.processes for lease in leases_of(each)}
+        held = [row for row in holders(fleet, per_page=MOST).items if (row.instance, row.backend_pid) in leases]
         listed = processes(fleet)
         return cls(
             fleet=fleet,
             found=overview(fleet),
             culprits=culprits(fleet),
-            holders=held.items,
-            holders_total=held.total + holders_left_out(fleet),
+            holders=tuple(held[:PER_PAGE]),
+            holders_total=len(held) + holders_left_out(fleet),
             strangers=strangers(fleet),
             processes=listed.items,
             processes_total=listed.total,
@@ -227,7 +229,7 @@ def _databases(view: View, rates: Rates, look: Look) -> _Part:
 def _database(each: Database, rates: Rates, names: int) -> Line:
     used = max(0, each.active - each.reserve_used)
     share = min(1.0, used / each.max) if each.max else 0.0
-    style: Style = "bad" if share >= 1.0 else "warn" if share >= 0.8 else "good"
+    style: Style = "bad" if share >= 1.0 or each.waiting else "warn" if share >= 0.8 else "good"
     filled = round(share * BAR) or (1 if used else 0)
     parts: list[Part] = [
         ("bold", padded(each.alias, names)),
@@ -236,11 +238,11 @@ def _database(each: Database, rates: Rates, names: int) -> Line:
         ("dim", "." * (BAR - filled)),
         ("", "] "),
         (style, f"{used}/{each.max} in use"),
+        ("bad" if each.waiting else "", f", {each.waiting} waiting"),
         ("", f", {each.idle} idle"),
     ]
     if each.reserve_used:
         parts.append(("warn", f", {each.reserve_used} of {each.reserve} in reserve"))
-    parts.append(("bad" if each.waiting else "", f", {each.waiting} waiting"))
     rate = rates.of(each.alias)
     if rate is not None:
         leases, refused, seconds = rate

@@ -140,6 +140,8 @@ def _shown(call: str) -> str:
 
 
 def _case(culprit: Culprit) -> str:
+    if culprit.kind == "holder" and culprit.name.startswith("thread ") and culprit.state != "running":
+        return "thread in transaction" if "transaction" in culprit.state else "thread idle"
     if culprit.state.startswith(("idle in transaction", "failed transaction")):
         return f"{culprit.kind} in transaction"
     return f"{culprit.kind} {'running' if culprit.state in ('running', 'active') else 'idle'}"
@@ -153,10 +155,13 @@ CONSEQUENCE = (
 _CURES = {
     "holder in transaction": "So that it doesn't come back: take what it waits for out of atomic(), or do it in "
     "on_commit(); give calls to other systems a timeout, and POOL['idle_in_transaction_timeout'] to what is left.",
+    "thread in transaction": "So that it doesn't come back: a thread has to end its transaction before it waits for "
+    "anything. Started by django_dbpool.threads.spawn() it gives back its connection when its work ends.",
     "holder running": "So that it doesn't come back: look at its plan (EXPLAIN), and set POOL['statement_timeout'].",
-    "holder idle": "So that it doesn't come back: end what is iterated over, close cursors, and put listeners and "
-    "session locks on transaction.dedicated(). A thread of your own gives back its connection if it is started by "
-    "django_dbpool.threads.spawn().",
+    "holder idle": "So that it doesn't come back: read iterators to their end, close cursors, and put listeners and "
+    "session locks on transaction.dedicated().",
+    "thread idle": "So that it doesn't come back: put listeners and session locks on transaction.dedicated(). Started "
+    "by django_dbpool.threads.spawn() a thread gives back its connection when its work ends.",
     "stranger in transaction": "So that it doesn't come back: find who runs it (pg_stat_activity has its address); "
     "`manage.py dbpool audit` finds code of the project that goes around the pool.",
 }

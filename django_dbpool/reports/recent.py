@@ -53,7 +53,8 @@ class Recent:
     def sample(self) -> None:
         """Write down where the counters are. Called while the process works; while it is idle nothing is counted."""
         now = self._clock()
-        if not self._samples or now - self._samples[-1][0] >= INTERVAL / 2:
+        # However often this is called, so many samples have to reach back for a quarter of an hour.
+        if not self._samples or now - self._samples[-1][0] >= INTERVAL - 1:
             self._samples.append((now, {each.alias: _counted(each) for each in self._read()}))
 
     def to_json(self) -> dict[str, Any]:

@@ -268,13 +268,17 @@ class _Sum:
         recent, ever = self.recent, self.ever
         told = recent or ever
         connects = told.connects.percentiles()
+        total = sum(each.size for each in now)
         if server is not None:
             counted = server.connections, server.max_connections
+        elif counted is not None:
+            # Asked once a minute; what the processes have said of themselves is younger.
+            counted = max(counted[0], total), counted[1]
         return Database(
             alias=self.alias,
             active=active,
             idle=sum(each.idle for each in now),
-            total=sum(each.size for each in now),
+            total=total,
             max=size,
             waiting=sum(each.waiting for each in now),
             reserve=sum(each.reserve_size for each in now),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Response, sync_playwright
 
-from tests.browser.shop import PASSWORD, Person, Shop
+from tests.browser.shop import PASSWORD, PEOPLE, Person, Shop
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 
@@ -23,7 +23,13 @@ def find() -> str | None:
 @contextmanager
 def launched(program: str) -> Iterator[Browser]:
     """Headless. As root its sandbox can't be had, and a container's /dev/shm is too small for it."""
-    options = ["--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars", "--force-color-profile=srgb"]
+    options = [
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--disable-lcd-text",
+        "--hide-scrollbars",
+        "--force-color-profile=srgb",
+    ]
     if os.geteuid() == 0:
         options.append("--no-sandbox")
     with sync_playwright() as playwright:
@@ -86,12 +92,12 @@ class Visitor:
 
 
 class Visitors:
-    """Opens contexts. A person logs in once, by the form; afterwards the cookies do."""
+    """Opens contexts. Everybody logs in once, by the form, while all is well; afterwards the cookies do."""
 
     def __init__(self, browser: Browser, shop: Shop) -> None:
         self._browser = browser
         self._shop = shop
-        self._cookies: dict[str, object] = {}
+        self._cookies = {person.name: self._log_in(person) for person in PEOPLE}
 
     @contextmanager
     def visit(self, person: Person | None, **options: object) -> Iterator[Visitor]:
@@ -101,14 +107,12 @@ class Visitors:
             options: of Playwright's `new_context`.
         """
         if person is not None:
-            if person.name not in self._cookies:
-                self._cookies[person.name] = self._log_in(person)
             options["storage_state"] = self._cookies[person.name]
         context = self._browser.new_context(**options)  # type: ignore[arg-type]
         try:
             visitor = Visitor(context, self._shop.url)
             yield visitor
-            assert visitor.complaints.found == []
+            assert not visitor.complaints.found, visitor.complaints.found
         finally:
             context.close()
 

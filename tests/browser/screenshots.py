@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.browser import chromium
+from tests.browser import chromium, png
 from tests.browser.addresses import PAGES, STATUS
 from tests.browser.shop import OPERATOR, TOKEN, Person, Shop, load, shop
 
@@ -36,7 +36,7 @@ class Photographer:
         self._folder = folder
         self._only = only
 
-    def take(self, name: str, path: str, person: Person | None = OPERATOR, *, status: int = 200, **more: Any) -> None:
+    def take(self, name: str, path: str, person: Person | None = OPERATOR, status: int = 200, **more: Any) -> None:
         """
         Args:
             click: a selector to click first.
@@ -57,6 +57,8 @@ class Photographer:
         height = page.evaluate("document.documentElement.scrollHeight")
         clip = {"x": 0, "y": 0, "width": width, "height": min(height, TALLEST)}
         image = page.screenshot(full_page=True, clip=clip, animations="disabled", caret="hide")
+        with self._visitors.visit(None) as visitor:
+            image = png.shrunk(visitor.page, image)
         (self._folder / name).write_bytes(image)
         print(f"{name}: {len(image) // 1024} KB")
 
@@ -68,7 +70,7 @@ def sick(shop: Shop) -> Iterator[None]:
         stack.enter_context(shop.busy())
         shop.fill("/orders/4711/pay/")
         stack.enter_context(load(shop, pause=0.2))
-        time.sleep(25)  # for a plot with a shape, and leases of an age that is told
+        time.sleep(20)  # for a plot with a shape, and leases of an age that is told
         yield
 
 

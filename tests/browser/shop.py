@@ -85,7 +85,7 @@ class Shop:
         try:
             yield
         finally:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def request(self, path: str) -> Request:
         """Send it, and don't wait."""

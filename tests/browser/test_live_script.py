@@ -74,6 +74,13 @@ COUNT_REQUESTS = """
     };
 """
 
+WATCH_ROWS = """
+    window.taken = [];
+    new MutationObserver((all) => all.forEach((each) => each.removedNodes.forEach((node) => {
+        if (node.dataset) window.taken.push(node.dataset.key);
+    }))).observe(document.querySelector("tbody"), {childList: true});
+"""
+
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 
 
@@ -143,12 +150,14 @@ def test_rows_stay_themselves(page: Any, server: Server) -> None:
     page.click("summary")
     page.evaluate("document.querySelector('[data-key=b]').mark = 1")
     page.focus("#stop-b")
+    page.evaluate(WATCH_ROWS)
     server.rows = [("b", "12 s"), ("c", "1 s")]
     refresh(page, server)
     assert page.evaluate("document.activeElement.id") == "stop-b"
     assert page.evaluate("document.querySelector('[data-key=b]').mark") == 1
     assert page.input_value("#q") == "half a wo"
     assert page.inner_text("details p") == "SELECT 2"
+    assert page.evaluate("window.taken") == ["a"]
     server.rows = [("c", "6 s"), ("b", "17 s")]  # sorted otherwise
     refresh(page, server)
     assert cells(page) == ["6 s", "17 s"]

@@ -52,8 +52,8 @@ def test_every_page_while_the_pool_is_exhausted(the_shop: Shop, visitors: Any, e
         assert "orders/<int:pk>/pay/" in page.inner_text("[data-page=overview]")  # the culprit, without a click
 
 
-def test_log_in_while_the_pool_is_exhausted(visitors: Any, exhausted: None) -> None:
-    """Whoever is called at night is not logged in. The log-in is no page of ours: it gets a reserved connection or 503."""
+def test_holders_while_the_pool_is_exhausted(visitors: Any, exhausted: None) -> None:
+    """Whoever holds what is listed, all of it."""
     with visitors.visit(OPERATOR) as visitor:
         page = visitor.open(PAGES["holders"])
         assert page.locator("tr[data-backend-pid]").count() >= 12
@@ -66,7 +66,7 @@ def test_terminate_while_the_pool_is_exhausted(the_shop: Shop, visitors: Any, ex
         row = page.locator("tr[data-backend-pid]").first
         pid = int(row.get_attribute("data-backend-pid"))
         row.locator("[data-action=terminate]").click()
-        page.locator("[data-confirm]").click()
+        page.locator("[name=confirmed]").click()
         page.wait_for_selector(".messagelist, [data-outcome]")
         with the_shop.observer() as observer:
             sql = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"

@@ -1,6 +1,7 @@
 """
 A process that holds connections until it is told otherwise. For each line that it reads, ``hold`` (idle in a
-transaction) or ``run`` (in a statement), it prints the lease as JSON, and how it ended when it ends.
+transaction) or ``run`` (in a statement), it prints the lease as JSON, and how it ended when it ends. After ``go``, or
+at the end of its input, what is idle goes on and ends.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ def main() -> None:
     say(**this_process().to_json())
     for line in sys.stdin:
         kind = line.strip()
+        if kind == "go":
+            over.set()
+            continue
         thread = threading.Thread(target=work, args=(kind,), name=f"holder-{kind}", daemon=True)
         thread.start()
         state = "running" if kind == "run" else "idle in transaction"

@@ -84,6 +84,9 @@ def sockets() -> Iterator[Path]:
     """Where processes of this test listen, and nobody else; DBPOOL["SOCKET"]."""
     with tempfile.TemporaryDirectory(prefix="dbp") as directory, override_settings(DBPOOL={"SOCKET": directory}):
         yield Path(directory)
+        # Whoever acts there is done, with the database, too.
+        names = ("dbpool-act", "dbpool-locate")
+        assert wait_until(lambda: not any(t.name in names for t in threading.enumerate()), PATIENCE)
 
 
 @pytest.fixture

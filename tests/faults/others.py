@@ -50,11 +50,19 @@ class Other:
 
     def lease(self, kind: str) -> dict[str, Any]:
         """Have it hold a connection; the lease."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{kind}\n")
-        self._process.stdin.flush()
+        self._tell(kind)
         said = self.said()
         return {name: said[name] for name in ("alias", "backend_pid", "generation")}
+
+    def go_on(self) -> dict[str, Any]:
+        """Have who is idle in a transaction go on; how it ended."""
+        self._tell("go")
+        return self.said()
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
 
 
 @contextmanager
@@ -79,6 +87,21 @@ def other(server: Server, sockets: Path, **environment: str) -> Iterator[Other]:
         yield started
     finally:
         started.end()
+
+
+@contextmanager
+def ended_in_order(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """At the end of the block; a server whose requests hang is not waited for."""
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
 
 
 def reachable(sockets: Path, other: Other) -> bool:

@@ -153,14 +153,16 @@ def _headline(found: Overview, problems: Sequence[Problem]) -> Line:
     errors = sum(each.severity == "error" for each in problems)
     when = time.strftime("%H:%M:%S", time.localtime(found.timestamp))
     counted = f"{errors} urgent, {len(problems) - errors} less so" if errors else f"{len(problems)} to look at"
-    where = {"host": "processes of this host only"}.get(found.source, "processes")
-    return line((STYLES[found.status], f" {found.status.upper()} "), f"  {counted}; {found.processes} {where}, {when}")
+    return line((STYLES[found.status], f" {found.status.upper()} "), f"  {counted}; {_processes(found)}, {when}")
 
 
 def _nothing(found: Overview) -> str:
-    oldest = "" if found.source == "fleet" else " of this host"
     if not found.processes:
         return "Nothing is wrong, as far as anybody says: no process is at work."
-    many = "1 process" if found.processes == 1 else f"{found.processes} processes"
     use = ", ".join(f"{each.alias}: {each.active} of {each.max} connections in use" for each in found.databases)
-    return f"Nothing is wrong. {many}{oldest}, nobody waits for a connection{f'; {use}' if use else ''}."
+    return f"Nothing is wrong. {_processes(found)}, nobody waits for a connection{f'; {use}' if use else ''}."
+
+
+def _processes(found: Overview) -> str:
+    many = "1 process" if found.processes == 1 else f"{found.processes} processes"
+    return many + (" of this host alone" if found.source == "host" else "")

@@ -23,7 +23,7 @@ from .. import subcommand
 
 NOTHING_LEFT, SOME_LEFT, UNKNOWN = 0, 1, 2
 
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*([a-z]*)")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*([a-z]*)")
 _UNITS = {1: ("", "s", "sec", "second", "seconds"), 60: ("m", "min", "minute", "minutes"), 3600: ("h", "hour", "hours")}
 
 
@@ -155,7 +155,7 @@ def _row(session: IdleSession) -> tuple[str, ...]:
     nobody = "holder not known" if session.process is not None else "no process knows it"
     return (
         f"{session.idle_seconds:.1f} s",
-        f"{session.transaction_seconds:.1f} s",
+        "failed" if session.transaction_seconds is None else f"{session.transaction_seconds:.1f} s",
         session.alias,
         str(session.pid),
         session.who or nobody,

@@ -55,6 +55,8 @@ def _code(held: _Held, limits: Limits, idle: _Idle) -> str | None:
         return "pinned-long" if held.seconds >= limits.of(holder.alias).pin_max else None
     if holder.state.endswith("transaction") and idle.is_long(held):
         return "held-idle"
+    if holder.backend_pid in held.process.dedicated.get(holder.alias, ()):
+        return None  # a listener, a leader's lock: it is there to be kept
     return "held-long" if held.seconds >= limits.of(holder.alias).leak_after else None
 
 

@@ -9,7 +9,7 @@ from ...fleet import Server
 from ..counts import server_counts
 from ..limits import Limits
 from ..reading import Fleet
-from .problem import Problem, counted, duration, listing, who
+from .problem import Problem, about, counted, duration, listing, who
 
 BLOCKED_LONG = 10.0
 """Seconds that a session waits for a lock before that is told."""
@@ -53,17 +53,30 @@ def _of_blocked(fleet: Fleet, server: Server) -> Iterator[Problem]:
         waits = session.state_age if session is not None and (session.waits_for or "").startswith("Lock:") else None
         if session is None or waits is None or waits < BLOCKED_LONG:
             continue
-        yield Problem(
+        blockers = [_named(server, pid) for pid in session.blocked_by]
+        by = f", held by {listing(blockers)}" if blockers else ""
+        yield about(
+            [each.process],
             "blocked",
             "warning",
-            f"{each.process.name}: {one_line(who(each.holder), 100)} has been waiting for a lock in database "
-            f"{server.alias!r} ({session.waits_for}) for {duration(waits)}, backend {session.pid}.",
-            f"`SELECT pg_blocking_pids({session.pid})` names the backends that it waits for; find these on page "
-            "Holders, or among the strangers, and end them.",
-            each.process.name,
-            server.alias,
-            fleet.at - waits,
+            f"{one_line(who(each.holder), 100)} has been waiting for a lock in database {server.alias!r} for "
+            f"{duration(waits)}{by}.",
+            "End who holds the lock, if that may be: on page Holders, or with `SELECT pg_terminate_backend(...)` where "
+            f"it is nobody's. `SELECT pg_blocking_pids({session.pid})` names its backend.",
+            alias=server.alias,
+            since=fleet.at - waits,
         )
+
+
+def _named(server: Server, pid: int) -> str:
+    """Who has a backend, as far as anybody knows."""
+    for each in server.held:
+        if each.holder.backend_pid == pid:
+            return f"{one_line(who(each.holder), 60)} of {each.process.name} (backend {pid})"
+    for session in server.strangers:
+        if session.pid == pid:
+            return f"a stranger, application {session.application_name or 'without a name'!r} (backend {pid})"
+    return f"backend {pid}"
 
 
 def _of_strangers(fleet: Fleet, server: Server, limits: Limits) -> Iterator[Problem]:
@@ -88,7 +101,8 @@ def _of_strangers(fleet: Fleet, server: Server, limits: Limits) -> Iterator[Prob
         f"database {server.alias!r} has {many} of this role that no process knows of: {doing}application {names}, "
         f"the oldest is backend {oldest.pid}, {duration(oldest.age)} old.",
         "A console, a script, or code that goes around the pool. `TABLE pg_stat_activity` has the address that each "
-        f"came from; `SELECT pg_terminate_backend({oldest.pid})` ends the oldest. `manage.py dbpool audit` finds such code.",
+        f"came from; `SELECT pg_terminate_backend({oldest.pid})` ends the oldest. `manage.py dbpool audit` finds "
+        "such code.",
         alias=server.alias,
         since=fleet.at - oldest.age,
         processes=0,

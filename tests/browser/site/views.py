@@ -28,7 +28,7 @@ def pay(request: HttpRequest, pk: int) -> HttpResponse:
         return HttpResponse(str(os.getpid()), status=409)
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT id, username FROM auth_user WHERE id = %s FOR UPDATE SKIP LOCKED", [pk])
-        wait_for("payments")
+        wait_for(request.GET.get("until", "payments"))
     return HttpResponse("paid")
 
 
@@ -38,8 +38,8 @@ def report(request: HttpRequest, year: int) -> HttpResponse:
         return HttpResponse(str(os.getpid()), status=409)
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT date_trunc('month', date_joined), count(*) FROM auth_user, pg_sleep(%s) "
-            "WHERE date_part('year', date_joined) = %s GROUP BY 1",
+            "SELECT date_trunc('month', date_joined), count(*) FROM pg_sleep(%s) "
+            "LEFT JOIN auth_user ON date_part('year', date_joined) = %s GROUP BY 1",
             [float(request.GET.get("seconds", "600")), year],
         )
     return HttpResponse("done")
