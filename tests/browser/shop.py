@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ class Shop:
         deadline = time.monotonic() + PATIENCE
         while len(full) < WORKERS:
             request = self.request(path)
-            if request.is_refused():
+            if request.is_refused() and request.status == HTTPStatus.CONFLICT:
                 full.add(request.body)
             assert time.monotonic() < deadline, f"only {len(full)} of {WORKERS} processes are full"
 
