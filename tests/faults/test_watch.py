@@ -148,7 +148,7 @@ def test_database_goes_away_and_comes_back(shell: Terminal, stage: Stage) -> Non
 NAMED = {
     "view": (f"1. {ROUTE} holds", "testproject/culprits/views.py:", " in pay"),
     "threads": ("1. thread follow_prices() holds", "testproject/culprits/views.py:", " in follow_prices"),
-    "stranger": ("1. application 'nightly-export'", "wait", "for its locks"),
+    "stranger": ("application 'nightly-export'", "wait", "for its locks"),
 }
 
 
