@@ -24,7 +24,7 @@ from ..core.process import this_process
 from ..core.tally import tallies
 from ..pool import stopping
 from ..pool.registry import pools
-from . import commands
+from . import commands, verbs
 from .ring import Ring
 from .snapshot import encoded, snapshot
 from .stores import Store, Unusable, store_of
@@ -285,10 +285,13 @@ def publisher(config: FleetConfig | None = None) -> Publisher | None:
     return _publisher
 
 
-def recent_use() -> dict[str, Any]:
-    """What this process remembers of its last minutes, as it is sent with each snapshot; nothing where it has none."""
+def own_snapshot() -> dict[str, Any]:
+    """This process now, with its last minutes as far as it remembers them; what its socket tells, too."""
     mine = _publisher
-    return {} if mine is None or mine.pid != os.getpid() else mine.ring.to_json()
+    return {**snapshot(), **({} if mine is None or mine.pid != os.getpid() else mine.ring.to_json())}
+
+
+verbs.snapshot_provider = own_snapshot
 
 
 def tick() -> None:

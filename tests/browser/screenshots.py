@@ -83,10 +83,9 @@ def take_all(shop: Shop, photographer: Photographer) -> None:
             photographer.take(name, path)
         photographer.take("confirm", PAGES["holders"], click="[data-action=terminate] >> nth=0")
     shop.end_requests()
-    bearer = {"extra_http_headers": {"Authorization": f"Bearer {TOKEN}"}}
     shop.server.stop("immediate")
     photographer.take("503", PAGES["overview"], status=503)
-    photographer.take("status", STATUS, None, **bearer)
+    photographer.take("status", STATUS, None, extra_http_headers={"Authorization": f"Bearer {TOKEN}"})
 
 
 def main() -> None:
