@@ -51,6 +51,8 @@ class DatabasePoolConfig(AppConfig):
         from .fleet import cache, publisher, register_section, socket_server, table  # noqa: F401
         from .reports import sections
 
+        if conf.management_command() == "dbpool":
+            return  # it looks at the others, and is none of them: nothing of it is published or asked for
         sampler.start()
         operations.observe(in_tests=False)
         register_section("operations", lambda: [each.to_json() for each in operations.running()[:OPERATIONS]])

@@ -74,7 +74,7 @@ def understood(way: str, verb: str, result: Any) -> Answer:
 
 def failed(way: str, error: object, message: object) -> Answer:
     told = f"{error}: {message}" if message else str(error)
-    return Answer(way, FAILED, message=f"It says: {one_line(told)}")
+    return Answer(way, FAILED, message=f"It says: {one_line(told).rstrip('.')}.")
 
 
 _WORDS = {

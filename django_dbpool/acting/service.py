@@ -27,7 +27,7 @@ ACTIONS = frozenset(name for name, verb in VERBS.items() if verb.for_other_hosts
 NOTE = 2.0
 """Seconds that the caller's note may take of the databases."""
 
-GRACE = 0.5
+GRACE = 1.0
 """Seconds beyond the caller's time for those who find out that it is up to say so in their own words."""
 
 _WAYS = ((OWN, own), (SOCKET, by_socket), (COMMAND, by_command))

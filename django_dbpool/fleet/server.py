@@ -217,14 +217,28 @@ def _of_lease(session: Session | None, process: Process, holder: Holder) -> Sess
 
 def _claimed(alias: str, processes: Iterable[Process]) -> set[int]:
     """The backends that somebody knows of, on this alias's server: by whatever alias it is connected to."""
-    here = {each for each in connections if _address(each) == _address(alias)}
-    claimed = {entry.backend_pid for pool in pools() if pool.alias in here for entry in tuple(pool.entries)}
-    claimed |= {pid for each, pids in dedicated_backends().items() if each in here for pid in pids}
+    claimed = own_backends(alias)
     for process in processes:
-        claimed |= {pid for pool in process.pools if pool.snapshot.alias in here for pid in pool.backends}
-        claimed |= {pid for each, pids in process.dedicated.items() if each in here for pid in pids}
-        claimed |= {holder.backend_pid for holder in process.holders if holder.alias in here}
+        claimed |= backends_of(process, alias)
     return claimed
+
+
+def own_backends(alias: str) -> set[int]:
+    """Those of this process's connections to the server of an alias, pooled or not."""
+    own = {entry.backend_pid for pool in pools() if same_server(alias, pool.alias) for entry in tuple(pool.entries)}
+    return own | {pid for each, pids in dedicated_backends().items() if same_server(alias, each) for pid in pids}
+
+
+def backends_of(process: Process, alias: str) -> set[int]:
+    """The same of another process, as far as it has told."""
+    found = {pid for pool in process.pools if same_server(alias, pool.snapshot.alias) for pid in pool.backends}
+    found |= {pid for each, pids in process.dedicated.items() if same_server(alias, each) for pid in pids}
+    return found | {holder.backend_pid for holder in process.holders if same_server(alias, holder.alias)}
+
+
+def same_server(alias: str, other: str) -> bool:
+    """Whether two aliases of this project are connected to one server, as far as the settings tell."""
+    return alias == other or (other in connections.settings and _address(alias) == _address(other))
 
 
 def _address(alias: str) -> tuple[str, ...]:

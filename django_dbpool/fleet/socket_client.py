@@ -181,7 +181,7 @@ def _ask(pid: int, path: Path, line: bytes, timeout: float) -> LocalAnswer | Non
     except ConnectionRefusedError:
         return _refused(pid, path)
     except (protocol.TooSlow, TimeoutError, BlockingIOError):
-        return LocalAnswer(pid, path, error="no answer", message=f"It did not answer within {timeout:g} s.")
+        return LocalAnswer(pid, path, error="no answer", message=f"It did not answer within {round(timeout, 1):g} s.")
     except protocol.BadLine:
         return LocalAnswer(pid, path, error="bad answer", message="It hung up, or what it said is not understood.")
     except OSError as error:

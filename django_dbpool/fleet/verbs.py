@@ -227,6 +227,7 @@ _TARGET: Mapping[str, Callable[[Any], Any]] = {
     "instance": _text,
     "backend_start": _time,
     "xact_start": _time,
+    "state_change": _time,
 }
 _AIM = frozenset({"alias", "backend_pid", "generation"})
 

@@ -7,6 +7,8 @@ What people see, as plain objects: dashboard, endpoints and commands show the sa
 from __future__ import annotations
 
 from .alert_rows import AlertRow, alerts
+from .changes import CircuitStep
+from .culprits import Culprit, culprits
 from .holder_rows import HolderRow, StrangerRow, holders, holders_left_out, key_of, strangers, target_of
 from .measuring import Percentiles, Series
 from .operation_rows import OperationRow, operations
@@ -14,7 +16,7 @@ from .page import Page
 from .process_rows import PoolRow, ProcessRow, processes
 from .reading import Fleet, own, read, remembered
 from .sizes import AdviceReport, advice
-from .state import CircuitStep, Database, Overview, databases, overview
+from .state import Database, Overview, databases, overview
 from .statement_rows import RepeatedStatementRow, SlowStatementRow, repeated_statements, slow_statements
 from .trouble import Problem, problems
 
@@ -22,6 +24,7 @@ __all__ = [
     "AdviceReport",
     "AlertRow",
     "CircuitStep",
+    "Culprit",
     "Database",
     "Fleet",
     "HolderRow",
@@ -38,6 +41,7 @@ __all__ = [
     "StrangerRow",
     "advice",
     "alerts",
+    "culprits",
     "databases",
     "holders",
     "holders_left_out",

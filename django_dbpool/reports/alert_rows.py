@@ -8,7 +8,7 @@ from typing import Any
 
 from ..fleet import Process
 from .page import PER_PAGE, Page, matches, page_of, words_of
-from .reading import Fleet
+from .reading import Fleet, is_current
 from .told import Told, told
 
 
@@ -81,7 +81,7 @@ def alerts(
 def _rows(fleet: Fleet) -> Iterator[AlertRow]:
     for process in fleet.processes:
         at = Told(process.document).number("at")
-        for each in told(process, "alerts"):
+        for each in told(process, "alerts") if is_current(process) else ():
             yield _row(process, each, each.number("since"), None, max(0.0, at - each.number("since")) + process.age)
         for each in told(process, "alerts_over"):
             since, until = each.number("since"), each.number("until")

@@ -66,8 +66,11 @@ class _Held(NamedTuple):
     seconds: float
 
 
+OWN_THREADS = "dbpool-"
+"""How the names of our own threads begin. What those hold beside the pools, by design, is nobody's fault."""
+
 SORTS: dict[str, Callable[[_Held], Any]] = {
-    "age": lambda held: -held.seconds,
+    "age": lambda held: (held.holder.thread.startswith(OWN_THREADS), -held.seconds),
     "process": lambda held: (held.process.identity.host, held.process.identity.pid, -held.seconds),
     "who": lambda held: (who(held.holder).casefold(), -held.seconds),
     "alias": lambda held: (held.holder.alias, -held.seconds),
@@ -97,8 +100,8 @@ def holders(
         alias: of the database; all when empty.
         process: name or instance; all when empty.
         state: of the transaction; or "idle", for all that run no statement, "pinned", or "reserved".
-        sort: "age" (the longest first), "process", "who", "alias", "state" or "statements"; with "-" the other way
-            round. Anything else is "age".
+        sort: "age" (the longest first, our own threads at the end), "process", "who", "alias", "state" or
+            "statements"; with "-" the other way round. Anything else is "age".
     """
     words = words_of(q)
     found = [

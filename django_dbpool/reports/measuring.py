@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import NoneType
 from typing import Any
 
 from ..core.tally import BOUNDS
+from ..fleet.documents import LARGEST_NUMBER, Document
 
 SPAN = 900.0
 STEP = 10
@@ -54,11 +56,9 @@ class Durations:
         if not isinstance(told, Mapping) or told.get("bounds") != list(BOUNDS):
             return
         counts: Any = told.get("counts")
-        total = told.get("seconds")
-        if not _are_counts(counts, len(self.counts)) or isinstance(total, bool) or not isinstance(total, (int, float)):
-            return
-        self.counts = [mine + theirs for mine, theirs in zip(self.counts, counts, strict=True)]
-        self.total += max(0.0, total)
+        if _are_counts(counts, len(self.counts)):
+            self.counts = [mine + theirs for mine, theirs in zip(self.counts, counts, strict=True)]
+            self.total += amount(told.get("seconds"))
 
     def percentiles(self) -> Percentiles:
         p50, p95, p99 = (self._bound(percent) for percent in (50, 95, 99))
@@ -75,7 +75,9 @@ class Durations:
 
 
 def _are_counts(given: Any, length: int) -> bool:
-    return isinstance(given, list) and len(given) == length and set(map(type, given)) <= {int} and min(given) >= 0
+    if not isinstance(given, list) or len(given) != length or set(map(type, given)) != {int}:
+        return False
+    return bool(min(given) >= 0 and max(given) <= LARGEST_NUMBER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +125,25 @@ class SeriesSum:
                 sums[point] += value
 
     def _highest(self, ago: object, values: object, age: float) -> dict[int, int]:
-        if not isinstance(ago, list) or not isinstance(values, list) or set(map(type, ago)) - {int, float}:
+        if not isinstance(ago, list) or not isinstance(values, list):
+            return {}
+        if set(map(type, ago)) - {int} or set(map(type, values)) - {int, NoneType}:
             return {}
         highest: dict[int, int] = {}
         for seconds, value in zip(ago, values, strict=False):
-            point = int(seconds + age) // STEP
-            if type(value) is int and 0 <= point < self._points and value > highest.get(point, 0):
+            if value and value > highest.get(point := (seconds + int(age)) // STEP, 0):
                 highest[point] = value
-        return highest
+        return {point: most for point, most in highest.items() if 0 <= point < self._points and most <= LARGEST_NUMBER}
 
     def series(self) -> Series:
         ago = range(0, self._points * STEP, STEP)
         return Series(*(tuple(reversed(each)) for each in (ago, self._active, self._waiting, self._max)))
+
+
+def amount(given: object) -> float:
+    """A number of seconds that a process publishes; 0 where it is none."""
+    # What is no number compares as False with any.
+    return float(given) if isinstance(given, (int, float)) and 0 <= given <= LARGEST_NUMBER else 0.0
 
 
 def number(given: Mapping[str, Any], *path: str) -> int:
@@ -142,12 +151,12 @@ def number(given: Mapping[str, Any], *path: str) -> int:
     value: Any = given
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return value if type(value) is int and 0 < value <= LARGEST_NUMBER else 0
 
 
 def added(given: Iterable[object]) -> int:
     """The sum of the counts in a mapping's values."""
-    return sum(value for value in given if type(value) is int and value > 0)
+    return sum(value for value in given if type(value) is int and 0 < value <= LARGEST_NUMBER)
 
 
 def listed(value: object) -> Sequence[Any]:
@@ -155,6 +164,13 @@ def listed(value: object) -> Sequence[Any]:
     return value if isinstance(value, list) else ()
 
 
-def section(document: Mapping[str, Any], name: str) -> Any:
+def section(document: Document, name: str) -> Any:
+    """A part that others have added to a snapshot; None where there is none."""
     sections = document.get("sections")
-    return sections.get(name) if isinstance(sections, Mapping) else None
+    return sections.get(name) if isinstance(sections, Document) else None
+
+
+def raw_section(document: Document, name: str) -> Any:
+    """The same as it came, of which only numbers may be believed, and nothing shown."""
+    sections = document.get("sections")
+    return sections.raw(name) if isinstance(sections, Document) else None

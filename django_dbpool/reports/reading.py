@@ -17,8 +17,7 @@ from ..conf.engines import is_ours
 from ..core.process import this_process
 from ..fleet import FleetUnavailable, Process, Server, processes, server_of
 from ..fleet.documents import Malformed, parse
-from ..fleet.publisher import recent_use
-from ..fleet.snapshot import snapshot
+from ..fleet.publisher import own_snapshot
 from ..fleet.socket_client import ask_local
 from ..fleet.stores import store_of
 from . import memory
@@ -62,6 +61,17 @@ class Fleet:
             "servers": [server.to_json() for server in self.servers],
             "remarks": list(self.remarks),
         }
+
+
+SPOKEN_LATELY = 60.0
+
+
+def is_current(process: Process) -> bool:
+    """
+    Whether what a process has said of circuits, queues and alerts can still be so. One that is idle says so once and
+    then nothing for up to a day, whatever its state was.
+    """
+    return process.state != "idle" or process.age <= SPOKEN_LATELY
 
 
 def read(*, servers: bool = False, local: bool = False, timeout: float = LOCAL_TIMEOUT) -> Fleet:
@@ -110,9 +120,8 @@ def remembered() -> Fleet | None:
 
 def own() -> Fleet:
     """This process alone, from its memory: nothing is asked, and nobody is waited for."""
-    document = {**snapshot(), **recent_use()}
     try:
-        found = (parse(document),)
+        found = (parse(own_snapshot()),)
     except Malformed as error:  # a host without a name, or the like
         return Fleet("process", (), time.time(), remarks=(f"This process is not understood: {error}",))
     return Fleet("process", found, time.time())

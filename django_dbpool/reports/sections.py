@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from .. import server_counts
-from ..alerts.service import recent
+from ..alerts import service as alerts
 from ..backends.activity import repeated_statements, slow_statements
-from ..core import operations
+from ..core import operations, reporter
 from ..core.tally import tallies
 from ..fleet import register_section
 from ..pool.registry import pools
+from . import recent
 
 STATEMENTS = 20
 """Of each kind: half of them the worst, half of them the latest."""
+
+LARGEST = 10 * 1024
+"""Bytes of each list: all of them together must leave room for the holders."""
 
 ENDED = 50
 OVER = 20
@@ -29,14 +33,16 @@ T = TypeVar("T")
 def register() -> None:
     """Have them published; nothing of it takes long, and nothing is asked of the database."""
     for name, read in (
+        ("recent", recent.section),
+        ("circuits", _circuits),
+        ("server", _server),
         ("slow_statements", _slow),
         ("repeated_statements", _repeated),
-        ("circuits", _circuits),
         ("operations_ended", _ended),
         ("alerts_over", _over),
-        ("server", _server),
     ):
-        register_section(name, read)
+        register_section(name, read, largest=LARGEST)
+    reporter.register("recent", recent.sample, interval=recent.INTERVAL)
 
 
 def _worst_and_latest(rows: Iterable[T], at: Callable[[T], float]) -> list[T]:
@@ -74,11 +80,11 @@ def _circuits() -> dict[str, Any] | None:
 def _ended() -> list[dict[str, Any]] | None:
     now = time.time()
     found = [(max(0.0, now - each.started - each.seconds), each) for each in operations.ended()[-ENDED:]]
-    return [{**each.to_json(), "ago": ago} for ago, each in found if ago <= REMEMBERED] or None
+    return [{**each.to_json(), "ago": ago} for ago, each in reversed(found) if ago <= REMEMBERED] or None
 
 
 def _over() -> list[dict[str, Any]] | None:
-    over = [change for change in recent() if change.what == "cleared"][:OVER]
+    over = [change for change in alerts.recent() if change.what == "cleared"][:OVER]
     return [{**change.alert.to_json(), "until": change.at} for change in over] or None
 
 

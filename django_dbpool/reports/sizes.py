@@ -13,8 +13,8 @@ from ..conf.alias import Alias
 from ..core.advice import Room
 from ..core.project import ProjectConfig
 from ..core.readers import ConfigError
+from .counts import server_counts
 from .reading import Fleet
-from .state import server_counts
 
 SOURCES = {
     "fleet": "fleet",

@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from django.db import connections
 
 from ..fleet import Process, ProcessPool, Server
-from .measuring import Durations, Percentiles, Series, SeriesSum, added, listed, number, section
-from .reading import Fleet
-from .told import Told
+from .changes import MOST, RECENT, CircuitStep, circuit_changes
+from .counts import server_counts
+from .measuring import (
+    Durations,
+    Percentiles,
+    Series,
+    SeriesSum,
+    added,
+    amount,
+    listed,
+    number,
+    raw_section,
+)
+from .reading import Fleet, is_current
 from .trouble import Problem, problems
 
 Status = Literal["healthy", "degraded", "unhealthy"]
 
 CIRCUITS = ("isolated", "open", "half-open", "closed")
 """The worst first."""
-
-RECENT = 900.0
-MOST_CHANGES = 100
-
-
-@dataclass(frozen=True, slots=True)
-class CircuitStep:
-    """A change of a circuit."""
-
-    process: str
-    ago: float
-    """Seconds."""
-    before: str
-    after: str
-    reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Only values that JSON has."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +55,15 @@ class Database:
     refused: int
     """Callers that got no connection, for whatever reason; the timeouts among them."""
     leases: int
+    recent_timeouts: int
+    """The same in the last 15 minutes."""
+    recent_refused: int
+    recent_activity: int | None
+    """Leases of the last 15 minutes; None where no process says."""
     circuit: str
     """The worst of all processes: isolated, open, half-open, closed."""
     circuits: Mapping[str, int]
-    """How many pools have it in which state."""
+    """How many pools have it in which state; ``unknown``: of processes that are idle and have long been silent."""
     circuit_changes: tuple[CircuitStep, ...]
     """Of the last 15 minutes, the latest first."""
     waits: Percentiles
@@ -75,9 +72,9 @@ class Database:
     """How long leases lasted that have ended."""
     connects: Percentiles
     """How long it took to open connections."""
+    window: float | None
+    """Seconds that these three are of; None: since the processes began."""
     series: Series
-    recent_activity: int | None
-    """Leases of the last 15 minutes; None where no process says."""
     response_time_ms: float | None
     """What opening a connection takes: the median, as its histogram's bucket says."""
     is_pooler: bool | None
@@ -139,6 +136,7 @@ def overview(fleet: Fleet) -> Overview:
     status: Status = "healthy"
     if found:
         status = "unhealthy" if any(each.severity == "error" for each in found) else "degraded"
+    those = databases(fleet)
     living = [process for process in fleet.processes if process.state != "ended"]
     roles: dict[str, int] = {}
     for process in living:
@@ -146,9 +144,9 @@ def overview(fleet: Fleet) -> Overview:
     return Overview(
         healthy=status == "healthy",
         status=status,
-        sentence=_sentence(fleet, found, len(living)),
+        sentence=_sentence(fleet, found, those, len(living)),
         problems=found,
-        databases=databases(fleet),
+        databases=those,
         processes=len(living),
         roles=dict(sorted(roles.items())),
         timestamp=fleet.at,
@@ -159,16 +157,17 @@ def overview(fleet: Fleet) -> Overview:
     )
 
 
-def _sentence(fleet: Fleet, found: tuple[Problem, ...], processes: int) -> str:
-    many = "1 process" if processes == 1 else f"{processes} processes"
-    where = {"host": " of this host", "process": " (this one)", "remembered": ""}.get(fleet.source, "")
+def _sentence(fleet: Fleet, found: Sequence[Problem], those: Sequence[Database], processes: int) -> str:
     past = f"As of {fleet.age:.0f} s ago: " if fleet.stale else ""
-    if not found:
-        if not processes:
-            return f"{past}No process is at work."
-        return f"{past}All is well: {many}{where}, nobody waits for a connection."
-    more = f" And {len(found) - 1} more." if len(found) > 1 else ""
-    return f"{past}{found[0].text}{more}"
+    if found:
+        more = f" And {len(found) - 1} more." if len(found) > 1 else ""
+        return f"{past}{found[0].text}{more}"
+    if not processes:
+        return f"{past}No process is at work."
+    many = "1 process uses" if processes == 1 else f"{processes} processes use"
+    where = {"host": " (of this host)", "process": " (this one)"}.get(fleet.source, "")
+    use = f"{sum(each.active for each in those)} of {sum(each.max for each in those)} connections"
+    return f"{past}All is well: {many}{where} {use}, and nobody waits."
 
 
 # -- databases ----------------------------------------------------------------------------------------------------
@@ -180,120 +179,125 @@ def databases(fleet: Fleet) -> tuple[Database, ...]:
     for process in fleet.processes:
         if process.state != "ended":
             for pool in process.pools:
-                sums.setdefault(pool.snapshot.alias, _Sum(pool.snapshot.alias)).add(pool)
+                each = sums.setdefault(pool.snapshot.alias, _Sum(pool.snapshot.alias))
+                each.add(pool, current=is_current(process))
             _add_process(sums, process)
     servers = {server.alias: server for server in fleet.servers}
     counted = server_counts(fleet)
     return tuple(each.database(servers.get(alias), counted.get(alias)) for alias, each in sorted(sums.items()))
 
 
-def server_counts(fleet: Fleet) -> dict[str, tuple[int, int]]:
-    """
-    By alias, the connections that the server has and its limit, as one of the processes has asked it in the last
-    minutes.
-    """
-    found: dict[str, tuple[float, int, int]] = {}
-    for process in fleet.processes:
-        told = section(process.document, "server")
-        for alias, values in told.items() if isinstance(told, Mapping) else ():
-            taken, most = (number(values, key) for key in ("all_roles", "max_connections"))
-            if most and (alias not in found or process.age < found[alias][0]):
-                found[alias] = process.age, taken, most
-    return {alias: (taken, most) for alias, (_, taken, most) in found.items()}
-
-
 def _add_process(sums: dict[str, _Sum], process: Process) -> None:
     """Of an alias in this process, whose pools may be several, what is told once."""
     document = process.document
-    measured: dict[str, Any] = {}
-    for pool in listed(document.get("pools")):
-        if isinstance(pool, Mapping) and isinstance(pool.get("alias"), str) and "measures" in pool:
-            measured[pool["alias"]] = pool["measures"]
-    series = document.get("series")
-    points = series.get("pools") if isinstance(series, Mapping) else None
+    # As they came: these are numbers by the thousand, and each is looked at where it is added.
+    measured = {
+        pool["alias"]: pool.get("measures")
+        for pool in listed(document.raw("pools"))
+        if isinstance(pool, dict) and isinstance(pool.get("alias"), str)
+    }
+    recent = raw_section(document, "recent") if process.age < RECENT else {}
+    series = document.raw("series")
+    points = series.get("pools") if isinstance(series, dict) else None
+    ago = series.get("ago") if isinstance(series, dict) else None
     at, started = document.get("at"), process.identity.started
     lived = process.age + max(0.0, (at if isinstance(at, (int, float)) else started) - started)
     for alias in {pool.snapshot.alias for pool in process.pools}:
         total = sums[alias]
         total.processes += 1
         total.ending += document.get("shutting_down") is True
-        total.measure(measured.get(alias))
+        total.measure(measured.get(alias), recent.get(alias) if isinstance(recent, dict) else None)
         total.changes += circuit_changes(process, alias)
         size = sum(pool.snapshot.max_size for pool in process.pools if pool.snapshot.alias == alias)
         told = points.get(alias) if isinstance(points, Mapping) else None
-        ago = series.get("ago") if isinstance(series, Mapping) else None
         total.series.add(ago, told, age=process.age, lived=lived, size=size)
 
 
-def circuit_changes(process: Process, alias: str) -> list[CircuitStep]:
-    """Those of one process in the last 15 minutes."""
-    circuits = section(process.document, "circuits")
-    found = []
-    for given in listed(circuits.get(alias) if isinstance(circuits, Mapping) else None)[-MOST_CHANGES:]:
-        if isinstance(given, Mapping):
-            step = Told(given)
-            ago = max(0.0, step.number("ago")) + process.age
-            if ago <= RECENT:
-                found.append(CircuitStep(process.name, ago, *map(step.text, ("before", "after", "reason"))))
-    return found
+class _Counts:
+    """Counters and durations of several processes."""
+
+    def __init__(self) -> None:
+        self.leases = self.refused = self.timeouts = 0
+        self.seconds = 0.0
+        self.waits, self.holds, self.connects = Durations(), Durations(), Durations()
+
+    def add(self, told: Mapping[str, Any]) -> None:
+        """
+        Args:
+            told: what one process has counted; whatever it is.
+        """
+        refused = told.get("refused")
+        if isinstance(refused, dict):
+            self.refused += added(refused.values())
+            self.timeouts += number(refused, "PoolExhausted")
+        self.leases += number(told, "leases")
+        self.seconds = max(self.seconds, amount(told.get("seconds")))
+        for name, durations in (("wait", self.waits), ("use", self.holds), ("connect", self.connects)):
+            durations.add(told.get(name))
 
 
 class _Sum:
+    """One alias."""
+
     def __init__(self, alias: str) -> None:
         self.alias = alias
         self.pools: list[ProcessPool] = []
         self.processes = self.ending = 0
-        self.timeouts = self.refused = self.leases = 0
-        self.recent: int | None = None
-        self.waits, self.holds, self.connects = Durations(), Durations(), Durations()
+        self.ever = _Counts()
+        self.recent: _Counts | None = None
         self.series = SeriesSum()
         self.changes: list[CircuitStep] = []
+        self.circuits: dict[str, int] = {}
 
-    def add(self, pool: ProcessPool) -> None:
+    def add(self, pool: ProcessPool, *, current: bool) -> None:
         self.pools.append(pool)
+        circuit = pool.circuit if current else "unknown"
+        self.circuits[circuit] = self.circuits.get(circuit, 0) + 1
 
-    def measure(self, told: object) -> None:
-        if not isinstance(told, Mapping):
-            return
-        refused = told.get("refused")
-        if isinstance(refused, Mapping):
-            self.refused += added(refused.values())
-            self.timeouts += number(refused, "PoolExhausted")
-        self.leases += number(told, "leases")
-        for name, durations in (("wait", self.waits), ("use", self.holds), ("connect", self.connects)):
-            durations.add(told.get(name))
+    def measure(self, ever: object, recent: object) -> None:
+        if isinstance(ever, dict):
+            self.ever.add(ever)
+        if isinstance(recent, dict):
+            self.recent = self.recent or _Counts()
+            self.recent.add(recent)
 
     def database(self, server: Server | None, counted: tuple[int, int] | None) -> Database:
         now = [pool.snapshot for pool in self.pools]
         size, reserve_used = sum(each.max_size for each in now), sum(each.reserve_in_use for each in now)
         active = sum(each.in_use for each in now)
-        circuits: dict[str, int] = {}
-        for pool in self.pools:
-            circuits[pool.circuit] = circuits.get(pool.circuit, 0) + 1
-        connects = self.connects.percentiles()
+        recent, ever = self.recent, self.ever
+        told = recent or ever
+        connects = told.connects.percentiles()
+        total = sum(each.size for each in now)
         if server is not None:
             counted = server.connections, server.max_connections
+        elif counted is not None:
+            # Asked once a minute; what the processes have said of themselves is younger.
+            counted = max(counted[0], total), counted[1]
         return Database(
             alias=self.alias,
             active=active,
             idle=sum(each.idle for each in now),
-            total=sum(each.size for each in now),
+            total=total,
             max=size,
             waiting=sum(each.waiting for each in now),
             reserve=sum(each.reserve_size for each in now),
             reserve_used=reserve_used,
             utilization_percent=round(100 * min(1.0, max(0, active - reserve_used) / size), 1) if size > 0 else 0.0,
-            timeouts=self.timeouts,
-            refused=self.refused,
-            leases=self.leases,
-            circuit=worst(circuits),
-            circuits=circuits,
-            circuit_changes=tuple(sorted(self.changes, key=lambda step: step.ago)[:MOST_CHANGES]),
-            waits=self.waits.percentiles(),
-            holds=self.holds.percentiles(),
+            timeouts=ever.timeouts,
+            refused=ever.refused,
+            leases=ever.leases,
+            recent_timeouts=recent.timeouts if recent else 0,
+            recent_refused=recent.refused if recent else 0,
+            recent_activity=recent.leases if recent else None,
+            circuit=worst(self.circuits),
+            circuits=self.circuits,
+            circuit_changes=tuple(sorted(self.changes, key=lambda step: step.ago)[:MOST]),
+            waits=told.waits.percentiles(),
+            holds=told.holds.percentiles(),
             connects=connects,
+            window=recent.seconds if recent else None,
             series=self.series.series(),
-            recent_activity=self.recent,
             response_time_ms=None if connects.p50 is None else connects.p50 * 1000,
             is_pooler=_is_pooler(self.alias, server),
             is_shutting_down=self.processes > 0 and self.ending == self.processes,

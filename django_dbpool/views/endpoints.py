@@ -258,8 +258,8 @@ ENDPOINTS = (
         {**READING, **PAGED, "items": tuple[metrics.Counted, ...]},
         _metrics,
         (PAGE,),
-        "Where the app django_dbpool.contrib.prometheus is installed and the request prefers OpenMetrics or text/plain, "
-        "as Prometheus does, the answer is what that app exports of this process.",
+        "Where the app django_dbpool.contrib.prometheus is installed and the request prefers OpenMetrics or text/plain "
+        "(Prometheus does), the answer is what that app exports of this process.",
     ),
     Endpoint(
         "openapi",

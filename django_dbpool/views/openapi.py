@@ -88,7 +88,7 @@ def document(
 
 
 def _of_endpoint(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
-    errors = {str(status): _problem(status) for status in _ERRORS if endpoint.parameters or status != 400}
+    errors = {str(status): _problem(status) for status in _ERRORS}
     operation: dict[str, Any] = {
         "operationId": endpoint.name.replace("-", "_"),
         "summary": endpoint.summary,

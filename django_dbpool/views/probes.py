@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
 from .. import health
@@ -28,8 +27,12 @@ def _ready(request: HttpRequest) -> HttpResponse:
     return _answer(found, details=_may_see(request, ready=found.ok))
 
 
+NOT_READY = "not_ready"
+"""Why is nobody's business: which password was refused, or that a server is away."""
+
+
 def _answer(found: Any, *, details: bool) -> HttpResponse:
-    values = found.to_json() if details else {"status": found.status}
+    values = found.to_json() if details else {"status": found.status if found.ok else NOT_READY}
     return answer(values, 200 if found.ok else 503)
 
 
@@ -37,7 +40,7 @@ def _may_see(request: HttpRequest, *, ready: bool) -> bool:
     if access.sends_token(request):
         return access.has_token(request)
     # Where the database is not ready it can't be asked whose session it is, and a probe must have its answer soon.
-    if not ready or settings.SESSION_COOKIE_NAME not in request.COOKIES:
+    if not ready:
         return False
     try:
         access.viewer_of(request)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,8 @@ def _readings() -> list[Reading]:
 
 
 def _reading(title: str, fleet: reports.Fleet) -> Reading:
-    overview = reports.overview(fleet)
+    # Nobody has tried to read it now, so that it can't be read is not among what is wrong.
+    overview = reports.overview(replace(fleet, source="fleet") if fleet.stale else fleet)
     holders, processes = reports.holders(fleet), reports.processes(fleet)
     stale = ""
     if fleet.stale:

@@ -61,7 +61,7 @@ def _visit_and_wait(scene: Scene, path: str) -> None:
     client = HttpClient(scene.site.host, scene.site.port, timeout=86_400)
 
     def visit() -> None:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), contextlib.closing(client):
             client.get(path)
 
     threading.Thread(target=visit, daemon=True).start()
@@ -104,3 +104,6 @@ _ALL = (
 )
 
 CULPRITS = {culprit.name: culprit for culprit in _ALL}
+
+NOBODY = Culprit("nobody", lambda scene: None, "nobody")
+"""The same site without a culprit."""

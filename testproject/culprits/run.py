@@ -91,7 +91,8 @@ class Stage:
 
     def wait_until_gone(self, tick: Any = lambda seconds: None) -> float:
         """Until nobody sits in a transaction any more; seconds since the culprit was planted."""
-        with closing(self.server.connect()) as connection:
+        # Of another database: in the site's own it would be a stranger, too.
+        with closing(self.server.connect(dbname="template1")) as connection:
             self._wait(connection, stuck=True, lasting=0.0, tick=tick)
             self._wait(connection, stuck=False, lasting=GONE_FOR, tick=tick)
         return time.monotonic() - GONE_FOR - self.planted

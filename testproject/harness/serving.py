@@ -28,6 +28,7 @@ class Site:
         self, kind: Kind, env: Mapping[str, str], *, threads: int = 8, workers: int = 1, port: int = 0
     ) -> None:
         self.kind = kind
+        self.workers = workers
         self.threads = threads
         self.workers = workers
         """Processes of gunicorn; uvicorn has one."""

@@ -232,16 +232,18 @@ def test_as_the_caller_has_seen_it(database: Database, begun: Transaction) -> No
     """Of another time the backend or its transaction is not the one that was meant."""
     target = aim(holder_of(database, "idle in transaction"))
     row = database.observer.execute(
-        "SELECT extract(epoch FROM backend_start)::float8, extract(epoch FROM xact_start)::float8 "
-        "FROM pg_stat_activity WHERE pid = %s",
+        "SELECT extract(epoch FROM backend_start)::float8, extract(epoch FROM xact_start)::float8, "
+        "extract(epoch FROM state_change)::float8 FROM pg_stat_activity WHERE pid = %s",
         [target.backend_pid],
     ).fetchone()
     assert row is not None
-    backend_start, xact_start = row
+    backend_start, xact_start, state_change = row
     given = target.to_json()
     assert terminate(Target(**{**given, "backend_start": backend_start - 1})) is Outcome.OVER
     assert terminate(Target(**{**given, "xact_start": xact_start + 1})) is Outcome.OVER
-    assert terminate(Target(**{**given, "backend_start": backend_start, "xact_start": xact_start})) is Outcome.DONE
+    assert terminate(Target(**{**given, "state_change": state_change - 1})) is Outcome.OVER
+    seen = {"backend_start": backend_start, "xact_start": xact_start, "state_change": state_change}
+    assert terminate(Target(**{**given, **seen})) is Outcome.DONE
     assert isinstance(begun.error(), ConnectionLost)
 
 

@@ -12,41 +12,87 @@ from ... import reports
 from ...core.words import one_line
 from ...fleet import Process, Server
 from ...reports import Fleet, HolderRow, Overview, Problem, holders_left_out, overview, read
-from .. import subcommand
+from .. import arguments, subcommand
 
 HEALTHY, WRONG, UNKNOWN = 0, 1, 2
 WIDTH = 110
+
+SEEN_IN_PART = "fleet-unreachable"
+"""That the others aren't seen is a remark and an exit code of its own."""
+
+NOBODY = "No process of this project answers on this host."
+
+
+def code_of(fleet: Fleet, problems: Sequence[Problem], *, local: bool = False) -> int:
+    """The exit code for a reading; ``runbook`` has the same."""
+    if fleet.source == "process":
+        return UNKNOWN
+    if any(problem.code != SEEN_IN_PART for problem in problems):
+        return WRONG
+    return HEALTHY if local or fleet.source == "fleet" else UNKNOWN
 
 
 class Subcommand(subcommand.Subcommand):
     help = "Shows the processes of the project, their pools and who holds connections."
     description = (
         "Processes publish this every few seconds while they work (DBPOOL['FLEET']); if that can't be read, those of "
-        "this host are asked directly. Exit code 0: all is well; 1: something isn't, the last lines say what; 2: it "
-        "can't be told. Explained in docs/fleet.md of the sources."
+        "this host are asked directly. Explained in docs/fleet.md of the sources."
     )
+    examples = (
+        ("status", "once"),
+        ("status --watch", "every two seconds, until Ctrl-C or q"),
+        ("status --watch 10 --no-server", "every ten, asking the servers nothing"),
+        ("status --local", "the database is away: ask the processes of this host"),
+        ("status --json | jq .problems", "for programs"),
+    )
+    exit_codes = {
+        HEALTHY: "all is well",
+        WRONG: "something isn't; the last lines say what, and `manage.py dbpool runbook` what to do",
+        UNKNOWN: "it can't be told, or only of this host",
+    }
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
         parser.add_argument("--json", action="store_true", help="Print the snapshots as JSON.", dest="as_json")
         parser.add_argument(
-            "--holders", type=int, default=10, metavar="N", help="Show the N oldest holders. Default: 10."
+            "--holders",
+            type=arguments.count(0, 5000),
+            default=10,
+            metavar="N",
+            help="Show the N oldest holders. Default: 10.",
         )
         parser.add_argument(
             "--local", action="store_true", help="Ask the processes of this host, not the fleet's store."
         )
         parser.add_argument("--no-server", action="store_true", help="Don't ask the database servers about sessions.")
+        parser.add_argument(
+            "--watch",
+            nargs="?",
+            type=arguments.seconds(0.5, 3600.0),
+            const=2.0,
+            metavar="SECONDS",
+            help="Show it again and again, every two seconds where nothing is said, until Ctrl-C or q. On a terminal "
+            "it is redrawn in place; elsewhere one block follows the other.",
+        )
 
     def run(
-        self, *, as_json: bool = False, holders: int = 10, local: bool = False, no_server: bool = False, **_: Any
+        self,
+        *,
+        as_json: bool = False,
+        holders: int = 10,
+        local: bool = False,
+        no_server: bool = False,
+        watch: float | None = None,
+        **_: Any,
     ) -> int:
+        if watch is not None:
+            return self._watch(watch, as_json=as_json, local=local, no_server=no_server)
         fleet = read(servers=not no_server, local=local)
         if fleet.source == "process":  # nobody answers, and of this command nothing is to be told
-            remarks = fleet.remarks or ("No process of this project answers on this host.",)
+            remarks = fleet.remarks or (NOBODY,)
             return self._cannot_tell(remarks, as_json=as_json)
         found = overview(fleet)
-        # That the others aren't seen is a remark and an exit code of its own.
-        wrong = [problem for problem in found.problems if problem.code != "fleet-unreachable"]
+        wrong = [problem for problem in found.problems if problem.code != SEEN_IN_PART]
         if as_json:
             self._print_json(fleet, found, wrong)
         else:
@@ -59,7 +105,21 @@ class Subcommand(subcommand.Subcommand):
                 self.stdout.write(textwrap.fill(problem.remedy, WIDTH, initial_indent="  ", subsequent_indent="  "))
             if not (wrong or fleet.remarks):
                 self.stdout.write(self.style.SUCCESS("ok"))
-        return WRONG if wrong else HEALTHY if local or fleet.source == "fleet" else UNKNOWN
+        return code_of(fleet, found.problems, local=local)
+
+    def _watch(self, every: float, *, as_json: bool, local: bool, no_server: bool) -> int:
+        if as_json:
+            self.stderr.write("--watch is for people: for programs, ask again with --json.")
+            return UNKNOWN
+        from ..watching import Watch  # it needs a terminal's modules, which not every system has
+
+        return Watch(
+            lambda: read(servers=not no_server, local=local),
+            self.stdout,
+            every=every,
+            colours=self.is_coloured,
+            code_of=lambda view: code_of(view.fleet, view.found.problems, local=local),
+        ).run()
 
     def _cannot_tell(self, remarks: Sequence[str], *, as_json: bool) -> int:
         if as_json:
@@ -88,7 +148,7 @@ class Subcommand(subcommand.Subcommand):
         else:
             self._table(_PROCESSES, [row for process in found for row in _rows_of(process)])
         held = reports.holders(fleet, per_page=max(1, most))
-        if held.items:
+        if held.items and most:
             self.stdout.write("")
             self._table(_HOLDERS, [_row_of_holder(row) for row in held.items])
             left_out = held.total - len(held.items) + holders_left_out(fleet)
