@@ -6,7 +6,7 @@ JOBS ?= 2
 TOGETHER := -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ci check bench soak django-suite bootstrap
+.PHONY: help demo test test-ci check bench soak django-suite bootstrap screenshots
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ check: bootstrap ## style, types, architecture, contents of the wheel
 
 bench: bootstrap ## paired measurements against other engines; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(ARGS)
+
+screenshots: bootstrap ## the pictures of docs/dashboard.md, in a browser that the system has
+	$(BIN)/python -m tests.browser.screenshots $(ARGS)
 
 soak: bootstrap ## the long runs
 	$(BIN)/python -m pytest -m soak $(ARGS)

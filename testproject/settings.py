@@ -52,9 +52,9 @@ WSGI_APPLICATION = "testproject.wsgi.application"
 ASGI_APPLICATION = "testproject.asgi.application"
 
 DATABASES = {"default": database_from(os.environ)}
-# The incidents count every connection; a page of the whole fleet needs no table here.
+# The incidents count every connection, so they publish nothing; the site of the demo does, for its dashboard.
 DBPOOL: dict[str, object] = {
-    "FLEET": None,
+    "FLEET": {"interval": 2} if os.environ.get("DBPOOL_DEMO_FLEET") == "1" else None,
     "ALERTS": {"server_connections": None, "strangers": None},  # they ask the server, on a connection of their own
     # Demo and incidents leave nothing behind, also where they are killed; a socket's directory would stay.
     "SOCKET": os.environ.get("DBPOOL_DEMO_SOCKET") != "0",

@@ -9,7 +9,7 @@ isn't dealt, whoever deals it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from time import monotonic
@@ -50,7 +50,8 @@ SELECT a.pid, coalesce(a.application_name, ''), a.state,
        extract(epoch FROM pg_catalog.clock_timestamp() - a.state_change)::float8,
        extract(epoch FROM a.backend_start)::pg_catalog.text,
        extract(epoch FROM a.xact_start)::pg_catalog.text,
-       extract(epoch FROM a.state_change)::pg_catalog.text
+       extract(epoch FROM a.state_change)::pg_catalog.text,
+       pg_catalog.pg_backend_pid()
   FROM pg_catalog.pg_stat_activity AS a
  WHERE {_OURS}
    AND a.state_change < pg_catalog.clock_timestamp() - %s * interval '1 second'
@@ -129,13 +130,22 @@ def idle_in_transaction(alias: str, older_than: float, processes: Sequence[Proce
         for session in idle_in_transaction("default", 300, processes()):
             print(session.pid, session.idle_seconds, session.who)
     """
-    rows = _asked(alias, _LIST, [older_than])
+    rows, told = _asked(alias, _LIST, [older_than])
+    # Behind a pooler the pids that processes know are the pooler's own, and fit by chance at most.
+    known = processes if _joined(alias, told, rows) else ()
     own = own_backends(alias)
-    return tuple(_with_holder(IdleSession(alias, *row), processes) for row in map(_clean, rows) if row[0] not in own)
+    sessions = [IdleSession(alias, *_clean(row)) for row in rows]
+    return tuple(_with_holder(session, known) for session in sessions if session.pid not in own)
+
+
+def _joined(alias: str, told: int, rows: Sequence[Sequence[Any]]) -> bool:
+    pool = connections.settings[alias].get("POOL")
+    pooler = pool.get("pooler") if isinstance(pool, Mapping) else None
+    return pooler is None and {row[-1] for row in rows} == {told}
 
 
 def _clean(row: Sequence[Any]) -> Sequence[Any]:
-    pid, application, *rest = row
+    pid, application, *rest, _ = row
     return pid, one_line(application, 60), *rest
 
 
@@ -198,7 +208,7 @@ def _end_on_the_server(session: IdleSession, actor: str) -> Acted:
     )
     try:
         seen = [session.pid, session.backend_start, session.xact_start, session.state_change]
-        struck = _asked(session.alias, _END, seen)
+        struck, _ = _asked(session.alias, _END, seen)
     except FleetUnavailable as error:
         denied = getattr(getattr(error.__cause__, "__cause__", None), "sqlstate", None) == "42501"
         outcome, text = (REFUSED if denied else UNREACHABLE), f"It was not ended: {error}."
@@ -210,12 +220,14 @@ def _end_on_the_server(session: IdleSession, actor: str) -> Acted:
     return Acted(outcome, text, monotonic() - began, SERVER)
 
 
-def _asked(alias: str, sql: str, parameters: Sequence[Any]) -> list[Any]:
+def _asked(alias: str, sql: str, parameters: Sequence[Any]) -> tuple[list[Any], int]:
+    """The rows, and the process id that the client was told of."""
     connection: Any = connections[alias]
     inside = atomic(using=alias) if connection.in_atomic_block else nullcontext()
     try:
         with reserved(), deadline(PATIENCE), inside, connection.cursor() as cursor:
+            told = connection.connection.info.backend_pid  # now: with the statement the lease ends
             cursor.execute(sql, parameters)
-            return list(cursor.fetchall())
+            return list(cursor.fetchall()), told
     except DatabaseError as error:
         raise FleetUnavailable(f"the server of database {alias!r} can't be asked: {first_line(error)}") from error

@@ -16,8 +16,9 @@ from django.contrib import admin
 
 from ..models import ConnectionPool
 from .model_admin import ConnectionPoolAdmin
+from .reserving import reserved_view
 
-__all__ = ["ConnectionPoolAdmin"]
+__all__ = ["ConnectionPoolAdmin", "reserved_view"]
 
 if apps.is_installed("django.contrib.admin") and not admin.site.is_registered(ConnectionPool):
     admin.site.register(ConnectionPool, ConnectionPoolAdmin)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import django
@@ -19,20 +17,15 @@ from ..conf import fleet_config
 from ..core.fleet import FleetConfig
 from ..models import ConnectionPool
 from ..reports import Fleet, read
-from ..transaction import reserved
 from . import actions, pages
+from .reserving import View, reserved_view
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[ConnectionPool]
 else:  # generic for the type checker alone
     ModelAdmin = admin.ModelAdmin
 
-View = Callable[..., HttpResponse]
-
 TEMPLATES = "admin/django_dbpool/connectionpool/"
-
-LIVE = "X-DBPool-Live"
-"""Header of the script that asks for a page again; it needs what is in the middle only."""
 
 
 class ConnectionPoolAdmin(ModelAdmin):
@@ -151,22 +144,12 @@ class ConnectionPoolAdmin(ModelAdmin):
 
     def _guarded(self, view: View) -> View:
         """As the admin guards its views, and so that they work when no ordinary connection is left."""
-        admitted = xframe_options_deny(self.admin_site.admin_view(view))
-
-        @wraps(view)
-        def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-            with reserved():
-                _save_session_with_reserve(request)
-                response = admitted(request, *args, **kwargs)
-                if isinstance(response, TemplateResponse):
-                    response.render()  # here, not behind the middleware: what it asks for is asked for with the reserve
-                return response
-
+        guarded = reserved_view(xframe_options_deny(self.admin_site.admin_view(view)))
         # LoginRequiredMiddleware would load the user before, without the reserve. The admin sends to its own log-in.
-        wrapper.login_required = False  # type: ignore[attr-defined]
+        guarded.login_required = False  # type: ignore[attr-defined]
         # What is done in the middle of a transaction of the request would be undone with it: also the log of actions.
-        wrapper._non_atomic_requests = set(connections)  # type: ignore[attr-defined]
-        return wrapper
+        guarded._non_atomic_requests = set(connections)  # type: ignore[attr-defined]
+        return guarded
 
 
 def _interval() -> float:
@@ -175,10 +158,3 @@ def _interval() -> float:
         return max(2.0, fleet_config().interval)
     except ImproperlyConfigured:  # the page says so with the processes
         return FleetConfig().interval
-
-
-def _save_session_with_reserve(request: HttpRequest) -> None:
-    """It is saved behind the view, by the middleware, where the mark has ended."""
-    session = getattr(request, "session", None)
-    if session is not None:
-        session.save = reserved(session.save)

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..core.process import this_process
 from ..core.tally import tallies
 from ..pool import stopping
 from ..pool.registry import pools
-from . import commands
+from . import commands, verbs
 from .ring import Ring
 from .snapshot import encoded, snapshot
 from .stores import Store, Unusable, store_of
@@ -177,20 +178,15 @@ class Publisher:
             self._busy = True
             return item
 
-    def _look(self) -> None:
-        try:
-            self._obey()
-        finally:
-            self._store.close()
-
     def _publish(self, state: str, text: str, taken: float, expire: float) -> None:
         self._looking = None  # unless it goes well: where nothing can be published there is nothing to be read
         try:
             try:
                 delay = max(0.0, self._clock() - taken)
                 self._store.put(this_process().instance, text, delay=delay, expire=expire)
-                if state == "active":
-                    self._obey()
+                if state == "active" and isinstance(self._store, TableStore):
+                    self._looking = max(SHORTEST_LOOK, LOOKS * self._interval)
+                    self._obey(self._store.alias)
             finally:
                 self._store.close()
         except Unusable as error:
@@ -205,17 +201,21 @@ class Publisher:
             self._explained = None
             self.published += 1
             self._quiet = state == "idle"
-            if state == "active" and isinstance(self._store, TableStore):
-                self._looking = max(SHORTEST_LOOK, LOOKS * self._interval)
             if (outage := self.ring.succeeded()) is not None:
                 logger.info("%s: published again after %d attempts", self._store.description, outage.snapshots)
 
-    def _obey(self) -> None:
-        """Commands stand beside the snapshots, and are looked for in the same breath."""
-        if not isinstance(self._store, TableStore):
-            return
+    def _look(self) -> None:
+        assert isinstance(self._store, TableStore)
         try:
-            commands.poll(self._store.alias)
+            self._obey(self._store.alias)
+        finally:
+            with suppress(Exception):  # of a connection that is gone; the thread has more to do
+                self._store.close()
+
+    def _obey(self, alias: str) -> None:
+        """Commands stand beside the snapshots."""
+        try:
+            commands.poll(alias)
         except Exception as error:  # noqa: BLE001  # as above; what is still valid then is obeyed at the next beat
             self._looking = None
             logger.info("%s: no commands can be looked for (%s)", self._store.description, _kind(error))
@@ -285,10 +285,13 @@ def publisher(config: FleetConfig | None = None) -> Publisher | None:
     return _publisher
 
 
-def recent_use() -> dict[str, Any]:
-    """What this process remembers of its last minutes, as it is sent with each snapshot; nothing where it has none."""
+def own_snapshot() -> dict[str, Any]:
+    """This process now, with its last minutes as far as it remembers them; what its socket tells, too."""
     mine = _publisher
-    return {} if mine is None or mine.pid != os.getpid() else mine.ring.to_json()
+    return {**snapshot(), **({} if mine is None or mine.pid != os.getpid() else mine.ring.to_json())}
+
+
+verbs.snapshot_provider = own_snapshot
 
 
 def tick() -> None:

@@ -16,6 +16,7 @@ from django.db import DatabaseError, connections
 
 from ..core.ledger import Holder
 from ..core.words import one_line
+from ..pool import probing
 from ..pool.dedicated import dedicated_backends
 from ..pool.registry import pools
 from ..transaction import atomic, deadline, reserved
@@ -159,7 +160,7 @@ def server_of(alias: str, processes: Sequence[Process]) -> Server:
         if holder.alias == alias
     ]
     known = asking | _claimed(alias, processes)
-    strangers = [each for each in sessions.values() if each.pid not in known and each.age >= SETTLED]
+    strangers = [each for each in sessions.values() if _is_strange(each, known)]
     return Server(
         alias=alias,
         joined=joined,
@@ -169,6 +170,14 @@ def server_of(alias: str, processes: Sequence[Process]) -> Server:
         sessions=tuple(sessions.values()),
         held=tuple(held),
         strangers=tuple(sorted(strangers, key=lambda session: -session.age)),
+    )
+
+
+def _is_strange(session: Session, known: set[int]) -> bool:
+    return (
+        session.pid not in known
+        and session.age >= SETTLED
+        and not session.application_name.endswith(probing.APPLICATION)
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -15,11 +16,15 @@ from psycopg import Connection
 
 from ..backends.mixin import PooledDatabaseMixin
 from ..conf import copied
-from ..pool.probing import Answer, Probe, probe_of
+from ..pool.probing import APPLICATION, Answer, Probe, probe_of
 from ..pool.registry import pools
 
 MARGIN = 0.3
 """Seconds of a timeout that are left for everything but the wait, so that the answer is out before it ends."""
+
+
+LONGEST_NAME = 40
+"""Characters of the project's own ``application_name``; the server cuts the whole at 63 bytes."""
 
 
 def patience(timeout: float) -> float:
@@ -112,5 +117,7 @@ def _template(alias: str) -> PooledDatabaseMixin:
 def _connected(template: PooledDatabaseMixin) -> Connection[Any]:
     # Not through get_new_connection(): engines that are combined with this one count connections there.
     params = template._physical_connection_params()
+    given = str(params.get("application_name") or os.environ.get("PGAPPNAME", ""))
+    params["application_name"] = f"{given[:LONGEST_NAME]} {APPLICATION}".strip()
     connection: Connection[Any] = psycopg.connect(**params)  # noqa: DBP101  # the probe has it kept
     return connection

@@ -179,9 +179,7 @@ def _top(view: View, look: Look, age: float, late: bool, every: float, keys: str
     lines = [_spread(line(status, "  ", ("bold", _headline(view))), right, look.width)]
     hint = f"every {every:g} s" + (f", {keys}" if keys else "")
     lines.append(_spread(line(("dim", summary)), ("dim", hint), look.width))
-    for remark in found.remarks[:2]:
-        lines += wrapped(remark, look.width, style="warn")
-    return lines
+    return lines + [line(("warn", remark)) for remark in found.remarks[:2]]
 
 
 def _headline(view: View) -> str:
@@ -323,8 +321,13 @@ def _problem(each: Problem, look: Look, *, with_remedy: bool) -> list[Line]:
 
 
 def _holders(view: View, most: int) -> _Part:
+    heads = ["  held for", "who", "state", "on the server", "backend", "process"]
     rows = [_holder(row) for row in view.holders[:most]]
-    lines = table(("  held for", "who", "state", "on the server", "backend", "process"), rows)
+    if not any(row.on_server is not None for row in view.holders[:most]):  # it was not asked
+        del heads[3]
+        for row in rows:
+            del row[3]
+    lines = table(heads, rows)
     return _Part(line(("bold", "Who holds connections")), lines, view.holders_total, least=4, heads=1)
 
 

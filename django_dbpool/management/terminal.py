@@ -268,7 +268,7 @@ class Screen:
         For so many seconds, or until somebody presses a key, changes the size, or calls ``wake()``.
 
         Returns:
-            the key, or "".
+            the keys, or "".
         """
         watched = [self._wake_out] if self._in is None else [self._wake_out, self._in]
         deadline = monotonic() + timeout
@@ -281,7 +281,7 @@ class Screen:
         typed = os.read(self._in, 64)
         if not typed:
             self._in = None  # it was closed
-        return typed.decode(errors="replace")[:1]
+        return typed.decode(errors="replace")
 
 
 def _terminal_for_keys() -> int | None:

@@ -146,10 +146,10 @@ class Watch:
                     self._draw(screen, reader, view, blocks, began)
                     yield view
                     next_at = (view.read_at if view is not None else began) + self._every
-                    key = screen.wait(min(REDRAW, max(0.05, next_at - monotonic())))
-                    if key in ("q", "Q"):
+                    keys = screen.wait(min(REDRAW, max(0.05, next_at - monotonic())))
+                    if "q" in keys.lower():
                         return
-                    if (key == " " or monotonic() >= next_at) and not reader.busy:
+                    if (" " in keys or monotonic() >= next_at) and not reader.busy:
                         reader.want()
             finally:
                 reader.end()

@@ -71,7 +71,13 @@ COMPLAIN = 60.0
 LOOK = 0.1
 """Seconds between two looks, while the server is waited for, whether the answer is still wanted."""
 
-QUESTION = b"SELECT 1 /* django_dbpool health */"
+QUESTION = b"SELECT 1"
+
+APPLICATION = "django_dbpool-health"
+"""
+How the session's ``application_name`` ends. Processes that have no other work publish nothing, so the fleet would take
+their probes for strangers.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,8 +100,8 @@ def holders(
         alias: of the database; all when empty.
         process: name or instance; all when empty.
         state: of the transaction; or "idle", for all that run no statement, "pinned", or "reserved".
-        sort: "age" (the longest first, our own threads at the end), "process", "who", "alias", "state" or "statements"; with "-" the other way
-            round. Anything else is "age".
+        sort: "age" (the longest first, our own threads at the end), "process", "who", "alias", "state" or
+            "statements"; with "-" the other way round. Anything else is "age".
     """
     words = words_of(q)
     found = [

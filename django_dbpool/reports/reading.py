@@ -17,8 +17,7 @@ from ..conf.engines import is_ours
 from ..core.process import this_process
 from ..fleet import FleetUnavailable, Process, Server, processes, server_of
 from ..fleet.documents import Malformed, parse
-from ..fleet.publisher import recent_use
-from ..fleet.snapshot import snapshot
+from ..fleet.publisher import own_snapshot
 from ..fleet.socket_client import ask_local
 from ..fleet.stores import store_of
 from . import memory
@@ -121,9 +120,8 @@ def remembered() -> Fleet | None:
 
 def own() -> Fleet:
     """This process alone, from its memory: nothing is asked, and nobody is waited for."""
-    document = {**snapshot(), **recent_use()}
     try:
-        found = (parse(document),)
+        found = (parse(own_snapshot()),)
     except Malformed as error:  # a host without a name, or the like
         return Fleet("process", (), time.time(), remarks=(f"This process is not understood: {error}",))
     return Fleet("process", found, time.time())

@@ -81,12 +81,12 @@ def take_all(shop: Shop, photographer: Photographer) -> None:
     with sick(shop):
         for name, path in PAGES.items():
             photographer.take(name, path)
-        photographer.take("confirm", PAGES["holders"], click="[data-action=terminate] >> nth=0")
+        for name, action in (("confirm", "terminate"), ("stack", "stack")):
+            photographer.take(name, PAGES["holders"], click=f"[data-action={action}] >> nth=0")
     shop.end_requests()
-    bearer = {"extra_http_headers": {"Authorization": f"Bearer {TOKEN}"}}
     shop.server.stop("immediate")
     photographer.take("503", PAGES["overview"], status=503)
-    photographer.take("status", STATUS, None, **bearer)
+    photographer.take("status", STATUS, None, extra_http_headers={"Authorization": f"Bearer {TOKEN}"})
 
 
 def main() -> None:

@@ -59,6 +59,13 @@ def test_holders_while_the_pool_is_exhausted(visitors: Any, exhausted: None) -> 
         assert page.locator("tr[data-backend-pid]").count() >= 12
 
 
+def test_log_in_while_the_pool_is_exhausted(visitors: Any, exhausted: None) -> None:
+    """Where the project gives the reserve to the log-in, too, which is the admin's and no page of ours."""
+    with visitors.visit(None) as visitor:
+        visitor.log_in(VIEWER)
+        visitor.open(PAGES["overview"])
+
+
 def test_terminate_while_the_pool_is_exhausted(the_shop: Shop, visitors: Any, exhausted: None) -> None:
     """The dashboard ends what the site suffers from."""
     with visitors.visit(OPERATOR) as visitor:

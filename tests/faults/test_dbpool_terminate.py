@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,17 @@ from django.db import connections, transaction
 from django.test import override_settings
 
 from django_dbpool.acting.idle import IdleSession, end, idle_in_transaction
+from django_dbpool.core.ledger import Holder
 from django_dbpool.fleet import FleetUnavailable, processes
+from django_dbpool.fleet.documents import parse
+from django_dbpool.fleet.snapshot import snapshot
 from django_dbpool.management.subcommands import terminate
 from testproject.postgres import Server, free_port
 from testproject.processes import wait_until
 from tests.faults.conftest import MakeDatabase, StartOther
-from tests.faults.helpers import PATIENCE
+from tests.faults.helpers import PATIENCE, Database
 from tests.faults.others import Other, published, reachable
+from tests.fixtures.pgbouncer import pgbouncer
 from tests.fixtures.pools import alive
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nothing_left", "sockets")]
@@ -119,13 +124,13 @@ def test_dry_run_lists_and_does_nothing(run: Run, connect: Connect, observer: ps
 
 
 def test_nobody_else(run: Run, connect: Connect, observer: psycopg.Connection[Any]) -> None:
-    """Not those that are idle outside of a transaction, or are of another database or role; not its own."""
+    """Not those that are idle outside of a transaction, or are of another database or role; not this process's own."""
     observer.execute("CREATE ROLE terminate_other LOGIN SUPERUSER")
+    mine = Database("default", "", observer)
     try:
         spared = [connect(begin=False), connect(dbname="postgres"), connect(user="terminate_other")]
-        with transaction.atomic(), connections["default"].cursor() as cursor:
-            cursor.execute("SELECT pg_backend_pid()")
-            own = cursor.fetchone()[0]
+        with mine.holding(1) as (held,), transaction.atomic():
+            own = mine.backend()
             victims = [connect(), connect()]
             with pytest.raises(psycopg.errors.SyntaxError):
                 victims[1].execute("SELEC")  # a failed transaction holds as much
@@ -134,7 +139,7 @@ def test_nobody_else(run: Run, connect: Connect, observer: psycopg.Connection[An
             ended = [(each["pid"], each["acted"]["outcome"]) for each in json.loads(out)["sessions"]]
             assert sorted(ended) == sorted((conn.info.backend_pid, "done") for conn in victims)
             assert code == 0
-            assert all(alive(observer, pid) for pid in (own, *(conn.info.backend_pid for conn in spared)))
+            assert all(alive(observer, pid) for pid in (held, own, *(conn.info.backend_pid for conn in spared)))
         for conn in spared:
             conn.close()
     finally:
@@ -159,6 +164,29 @@ def test_one_that_has_worked_meanwhile_is_spared(connect: Connect, observer: psy
         acted = end(listed[conn.info.backend_pid], actor="test")
         assert (acted.outcome, acted.way) == ("already over", "server")
         assert conn.execute("SELECT 3").fetchone() == (3,)
+
+
+@pytest.mark.ci
+def test_behind_a_pooler_nobody_is_taken_for_another(
+    make_database: MakeDatabase, session_server: Server, connect: Connect, observer: psycopg.Connection[Any]
+) -> None:
+    """The process ids of holders are the pooler's: one that is a session's, too, is no proof of anything."""
+    with pgbouncer(session_server) as front:
+        name = connections["default"].settings_dict["NAME"]
+        database = make_database(front, NAME=name)
+        conn = connect()
+        waited(conn)
+        pid = conn.info.backend_pid
+        holder = Holder(database.alias, pid, "t", 1, "GET /innocent/", 60.0, None, "idle in transaction", generation=1)
+        process = replace(parse(snapshot()), holders=(holder,))
+        (listed,) = idle_in_transaction("default", 1, [process])
+        assert listed.holder is None, "of another server"
+        (listed,) = idle_in_transaction(database.alias, 1, [process])
+        assert (listed.pid, listed.process, listed.holder) == (pid, None, None)
+        acted = end(listed, actor="test")
+        assert (acted.outcome, acted.way) == ("done", "server")
+        assert wait_until(lambda: not alive(observer, pid), PATIENCE)
+        connections[database.alias].close_pool()
 
 
 # -- those of the fleet -----------------------------------------------------------------------------------------------
@@ -228,6 +256,27 @@ def test_its_process_is_frozen(holder: tuple[Other, int], observer: psycopg.Conn
     assert other.go_on()["ended"] == "ConnectionLost"
 
 
+def test_interrupted_between_two(
+    run: Run, connect: Connect, observer: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says how far it has come."""
+    conns = [connect(), connect(), connect()]
+    waited(*conns)
+    ended: list[int] = []
+
+    def interrupted(session: IdleSession, **arguments: Any) -> Any:
+        if ended:
+            raise KeyboardInterrupt
+        ended.append(session.pid)
+        return end(session, **arguments)
+
+    monkeypatch.setattr(terminate, "end", interrupted)
+    code, _, err = run("--yes")
+    assert code == 130
+    assert err.endswith(" was ended is not known; 1 session left alone.\n")
+    assert [alive(observer, conn.info.backend_pid) for conn in conns].count(True) >= 2
+
+
 # -- what can't be asked ----------------------------------------------------------------------------------------------
 
 
@@ -259,7 +308,7 @@ def test_what_processes_say_where_the_server_is_away(
 def test_wrong_usage(run: Run) -> None:
     code, out, err = run("--using", "nowhere")
     assert (code, out) == (2, "")
-    assert err.startswith("No database of this engine: nowhere. There are: default")
+    assert "no database of this engine is called 'nowhere'; there are: default" in err
     code, _, err = run("--yes", "--dry-run")
     assert code == 2 and "not allowed with" in err
     code, _, err = run(older_than="soon")

@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from time import monotonic
 from typing import Any
 
@@ -18,8 +18,11 @@ from django.utils.connection import ConnectionDoesNotExist
 
 import django_dbpool
 from django_dbpool import health
+from django_dbpool.fleet import server as fleet_server
 from django_dbpool.health import readiness
+from django_dbpool.health.asking import _connect_to
 from django_dbpool.pool import dedicated, probing, registry, stopping
+from django_dbpool.pool.entry import PoolEntry
 from testproject.postgres import EmbeddedServer, Server
 from testproject.processes import wait_until
 from tests.faults.helpers import PATIENCE, Child, Database, Task
@@ -54,6 +57,13 @@ def row(found: health.Ready, database: Database) -> health.DatabaseReady:
     return next(each for each in found.databases if each.alias == database.alias)
 
 
+def backends(database: Database) -> set[int]:
+    """The probe's sessions on the server, in whatever process of ours."""
+    sql = "SELECT pid FROM pg_stat_activity WHERE application_name = %s"
+    name = f"{database.application} django_dbpool-health"
+    return {pid for (pid,) in database.observer.execute(sql, [name])}
+
+
 def asked(database: Database) -> int:
     probe = probing._probes.get(database.alias)
     return 0 if probe is None else probe.asked
@@ -65,12 +75,31 @@ def asked(database: Database) -> int:
 def test_ready(database: Database) -> None:
     found = of(database)
     assert (found.ok, found.code) == (True, "ok")
-    assert database.backends() == set(dedicated.dedicated_backends()[database.alias])
+    assert backends(database) == set(dedicated.dedicated_backends()[database.alias])
     assert database.pool.snapshot().size == 0, "it is nobody's of the pool"
     (again,) = (each for each in health.ready().databases if each.alias == database.alias)
     assert asked(database) == 1
     assert again.age is not None and again.age < PATIENCE
     json.dumps(health.ready().to_json(), allow_nan=False)
+
+
+def test_probes_of_others_are_no_strangers(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of processes that have no other work, and so publish nothing that the fleet could know them by."""
+    monkeypatch.setattr(fleet_server, "SETTLED", 0.0)
+    with closing(_connect_to(database.alias)()) as connection:
+        strangers = {each.pid for each in fleet_server.server_of(database.alias, ()).strangers}
+        assert database.observer.info.backend_pid in strangers
+        assert connection.info.backend_pid not in strangers
+
+
+def test_the_name_of_a_session_is_cut(make_database: MakeDatabase) -> None:
+    """In front, so that the end says what it is."""
+    database = make_database(OPTIONS={"application_name": "x" * 80})
+    assert of(database).ok
+    sql = "SELECT application_name FROM pg_stat_activity WHERE pid = %s"
+    (pid,) = dedicated.dedicated_backends()[database.alias]
+    row = database.observer.execute(sql, [pid]).fetchone()
+    assert row == (f"{'x' * 40} django_dbpool-health",)
 
 
 def test_an_exhausted_pool_is_ready(make_database: MakeDatabase) -> None:
@@ -145,9 +174,9 @@ def test_shutdown(database: Database) -> None:
             assert (found.ok, found.status, row(found, database).code) == (False, "shutting_down", "shutting_down")
             assert health.connectivity(database.alias).code == "shutting_down"
         assert wait_until(lambda: not dedicated.dedicated_backends().get(database.alias), PATIENCE)
-        assert wait_until(lambda: not database.backends(), PATIENCE)
+        assert wait_until(lambda: not backends(database), PATIENCE)
         assert health.ready(fresh=True).status == "shutting_down"
-        assert not database.backends(), "a process that ends opens nothing"
+        assert not backends(database), "a process that ends opens nothing"
     finally:
         stopping.resume()
     assert of(database).ok
@@ -156,8 +185,9 @@ def test_shutdown(database: Database) -> None:
 def test_closing_a_pool_closes_its_probe(database: Database) -> None:
     """Else DROP DATABASE fails after the last test."""
     assert of(database).ok
+    assert backends(database)
     database.connection.close_pool()
-    assert wait_until(lambda: not database.backends(), PATIENCE)
+    assert wait_until(lambda: not backends(database), PATIENCE)
     assert of(database).ok
 
 
@@ -202,6 +232,17 @@ def test_black_hole(proxy: Proxy, make_database: MakeDatabase) -> None:
     finally:
         proxy.start()
     assert wait_until(lambda: of(database).ok, PATIENCE)
+
+
+def test_a_connection_that_was_reset(
+    proxy: Proxy, make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the very moment in which it is used."""
+    database = make_database(HOST=proxy.host, PORT=str(proxy.port))
+    assert of(database).ok
+    monkeypatch.setattr(PoolEntry, "suspicious", lambda self: False)
+    proxy.drop()
+    assert of(database).ok
 
 
 def test_a_full_server(make_database: MakeDatabase, session_server: Server) -> None:
@@ -312,7 +353,7 @@ def test_without_a_pool(make_database: MakeDatabase) -> None:
 
 def test_fork(database: Database) -> None:
     assert of(database).ok
-    (pid,) = database.backends()
+    (pid,) = backends(database)
 
     def ask() -> tuple[str, list[int]]:
         code = of(database).code
@@ -338,7 +379,12 @@ def test_no_more_threads(database: Database, monkeypatch: pytest.MonkeyPatch) ->
 # -- event loops ---------------------------------------------------------------------------------------------
 
 
-def test_the_event_loop_goes_on(server: EmbeddedServer, make_database: MakeDatabase) -> None:
+def test_the_event_loop_goes_on(
+    server: EmbeddedServer,
+    make_database: MakeDatabase,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """While a frozen server is waited for, and every thread of the loop's executor as well."""
     database = make_database(server)
     release = threading.Event()
@@ -356,6 +402,13 @@ def test_the_event_loop_goes_on(server: EmbeddedServer, make_database: MakeDatab
         blocked = loop.run_in_executor(None, release.wait, PATIENCE)
         ticking = asyncio.create_task(tick())
         try:
+            with monkeypatch.context() as patch:
+                patch.setattr(readiness, "TIMEOUT", PATIENCE)
+                found = await health.aready(fresh=True)
+            assert row(found, database).ok
+            assert found.seconds < PATIENCE / 2, "it has waited for a thread"
+            probing.close(timeout=PATIENCE)
+            server.freeze()
             return await asyncio.gather(health.aready(fresh=True), health.aconnectivity(database.alias))
         finally:
             release.set()
@@ -364,7 +417,6 @@ def test_the_event_loop_goes_on(server: EmbeddedServer, make_database: MakeDatab
             with suppress(asyncio.CancelledError):
                 await ticking
 
-    server.freeze()
     try:
         ready, found = asyncio.run(main())
     finally:
@@ -373,6 +425,8 @@ def test_the_event_loop_goes_on(server: EmbeddedServer, make_database: MakeDatab
     assert ticks > 5
     # The loop has ended in which the answer was waited for; that is nobody's error.
     assert wait_until(lambda: of(database).ok, PATIENCE)
+    probing.close(timeout=PATIENCE)  # its thread has told everybody
+    assert not [record for record in caplog.records if record.name == "concurrent.futures"]
 
 
 def test_cancelled_while_waiting(server: EmbeddedServer, make_database: MakeDatabase) -> None:

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from django_dbpool.pool import dedicated, probing
+from django_dbpool.pool.entry import PoolEntry
 from django_dbpool.pool.probing import Answer, Probe
 from testproject.postgres import Server
 from testproject.processes import wait_until
@@ -166,7 +167,7 @@ def test_an_interrupt_while_the_thread_starts(make_probe: MakeProbe, monkeypatch
     assert probe.wait(PATIENCE, fresh=True).ok
 
 
-@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, MemoryError], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt], ids=lambda kind: kind.__name__)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_dies(make_probe: MakeProbe, connecting: Connecting, error: type[BaseException]) -> None:
     """In the middle of a question: who waits is told, and the next question is asked by another thread."""
@@ -176,9 +177,20 @@ def test_a_thread_that_dies(make_probe: MakeProbe, connecting: Connecting, error
         raise error
 
     connecting.instead = die
-    assert not probe.wait(PATIENCE).ok
+    assert probe.wait(PATIENCE).code == "unreachable"
     connecting.instead = None
     assert probe.wait(PATIENCE, fresh=True).ok
+
+
+def test_a_thread_that_ends_without_a_word(make_probe: MakeProbe, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = make_probe()
+    with monkeypatch.context() as patch:
+        patch.setattr(Probe, "_run", lambda self: None)
+        flight = probe.answer()
+        assert isinstance(flight, Future)
+        assert wait_until(lambda: not threads(), PATIENCE)
+    assert probe.wait(PATIENCE, fresh=True).ok
+    assert flight.result(PATIENCE).code == "no_thread", "who has been waiting is told"
 
 
 def test_the_end_of_interest(make_probe: MakeProbe, observer: psycopg.Connection[Any]) -> None:
@@ -194,8 +206,11 @@ def test_the_end_of_interest(make_probe: MakeProbe, observer: psycopg.Connection
 def test_questions_at_the_end_of_interest(make_probe: MakeProbe) -> None:
     """Each comes when the thread is about to end, or has just ended."""
     probe = make_probe(linger=0.0)
-    for _ in range(50):
-        assert probe.wait(PATIENCE, fresh=True).ok
+
+    def ask() -> set[str]:
+        return {probe.wait(PATIENCE, fresh=True).code for _ in range(50)}
+
+    assert [task.result() for task in [Task(ask) for _ in range(3)]] == [{"ok"}] * 3
 
 
 def test_one_connection_for_many_questions(make_probe: MakeProbe, observer: psycopg.Connection[Any]) -> None:
@@ -211,11 +226,14 @@ def test_one_connection_for_many_questions(make_probe: MakeProbe, observer: psyc
     assert wait_until(lambda: backends(observer) not in ([], [pid]), PATIENCE)
 
 
+@pytest.mark.parametrize("seen", [True, False], ids=["before", "while asking"])
 def test_a_connection_that_was_killed_says_nothing_of_the_server(
-    make_probe: MakeProbe, observer: psycopg.Connection[Any]
+    make_probe: MakeProbe, observer: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch, *, seen: bool
 ) -> None:
     probe = make_probe()
     assert probe.wait(PATIENCE).ok
+    if not seen:
+        monkeypatch.setattr(PoolEntry, "suspicious", lambda self: False)
     (pid,) = backends(observer)
     observer.execute("SELECT pg_terminate_backend(%s)", [pid])
     assert probe.wait(PATIENCE, fresh=True).ok

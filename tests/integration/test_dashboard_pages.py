@@ -276,7 +276,7 @@ def test_statements_and_alerts(operator: Client) -> None:
 def test_advice_has_settings_to_copy(operator: Client) -> None:
     page = get(operator, "advice")
     assert 'DATABASES["default"]["POOL"]' in page.text
-    assert page.having(data_paste=None) or any("data-paste" in given for _, given in page.tags)
+    assert any("data-paste" in given for _, given in page.tags)
 
 
 def test_parts_of_the_live_script_are_where_it_looks(operator: Client) -> None:
@@ -289,10 +289,6 @@ def test_parts_of_the_live_script_are_where_it_looks(operator: Client) -> None:
     for name in ("holders", "processes", "operations", "statements", "alerts"):
         page = get(operator, name)
         assert any("data-live-keep" in given and tag == "form" for tag, given in page.tags)
-    with CaptureQueriesContext(connections["default"]):
-        answer = operator.get(url(), headers={"X-DBPool-Live": "1"})
-    assert b'id="nav-sidebar"' not in answer.content
-    assert b"data-live" in answer.content
 
 
 # -- where numbers come from ----------------------------------------------------------------------------------------

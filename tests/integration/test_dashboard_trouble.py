@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.db import connections
 from django.test import Client, override_settings
 from django.test.utils import CaptureQueriesContext
@@ -71,8 +72,23 @@ def test_pages_and_actions_work_while_the_pool_is_exhausted(
         assert time.monotonic() - began < 10 * timeout, "nobody has waited for an ordinary connection"
 
 
+def test_operators_can_log_in_while_the_pool_is_exhausted(
+    operator: Client, request: pytest.FixtureRequest, client: Client
+) -> None:
+    """Where their log-in has the reserve: the user is found, the session is made, and it is saved behind the view."""
+    User.objects.create_superuser("root", password="a password")
+    request.getfixturevalue("exhausted")
+    with site():
+        form = {"username": "root", "password": "a password", "next": url("changelist", "operators")}
+        for address, status in (("/operators/login/", 302), ("/admin/login/", 503)):
+            client.raise_request_exception = False
+            assert client.post(address, form).status_code == status
+            connections["default"].close()
+        assert client.get(url("changelist", "operators")).status_code == 200
+
+
 def test_large_fleet_is_a_quick_and_small_page(operator: Client) -> None:
-    """200 processes, 5,000 holders: less than half a second of the server's, less than 300 KB, as many queries as of one."""
+    """200 processes, 5,000 holders: less than half a second, less than 300 KB, as many queries as of one process."""
     queries: dict[tuple[int, str], int] = {}
     with site():
         for number in (1, 200):

@@ -13,15 +13,16 @@ import psycopg
 import pytest
 from django.core.management import ManagementUtility
 from django.core.signals import request_finished, request_started
-from django.db import Error, connections, transaction
+from django.db import Error, connections
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
-from django_dbpool import reports, server_counts
+from django_dbpool import reports, server_counts, transaction
 from django_dbpool.alerts import service
 from django_dbpool.backends import sampler
 from django_dbpool.core.process import this_process
-from django_dbpool.fleet import snapshot, socket_server
+from django_dbpool.core.tally import tallies
+from django_dbpool.fleet import publisher, snapshot, socket_server, verbs
 from django_dbpool.fleet.snapshot import LARGEST, _sections, encoded
 from django_dbpool.fleet.table import TableStore
 from django_dbpool.operations import track_operation
@@ -191,10 +192,12 @@ def test_this_process_alone_needs_no_database_and_no_thread(
     assert wait_until(lambda: connections[alias].pool.snapshot().waiting == 1, PATIENCE)
     proxy.blackhole()
     try:
+        leases = {name: tally.leases()[0] for name, tally in tallies().items()}
         began = thread_time()
         found = reports.own()
         whole = reports.overview(found)
         assert thread_time() - began < 1
+        assert {name: tally.leases()[0] for name, tally in tallies().items()} == leases, "nobody is asked"
         assert (found.source, found.remarks, len(found.processes)) == ("process", (), 1)
         database = own_pool(found, alias)
         assert (database.active, database.max, database.waiting) == (1, 1, 1)
@@ -205,6 +208,31 @@ def test_this_process_alone_needs_no_database_and_no_thread(
         proxy.start()
     holding(connections.close_all)
     assert caller.result(PATIENCE)
+
+
+def test_the_reserve_is_apart(alias: str, make_worker: Callable[[], Worker]) -> None:
+    for _ in range(2):
+        make_worker()(hold, alias)
+    with transaction.reserved(), transaction.atomic(using=alias):
+        backend(alias)
+        database = own_pool(reports.own(), alias)
+        codes = {problem.code for problem in reports.problems(reports.own()) if problem.alias == alias}
+    assert (database.active, database.max, database.reserve, database.reserve_used) == (3, 2, 1, 1)
+    assert database.utilization_percent == 100.0
+    assert codes == {"pool-full", "reserve-full"}
+    assert own_pool(reports.own(), alias).reserve_used == 0
+
+
+def test_the_last_minutes_are_told_without_the_store(alias: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the socket, and to this process itself."""
+    backend(alias)
+    mine = publisher.Publisher(TableStore(alias), interval=5, expire=30)
+    monkeypatch.setattr(publisher, "_publisher", mine)
+    with transaction.atomic(using=alias):
+        backend(alias)
+        mine.ring.sample([connections[alias].pool.snapshot()])
+    assert own_pool(reports.own(), alias).series.active[-1] == 1
+    assert verbs.status()["series"]["pools"][alias]["in_use"] == [1]
 
 
 # -- what this process remembers ----------------------------------------------------------------------------------
@@ -284,14 +312,17 @@ def test_alerts_that_are_over_stay_for_a_while(alias: str, monkeypatch: pytest.M
 
 
 def test_what_was_counted_lately(alias: str) -> None:
-    """More than a quarter of an hour ago 3 leases, since then 2; and of another alias nothing before."""
+    """More than a quarter of an hour ago 3 leases, since then 2."""
     clock = Clock()
     counter = recent.Recent(clock)
-    for _ in range(3):
+    execute(alias, "SELECT 1")
+    counter.sample()
+    clock.advance(60)
+    for _ in range(2):
         execute(alias, "SELECT 1")
     counter.sample()
     clock.advance(recent.SPAN - 1)
-    assert counter.to_json()[alias]["leases"] == 3, "it began within the quarter"
+    assert counter.to_json()[alias]["leases"] == 2, "one was 60 s earlier"
     clock.advance(2)
     assert counter.to_json()[alias]["leases"] == 0
     execute(alias, "SELECT 1")
@@ -303,7 +334,16 @@ def test_what_was_counted_lately(alias: str) -> None:
     assert (told["leases"], told["seconds"]) == (2, recent.SPAN)
     assert told["use"]["count"] == 2
     assert sum(told["use"]["counts"][4:]) == 1
-    assert counter.to_json().keys() >= {alias}
+    assert recent.Recent(clock).to_json()[alias]["leases"] == 5, "whoever begins to count knows of no time before"
+
+
+def test_a_child_has_counted_nothing(alias: str) -> None:
+    backend(alias)
+    recent.sample()
+    mine = recent.section()
+    assert mine is not None
+    assert mine[alias]["leases"] >= 1
+    assert Child(recent.section).result() is None
 
 
 def test_samples_are_few() -> None:

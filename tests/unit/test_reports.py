@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.test import override_settings
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from django_dbpool import reports
+from django_dbpool.core.advice import Measured
 from django_dbpool.core.tally import BOUNDS
 from django_dbpool.fleet import Process
 from django_dbpool.fleet.documents import Malformed, parse
@@ -126,6 +128,8 @@ def test_series_are_added_by_age() -> None:
     assert series.ago[-1] == 0
     by_age = dict(zip(series.ago, series.active, strict=True))
     assert {age: value for age, value in by_age.items() if value} == {0: 2, 10: 5, 20: 1, 100: 2, 110: 5, 120: 1}
+    total.add([1], {"in_use": [4]}, age=100.0, lived=0.0, size=0)
+    assert dict(zip(total.series().ago, total.series().active, strict=True))[100] == 6
     assert dict(zip(series.ago, series.waiting, strict=True))[100] == 3
     assert set(series.max) == {12}
 
@@ -170,6 +174,8 @@ def test_durations_are_those_of_the_last_minutes_where_they_are_told() -> None:
     (found,) = reports.databases(fleet(process(pools=[pool(measures=ever)], sections={"recent": {"default": recent}})))
     assert (found.leases, found.recent_activity, found.recent_refused, found.window) == (1000, 7, 3, 600.0)
     assert (found.waits.p99, found.waits.count, found.response_time_ms) == (0.001, 7, 5.0)
+    silent = process(age=1000.0, state="idle", pools=[pool(measures=ever)], sections={"recent": {"default": recent}})
+    assert reports.databases(fleet(silent))[0].recent_activity is None, "its last quarter of an hour was another one"
 
 
 def test_what_one_that_is_idle_has_said_of_circuits_and_servers_is_forgotten() -> None:
@@ -351,6 +357,20 @@ def test_alerts_that_are_so_come_first() -> None:
     over = reports.alerts(found, active=False).items[0]
     assert (over.seconds, over.until, over.active) == (60.0, NOW + 60, False)
     assert reports.alerts(found, severity="critical").total == 1
+
+
+def test_advice_is_that_of_the_command() -> None:
+    load = Measured(seconds=900, leases=90_000, hold=0.05, load=5.0, usual_load=5.0, peak_load=14.0, most=20)
+    found = fleet(process(), process(1, sections={"load": {"default": load.to_json()}}))
+    (report,) = [each for each in reports.advice(found) if each.alias == "default"]
+    assert report.basis == (
+        "Measured by 1 process (fleet); the busiest, web-1:101: 90000 leases in 15 min, 0 timeouts."
+    )
+    assert report.changes["max_size"] > 14
+    assert all(f'"{key}"' in report.paste for key in report.changes)
+    assert {item.setting for item in report.advice} >= set(report.changes)
+    with override_settings(DBPOOL={"no such key": 1}):
+        assert reports.advice(found) == (), "the check names the fault"
 
 
 # -- whatever is said ---------------------------------------------------------------------------------------------

@@ -181,6 +181,33 @@ def test_one_thing_in_many_processes_is_one_problem() -> None:
     assert found["held-idle"].since == NOW - 24
 
 
+def test_many_that_wait_for_one_lock_are_one_problem() -> None:
+    crowd = [process(number, holders=[holder(backend_pid=20 + number)]) for number in range(8)]
+    held = tuple(
+        HeldSession(
+            each,
+            each.holders[0],
+            session(20 + number, waits_for="Lock: tuple", state_age=11.0 + number, blocked_by=(99 if number else 98,)),
+        )
+        for number, each in enumerate(crowd)
+    )
+    first, second = reports.problems(fleet(*crowd, servers=(server(held=held),)))
+    assert (first.processes, second.processes) == (1, 7)
+    assert "a/<int:pk>/ (7 of them) have been waiting" in second.text
+    assert "for up to 18 s, held by backend 99." in second.text
+
+
+def test_errors_come_first_whatever_they_are() -> None:
+    found = reports.problems(
+        fleet(process(pools=[pool(reserve_in_use=1)], sections={"alerts": [alert("route_load"), alert("timeouts")]}))
+    )
+    assert [(each.code, each.severity) for each in found] == [
+        ("timeouts", "error"),
+        ("route-load", "error"),
+        ("reserve-full", "warning"),
+    ]
+
+
 def test_when_a_circuit_has_opened_is_told() -> None:
     steps = [
         {"ago": 300.0, "before": "closed", "after": "open", "reason": ""},

@@ -79,9 +79,15 @@ class Subcommand(subcommand.Subcommand):
     help = "Proposes sizes and time limits from what the running processes have measured."
     description = (
         "Asks the fleet, else the processes of this host, for their load, and each server on a connection of its own "
-        "for its limits; nothing is changed. Where nothing was measured it says what is usual. Exit code 0: nothing to "
-        "change; 1: something is; 2: wrong usage or settings. docs/advice.md of the sources has the arithmetic."
+        "for its limits; nothing is changed. Where nothing was measured it says what is usual. docs/advice.md of the "
+        "sources has the arithmetic."
     )
+    examples = (
+        ("advise", "for all databases, from what was measured"),
+        ("advise --using default --processes 12", "as if twelve processes ran"),
+        ("advise --static", "from settings alone"),
+    )
+    exit_codes = {0: "nothing to change", 1: "something is", 2: "wrong usage or settings"}
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:

@@ -19,7 +19,7 @@ from ...conf.engines import is_ours
 from ...fleet import FleetUnavailable, Process, processes
 from ...fleet.documents import Malformed, parse
 from ...fleet.socket_client import local_processes
-from .. import subcommand
+from .. import arguments, subcommand
 
 NOTHING_LEFT, SOME_LEFT, UNKNOWN = 0, 1, 2
 
@@ -41,9 +41,19 @@ class Subcommand(subcommand.Subcommand):
     description = (
         "Only sessions of this project's role in its databases, never others' and never replication. A session of a "
         "process of the project is ended through that process, any other on the server; each only if it has executed "
-        "nothing since it was listed. Exit code 0: there is none, or all were ended; 1: there are some and they were "
-        "not ended; 2: a server can't be asked, or wrong usage or settings."
+        "nothing since it was listed. Explained in docs/commands.md of the sources."
     )
+    examples = (
+        ("terminate", "idle in a transaction for more than five minutes: lists them, then asks"),
+        ("terminate --older-than 30s --using default", "the same for 30 seconds, in one database"),
+        ("terminate --older-than 1h --yes", "for cron: ends them without a question"),
+        ("terminate --json", "for programs: lists them"),
+    )
+    exit_codes = {
+        NOTHING_LEFT: "there is none, or all were ended",
+        SOME_LEFT: "there are some, and they were not ended: nobody has confirmed it, or the output says why",
+        UNKNOWN: "a server can't be asked; or wrong usage or settings",
+    }
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
@@ -54,7 +64,9 @@ class Subcommand(subcommand.Subcommand):
             metavar="TIME",
             help="Idle in the transaction for longer than this: 90, 90s, 5min, 2h. Default: 5min.",
         )
-        parser.add_argument("--using", metavar="ALIAS", help="Only in this database. Default: all with this engine.")
+        parser.add_argument(
+            "--using", type=arguments.alias, metavar="ALIAS", help="Only in this database. Default: all of this engine."
+        )
         how = parser.add_mutually_exclusive_group()
         how.add_argument("--yes", action="store_true", help="Don't ask, end them.")
         how.add_argument("--dry-run", action="store_true", help="Don't ask, only list them.")
@@ -73,9 +85,6 @@ class Subcommand(subcommand.Subcommand):
         **_: object,
     ) -> int:
         ours = [alias for alias in connections if is_ours(connections.settings[alias].get("ENGINE"))]
-        if using is not None and using not in ours:
-            self.stderr.write(f"No database of this engine: {using}. There are: {', '.join(ours) or 'none'}.")
-            return UNKNOWN
         remarks: list[str] = []
         known = _processes(remarks)
         found, unasked = _sessions(ours if using is None else [using], older_than, known, remarks)
@@ -99,9 +108,14 @@ class Subcommand(subcommand.Subcommand):
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     def _end(self, found: Sequence[IdleSession], *, quiet: bool) -> list[Acted]:
-        ended = []
+        ended: list[Acted] = []
         for session in found:
-            acted = end(session, actor=_actor())
+            try:
+                acted = end(session, actor=_actor())
+            except KeyboardInterrupt:
+                left = len(found) - len(ended) - 1
+                self.stderr.write(f"Whether backend {session.pid} was ended is not known; {_counted(left)} left alone.")
+                raise
             ended.append(acted)
             if not quiet:
                 style = self.style.SUCCESS if _is_over(acted) else self.style.ERROR

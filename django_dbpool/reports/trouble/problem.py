@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from ...core.ledger import Holder
 from ...fleet import Process
-from ..culprits import kind_of_thread
+from ..culprits import duration, kind_of_thread
+
+__all__ = ["Problem", "Severity", "about", "counted", "duration", "listing", "who"]
 
 Severity = Literal["error", "warning"]
 
@@ -51,7 +53,7 @@ def about(
     alias: str | None = None,
     since: float | None = None,
 ) -> Problem:
-    """A problem that these processes have, named before the text."""
+    """A problem that these processes have, named before the text; of many their number, and behind it some names."""
     names = list({process.identity.instance: process.name for process in those}.values())
     single = names[0] if len(names) == 1 else None
     return Problem(code, severity, f"{listing(names)}: {text}", remedy, single, alias, since, len(names))
@@ -67,14 +69,6 @@ def listing(names: Sequence[str]) -> str:
 
 def counted(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
-
-
-def duration(seconds: float) -> str:
-    """As people say it: 4.2 s, 41 s, 12 min, 3 h."""
-    if seconds < 120:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} h"
 
 
 def who(holder: Holder) -> str:

@@ -116,6 +116,11 @@ _SAME = {
 """By code of an alert: what says the same of this moment."""
 
 
+def code_of_rule(rule: str) -> str:
+    """Of the problem that an alert of this rule is."""
+    return _CODES_OF_RULES.get(rule, rule.replace("_", "-"))
+
+
 def is_told(problem: Problem, known: set[tuple[str, str | None]]) -> bool:
     """Whether what an alert says is among these codes and databases."""
     return any((code, problem.alias) in known for code in _SAME.get(problem.code, (problem.code,)))
@@ -135,7 +140,7 @@ def of_alerts(current: Sequence[Process]) -> Iterator[Problem]:
         held = ", ".join(alert.texts("holders"))
         yield about(
             [process, *(each for each, _ in those)],
-            _CODES_OF_RULES.get(rule, rule.replace("_", "-")),
+            code_of_rule(rule),
             "error" if alert.text("severity") == "critical" else "warning",
             f"database {alias!r}: {alert.text('text')}" + (f" Held by {held}." if held else ""),
             alert.text("todo"),

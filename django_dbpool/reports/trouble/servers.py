@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...core.words import one_line
-from ...fleet import Server
+from ...fleet import HeldSession, Server
 from ..counts import server_counts
 from ..limits import Limits
 from ..reading import Fleet
@@ -48,23 +48,29 @@ def _of_room(alias: str, taken: int, most: int) -> Iterator[Problem]:
 
 
 def _of_blocked(fleet: Fleet, server: Server) -> Iterator[Problem]:
+    """One for each route or task and who has its locks, however many of it wait."""
+    groups: dict[tuple[str, tuple[int, ...]], list[tuple[float, HeldSession]]] = {}
     for each in server.held:
         session = each.session
-        waits = session.state_age if session is not None and (session.waits_for or "").startswith("Lock:") else None
-        if session is None or waits is None or waits < BLOCKED_LONG:
-            continue
-        blockers = [_named(server, pid) for pid in session.blocked_by]
-        by = f", held by {listing(blockers)}" if blockers else ""
+        if session is not None and (session.waits_for or "").startswith("Lock:"):
+            seconds = session.state_age or 0.0
+            if seconds >= BLOCKED_LONG:
+                groups.setdefault((who(each.holder), session.blocked_by), []).append((seconds, each))
+    for (name, blockers), those in groups.items():
+        longest = max(seconds for seconds, _ in those)
+        by = f", held by {listing([_named(server, pid) for pid in blockers])}" if blockers else ""
+        many = "has" if len(those) == 1 else f"({len(those)} of them) have"
+        up_to = "" if len(those) == 1 else "up to "
         yield about(
-            [each.process],
+            [each.process for _, each in those],
             "blocked",
             "warning",
-            f"{one_line(who(each.holder), 100)} has been waiting for a lock in database {server.alias!r} for "
-            f"{duration(waits)}{by}.",
+            f"{one_line(name, 100)} {many} been waiting for a lock in database {server.alias!r} for "
+            f"{up_to}{duration(longest)}{by}.",
             "End who holds the lock, if that may be: on page Holders, or with `SELECT pg_terminate_backend(...)` where "
-            f"it is nobody's. `SELECT pg_blocking_pids({session.pid})` names its backend.",
+            f"it is nobody's. `SELECT pg_blocking_pids({those[0][1].holder.backend_pid})` names its backend.",
             alias=server.alias,
-            since=fleet.at - waits,
+            since=fleet.at - longest,
         )
 
 
