@@ -83,8 +83,8 @@ class Visitor:
         assert answer is not None and answer.status == status, f"{path}: {answer and answer.status}"
         return self.page
 
-    def log_in(self, person: Person) -> None:
-        self.open("/admin/login/")
+    def log_in(self, person: Person, then: str = "/admin/") -> None:
+        self.open(f"/admin/login/?next={then}")
         self.page.fill("#id_username", person.name)
         self.page.fill("#id_password", PASSWORD)
         self.page.press("#id_password", "Enter")

@@ -62,8 +62,8 @@ def test_holders_while_the_pool_is_exhausted(visitors: Any, exhausted: None) -> 
 def test_log_in_while_the_pool_is_exhausted(visitors: Any, exhausted: None) -> None:
     """Where the project gives the reserve to the log-in, too, which is the admin's and no page of ours."""
     with visitors.visit(None) as visitor:
-        visitor.log_in(VIEWER)
-        visitor.open(PAGES["overview"])
+        visitor.log_in(VIEWER, PAGES["overview"])
+        assert visitor.page.get_attribute("#dbpool", "data-page") == "overview"
 
 
 def test_terminate_while_the_pool_is_exhausted(the_shop: Shop, visitors: Any, exhausted: None) -> None:
