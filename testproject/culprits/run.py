@@ -97,12 +97,16 @@ class Stage:
             self._wait(connection, stuck=False, lasting=GONE_FOR, tick=tick)
         return time.monotonic() - GONE_FOR - self.planted
 
+    def is_stuck(self) -> bool:
+        """Whether somebody sits in a transaction now."""
+        with closing(self.server.connect(dbname="template1")) as connection:
+            return _is_stuck(connection)
+
     def _wait(self, connection: psycopg.Connection[Any], *, stuck: bool, lasting: float, tick: Any) -> None:
         since = None
         while True:
             now = time.monotonic()
-            row = connection.execute(_STUCK).fetchone()
-            if row is not None and bool(row[0]) is stuck:
+            if _is_stuck(connection) is stuck:
                 since = now if since is None else since
                 if now - since >= lasting:
                     return
@@ -110,6 +114,11 @@ class Stage:
                 since = None
             tick(now - self.planted)
             time.sleep(0.25)
+
+
+def _is_stuck(connection: psycopg.Connection[Any]) -> bool:
+    row = connection.execute(_STUCK).fetchone()
+    return row is not None and bool(row[0])
 
 
 def _site(env: Mapping[str, str], port: int) -> Site:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from argparse import SUPPRESS
@@ -14,6 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.management.color import no_style
 
+from ...conf import management_command
 from .. import subcommands
 from ..subcommand import CODES, INTERRUPTED, READER_GONE, HelpFormatter, Subcommand, codes_of, examples_of
 
@@ -87,6 +89,9 @@ class Command(BaseCommand):
     def handle(self, *args: Any, subcommand: str, **options: Any) -> None:
         if not (self._coloured or self.stdout.isatty()):
             self.style = no_style()  # Django has looked at sys.stdout, not at what it was given
+        if management_command() == "dbpool":
+            # What it does is said by itself. A project that logs somewhere has it there, too.
+            logging.getLogger("django_dbpool.commands").addHandler(logging.NullHandler())
         try:
             code = found()[subcommand](self).run(**options)
             self.stdout.flush()
