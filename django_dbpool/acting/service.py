@@ -130,8 +130,11 @@ class _Attempt:
             self._run()
 
     def outcome(self) -> tuple[Answer, list[str]]:
-        if self._thread.ident is not None:
-            self._thread.join(self._order.left() + GRACE)
+        try:
+            if self._thread.ident is not None:
+                self._thread.join(self._order.left() + GRACE)
+        finally:
+            self._order.given_up.set()
         return self._answer or Answer("", UNKNOWN), list(self._failures)
 
     def _run(self) -> None:

@@ -5,9 +5,10 @@ nowhere, and then the next is tried. All verbs may come twice: aimed ones know t
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic, sleep
 from typing import Any
 
@@ -51,9 +52,11 @@ class Order:
     arguments: Mapping[str, Any]
     actor: str
     until: float
+    given_up: threading.Event = field(default_factory=threading.Event)
+    """Nobody waits for it any more."""
 
     def left(self) -> float:
-        return max(0.0, self.until - monotonic())
+        return 0.0 if self.given_up.is_set() else max(0.0, self.until - monotonic())
 
 
 def own(order: Order) -> Answer:

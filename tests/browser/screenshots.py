@@ -81,7 +81,8 @@ def take_all(shop: Shop, photographer: Photographer) -> None:
     with sick(shop):
         for name, path in PAGES.items():
             photographer.take(name, path)
-        photographer.take("confirm", PAGES["holders"], click="[data-action=terminate] >> nth=0")
+        for name, action in (("confirm", "terminate"), ("stack", "stack")):
+            photographer.take(name, PAGES["holders"], click=f"[data-action={action}] >> nth=0")
     shop.end_requests()
     shop.server.stop("immediate")
     photographer.take("503", PAGES["overview"], status=503)

@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +91,7 @@ class Shop:
 
     def request(self, path: str) -> Request:
         """Send it, and don't wait."""
-        request = Request(self.site, path)
+        request = Request(self, path)
         self._requests.append(request)
         return request
 
@@ -109,7 +111,7 @@ class Shop:
         deadline = time.monotonic() + PATIENCE
         while len(full) < WORKERS:
             request = self.request(path)
-            if request.is_refused():
+            if request.is_refused() and request.status == HTTPStatus.CONFLICT:
                 full.add(request.body)
             assert time.monotonic() < deadline, f"only {len(full)} of {WORKERS} processes are full"
 
@@ -125,13 +127,13 @@ class Shop:
             self.hold("/orders/4711/pay/", 2)
             self.hold("/search/", 1)
             self.hold("/reports/2025/?seconds=8", 1)
-            for _ in range(2):
-                assert self.answers("/authors/") and self.answers("/reports/2026/?seconds=0.4")
+            for path in 2 * ("/authors/", "/reports/2026/?seconds=0.4"):
+                assert wait_until(lambda path=path: self.answers(path), PATIENCE)  # type: ignore[misc]
             yield
 
     def answers(self, path: str) -> bool:
         """Ask once, and wait for the answer: whether all is well."""
-        request = Request(self.site, path)
+        request = Request(self, path)
         request.join()
         return request.status == 200
 
@@ -160,25 +162,28 @@ class Shop:
 class Request:
     """One GET in a thread of its own."""
 
-    def __init__(self, site: Site, path: str) -> None:
+    def __init__(self, shop: Shop, path: str) -> None:
+        self.begun = shop.folder / f"begun-{secrets.token_hex(8)}"
+        """A file that appears when it holds a connection."""
         self.status: int | None = None
         self.body = b""
-        self._connection = http.client.HTTPConnection(site.host, site.port, timeout=120)
+        self._connection = http.client.HTTPConnection(shop.site.host, shop.site.port, timeout=120)
         self._path = path
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         with contextlib.closing(self._connection), contextlib.suppress(OSError, http.client.HTTPException):
-            self._connection.request("GET", self._path)
+            self._connection.request("GET", self._path, headers={"X-Begun": str(self.begun)})
             answer = self._connection.getresponse()
             self.body = answer.read()
             self.status = answer.status
 
-    def is_refused(self, patience: float = 0.3) -> bool:
-        """Whether it came to a process that has no connection left. One that runs for this long has got one."""
-        self._thread.join(patience)
-        return self.status is not None
+    def is_refused(self) -> bool:
+        """Whether it came to a process that has no connection left."""
+        ended = wait_until(lambda: self.begun.exists() or not self._thread.is_alive(), PATIENCE)
+        assert ended, f"{self._path}: neither refused nor begun"
+        return not self.begun.exists()
 
     def join(self) -> None:
         self._thread.join(PATIENCE)
@@ -271,7 +276,7 @@ def load(shop: Shop, *, pause: float = 0.05) -> Iterator[None]:
     def client() -> None:
         while not stop.wait(pause):
             # A connection for each: with keep-alive one worker might get all of them.
-            Request(shop.site, "/items/").is_refused(PATIENCE)
+            Request(shop, "/items/").join()
 
     def producer() -> None:
         while not stop.wait(4 * pause):

@@ -60,7 +60,7 @@ def test_holders_while_the_pool_is_exhausted(visitors: Any, exhausted: None) -> 
 
 
 def test_log_in_while_the_pool_is_exhausted(visitors: Any, exhausted: None) -> None:
-    """With a middleware of three lines: the log-in is the admin's, and no page of ours."""
+    """Where the project gives the reserve to the log-in, too, which is the admin's and no page of ours."""
     with visitors.visit(None) as visitor:
         visitor.log_in(VIEWER)
         visitor.open(PAGES["overview"])

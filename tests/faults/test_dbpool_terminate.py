@@ -26,7 +26,7 @@ from django_dbpool.management.subcommands import terminate
 from testproject.postgres import Server, free_port
 from testproject.processes import wait_until
 from tests.faults.conftest import MakeDatabase, StartOther
-from tests.faults.helpers import PATIENCE
+from tests.faults.helpers import PATIENCE, Database
 from tests.faults.others import Other, published, reachable
 from tests.fixtures.pgbouncer import pgbouncer
 from tests.fixtures.pools import alive
@@ -124,13 +124,13 @@ def test_dry_run_lists_and_does_nothing(run: Run, connect: Connect, observer: ps
 
 
 def test_nobody_else(run: Run, connect: Connect, observer: psycopg.Connection[Any]) -> None:
-    """Not those that are idle outside of a transaction, or are of another database or role; not its own."""
+    """Not those that are idle outside of a transaction, or are of another database or role; not this process's own."""
     observer.execute("CREATE ROLE terminate_other LOGIN SUPERUSER")
+    mine = Database("default", "", observer)
     try:
         spared = [connect(begin=False), connect(dbname="postgres"), connect(user="terminate_other")]
-        with transaction.atomic(), connections["default"].cursor() as cursor:
-            cursor.execute("SELECT pg_backend_pid()")
-            own = cursor.fetchone()[0]
+        with mine.holding(1) as (held,), transaction.atomic():
+            own = mine.backend()
             victims = [connect(), connect()]
             with pytest.raises(psycopg.errors.SyntaxError):
                 victims[1].execute("SELEC")  # a failed transaction holds as much
@@ -139,7 +139,7 @@ def test_nobody_else(run: Run, connect: Connect, observer: psycopg.Connection[An
             ended = [(each["pid"], each["acted"]["outcome"]) for each in json.loads(out)["sessions"]]
             assert sorted(ended) == sorted((conn.info.backend_pid, "done") for conn in victims)
             assert code == 0
-            assert all(alive(observer, pid) for pid in (own, *(conn.info.backend_pid for conn in spared)))
+            assert all(alive(observer, pid) for pid in (held, own, *(conn.info.backend_pid for conn in spared)))
         for conn in spared:
             conn.close()
     finally:

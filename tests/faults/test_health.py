@@ -22,6 +22,7 @@ from django_dbpool.fleet import server as fleet_server
 from django_dbpool.health import readiness
 from django_dbpool.health.asking import _connect_to
 from django_dbpool.pool import dedicated, probing, registry, stopping
+from django_dbpool.pool.entry import PoolEntry
 from testproject.postgres import EmbeddedServer, Server
 from testproject.processes import wait_until
 from tests.faults.helpers import PATIENCE, Child, Database, Task
@@ -233,6 +234,17 @@ def test_black_hole(proxy: Proxy, make_database: MakeDatabase) -> None:
     assert wait_until(lambda: of(database).ok, PATIENCE)
 
 
+def test_a_connection_that_was_reset(
+    proxy: Proxy, make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the very moment in which it is used."""
+    database = make_database(HOST=proxy.host, PORT=str(proxy.port))
+    assert of(database).ok
+    monkeypatch.setattr(PoolEntry, "suspicious", lambda self: False)
+    proxy.drop()
+    assert of(database).ok
+
+
 def test_a_full_server(make_database: MakeDatabase, session_server: Server) -> None:
     """It answers. Who has connections can serve, who has none can't."""
     with session_server.connect() as connection:
@@ -368,7 +380,10 @@ def test_no_more_threads(database: Database, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_event_loop_goes_on(
-    server: EmbeddedServer, make_database: MakeDatabase, caplog: pytest.LogCaptureFixture
+    server: EmbeddedServer,
+    make_database: MakeDatabase,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While a frozen server is waited for, and every thread of the loop's executor as well."""
     database = make_database(server)
@@ -387,7 +402,11 @@ def test_the_event_loop_goes_on(
         blocked = loop.run_in_executor(None, release.wait, PATIENCE)
         ticking = asyncio.create_task(tick())
         try:
-            assert row(await health.aready(fresh=True), database).ok
+            with monkeypatch.context() as patch:
+                patch.setattr(readiness, "TIMEOUT", PATIENCE)
+                found = await health.aready(fresh=True)
+            assert row(found, database).ok
+            assert found.seconds < PATIENCE / 2, "it has waited for a thread"
             probing.close(timeout=PATIENCE)
             server.freeze()
             return await asyncio.gather(health.aready(fresh=True), health.aconnectivity(database.alias))

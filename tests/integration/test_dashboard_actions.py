@@ -15,6 +15,7 @@ from django.test import Client
 from django.urls import reverse
 
 from django_dbpool import reports
+from django_dbpool.admin import actions
 from django_dbpool.reports import HolderRow
 from testproject.processes import wait_until
 from tests.fixtures.api import publish
@@ -190,6 +191,23 @@ def test_log_comes_before_the_act_and_names_the_actor(
     assert first.levelno == logging.WARNING
     for part in ("terminate", str(row.backend_pid), "operator"):
         assert part in first.getMessage()
+
+
+def test_history_outlives_an_error_of_the_request(
+    alias: str, worker: Worker, operator: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was done, so that it must not be undone with a transaction around the request."""
+
+    def act(*args: Any, note: Callable[[], object], **kwargs: Any) -> None:
+        note()
+        raise RuntimeError("behind the act")
+
+    monkeypatch.setattr(actions, "act", act)
+    monkeypatch.setitem(connections["default"].settings_dict, "ATOMIC_REQUESTS", True)
+    operator.raise_request_exception = False
+    with holding(worker, alias):
+        assert ask(operator, "terminate", held(alias).key, confirmed="yes").status_code == 500
+    assert LogEntry.objects.count() == 1
 
 
 def test_history_that_can_not_be_written_stops_nobody(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, assert_type
 
 import sentry_sdk
+from django.contrib.admin import AdminSite
 from django.core.asgi import get_asgi_application
 from django.db import OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -27,6 +28,7 @@ from prometheus_client import CollectorRegistry
 
 import django_dbpool
 from django_dbpool import advice, alerts, errors, operations, reports, server_counts, transaction
+from django_dbpool.admin import ConnectionPoolAdmin, reserved_view
 from django_dbpool.asgi import lifespan
 from django_dbpool.audit import Finding, Report, audit, audit_paths
 from django_dbpool.backends.mixin import PooledDatabaseMixin
@@ -49,6 +51,7 @@ from django_dbpool.fleet import (
 )
 from django_dbpool.fleet.socket_client import LocalAnswer, LocalProcesses, ask_local, local_processes
 from django_dbpool.middleware import DatabasePoolMiddleware, SessionVariablesMiddleware
+from django_dbpool.models import ConnectionPool
 from django_dbpool.pool.managed import ManagedPool
 from django_dbpool.pool.reporting import PoolSnapshot
 from django_dbpool.statements import (
@@ -602,6 +605,18 @@ def what_people_see() -> None:
 
 
 # -- exporters ------------------------------------------------------------------------------------------------------
+
+
+def own_site() -> list[URLPattern]:
+    operators = AdminSite(name="operators")
+    operators.register(ConnectionPool, ConnectionPoolAdmin)
+    assert_type(reserved_view(operators.login), Callable[..., HttpResponseBase])
+    return [path("operators/login/", reserved_view(operators.login))]
+
+
+class OwnDashboard(ConnectionPoolAdmin):
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        return super().has_operate_permission(request) and request.META["REMOTE_ADDR"] == "127.0.0.1"
 
 
 def exported() -> None:

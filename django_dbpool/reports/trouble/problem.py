@@ -53,7 +53,7 @@ def about(
     alias: str | None = None,
     since: float | None = None,
 ) -> Problem:
-    """A problem that these processes have, named before the text."""
+    """A problem that these processes have, named before the text; of many their number, and behind it some names."""
     names = list({process.identity.instance: process.name for process in those}.values())
     single = names[0] if len(names) == 1 else None
     return Problem(code, severity, f"{listing(names)}: {text}", remedy, single, alias, since, len(names))

@@ -20,7 +20,6 @@ ALLOWED_HOSTS = ["127.0.0.1"]
 INSTALLED_APPS = [name for name in _INSTALLED_APPS if not name.startswith("testproject.")]
 MIDDLEWARE = [
     "django_dbpool.middleware.DatabasePoolMiddleware",
-    "tests.browser.site.policy.ReserveForLogIn",
     "tests.browser.site.policy.StrictPolicy",
     *_MIDDLEWARE,
     "django.middleware.clickjacking.XFrameOptionsMiddleware",

@@ -2,6 +2,8 @@ from django.contrib import admin
 from django.contrib.staticfiles.views import serve
 from django.urls import include, path, re_path
 
+from django_dbpool.admin import reserved_view
+
 from . import views
 
 urlpatterns = [
@@ -12,6 +14,7 @@ urlpatterns = [
     path("search/", views.search),
     path("authors/", views.authors),
     path("dbpool/", include("django_dbpool.urls")),
+    path("admin/login/", reserved_view(admin.site.login)),
     path("admin/", admin.site.urls),
     re_path(r"^static/(?P<path>.*)$", serve, {"insecure": True}),
 ]

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 from django.db import connection, transaction
 from django.http import HttpRequest, HttpResponse
@@ -28,6 +29,7 @@ def pay(request: HttpRequest, pk: int) -> HttpResponse:
         return HttpResponse(str(os.getpid()), status=409)
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT id, username FROM auth_user WHERE id = %s FOR UPDATE SKIP LOCKED", [pk])
+        tell_that_it_holds(request)
         wait_for(request.GET.get("until", "payments"))
     return HttpResponse("paid")
 
@@ -36,6 +38,7 @@ def report(request: HttpRequest, year: int) -> HttpResponse:
     """One statement that takes as long as it is told to."""
     if is_full():
         return HttpResponse(str(os.getpid()), status=409)
+    tell_that_it_holds(request)
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT date_trunc('month', date_joined), count(*) FROM pg_sleep(%s) "
@@ -51,6 +54,7 @@ def search(request: HttpRequest) -> HttpResponse:
         return HttpResponse(str(os.getpid()), status=409)
     with connection.cursor() as cursor:
         cursor.execute("SET work_mem = '64MB'")
+    tell_that_it_holds(request)
     wait_for("searches")
     return HttpResponse("found")
 
@@ -69,6 +73,10 @@ def is_full() -> bool:
     assert isinstance(pool, ManagedPool)
     numbers = pool.snapshot()
     return numbers.in_use >= numbers.max_size
+
+
+def tell_that_it_holds(request: HttpRequest) -> None:
+    Path(request.headers["X-Begun"]).touch()
 
 
 def wait_for(flag: str) -> None:
