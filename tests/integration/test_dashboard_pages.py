@@ -13,6 +13,8 @@ from django.db import connections
 from django.test import Client, override_settings
 from django.test.utils import CaptureQueriesContext
 
+from django_dbpool import reports
+from django_dbpool.reports import StrangerRow
 from tests.fixtures.api import HOLDER, POOL, hostile, publish
 from tests.fixtures.dashboard import PAGES, client_of, site, url
 
@@ -183,10 +185,15 @@ def test_servers_are_asked_for_who_wants_it(operator: Client) -> None:
     assert "the server has no such session" in page.text
 
 
-def test_strangers_need_a_permission(operator: Client) -> None:
+def test_strangers_need_a_permission(operator: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     publish()
-    assert "You lack the permission" in get(operator, "holders", servers="1").text
-    assert "You lack the permission" not in get(client_of("superuser"), "holders", servers="1").text
+    row = StrangerRow("default", 4711, "nightly-export", "idle", 1.0, None, 60.0, None)
+    monkeypatch.setattr(reports, "strangers", lambda fleet: (row,))
+    for client, permitted in ((operator, False), (client_of("superuser"), True)):
+        answer = client.get(url("holders", servers="1"))
+        assert bool(answer.context["strangers"]) is permitted
+        assert ("nightly-export" in answer.content.decode()) is permitted
+        assert ("You lack the permission" in answer.content.decode()) is not permitted
 
 
 # -- what is shown --------------------------------------------------------------------------------------------------

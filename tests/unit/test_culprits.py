@@ -90,13 +90,14 @@ def test_a_deadlock_has_no_end_that_would_be_one() -> None:
 @pytest.mark.parametrize(("blocked", "expected"), [(True, 1), (False, 0)])
 def test_a_stranger(blocked: bool, expected: int) -> None:
     """One that sits in a transaction; one that is busy only if somebody waits for it."""
-    held = [holder(backend_pid=1, since_seconds=11.0)]
-    sessions = [lock(1, 99) if blocked else session(1)]
+    held = [holder(backend_pid=1, since_seconds=11.0), idle(2, 90.0, name="idle/")]
+    sessions = [lock(1, 99) if blocked else session(1), session(2, state=IDLE)]
     script = session(99, application_name="nightly", state=IDLE if blocked else "active")
     found = culprits(with_server(process(holders=held), sessions=sessions, strangers=(script,)))
     strangers = [each for each in found if each.kind == "stranger"]
     assert len(strangers) == expected
     if blocked:
+        assert found[0] is strangers[0], "before one that nobody waits for"
         assert strangers[0].text.startswith("application 'nightly', which no process of the project knows of, has a")
         assert remedy_for(strangers[0]).commands == ("manage.py dbpool terminate --using default --older-than 45s",)
 
