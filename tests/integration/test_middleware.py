@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.contrib.sessions.models import Session
 from django.db import connections
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
@@ -260,7 +261,6 @@ class Everything:
 @pytest.fixture
 def sessions(make_pool: MakePool, settings: Any) -> Iterator[str]:
     """An alias, one connection wide, on which sessions and users live; its name."""
-    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "django.contrib.sessions"]
     settings.MIDDLEWARE = [
         OURS,
         "tests.app.failing.OuterMiddleware",
@@ -269,15 +269,10 @@ def sessions(make_pool: MakePool, settings: Any) -> Iterator[str]:
     ]
     alias = Everything.alias = make_pool(POOL={"timeout": 0.3})
     settings.DATABASE_ROUTERS = [Everything()]
-    from django.contrib.sessions.models import Session
-
-    with connections[alias].schema_editor() as editor:
-        editor.create_model(Session)
     yield alias
     failing.meanwhile.clear()
     connections[alias].close_pool()
-    with connections[alias].schema_editor() as editor:
-        editor.delete_model(Session)
+    Session.objects.using(alias).all().delete()
 
 
 def new_session() -> str:

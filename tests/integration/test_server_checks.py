@@ -256,7 +256,7 @@ def test_a_server_that_freezes_after_the_connection_is_made(
 def test_plain_check_asks_no_server(make_alias: MakeAlias, monkeypatch: pytest.MonkeyPatch) -> None:
     alias = make_alias(HOST="127.0.0.1", PORT="1")
     monkeypatch.setattr(settings, "DATABASES", {alias: connections.settings[alias]})
-    assert run_checks() == []
+    assert [message for message in run_checks() if not message.is_silenced()] == []
     assert run_checks(tags=["dbpool"]) == []
 
 
