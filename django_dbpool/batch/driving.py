@@ -91,19 +91,11 @@ def _run(runner: Runner, pace: _Pace, interrupt: _Interrupt) -> None:
         if pace.has_moved() and runner.plan.on_progress is not None:
             runner.plan.on_progress(runner.progress())
         until = time.monotonic() + delay
-        while not interrupt.came and (left := until - time.monotonic()) > 0:
-            if runner.stop is not None or _wants_to_stop(runner):
-                break
-            interrupt.event.wait(min(left, SLICE))
+        interrupt.tell(runner)
+        while (left := until - time.monotonic()) > 0 and runner.may_wait(left):
+            interrupt.wait(min(left, SLICE))
+            interrupt.tell(runner)
             runner.beat()
-        if interrupt.came:
-            runner.stop = runner.stop or "stopped"
-
-
-def _wants_to_stop(runner: Runner) -> bool:
-    if runner.stop is None and runner.plan.should_stop is not None and runner.plan.should_stop():
-        runner.stop = "stopped"
-    return runner.stop is not None
 
 
 class _Interrupt:
@@ -114,7 +106,7 @@ class _Interrupt:
 
     def __init__(self) -> None:
         self.came = False
-        self.event = threading.Event()
+        self._event = threading.Event()
         self._installed = False
 
     def __enter__(self) -> None:
@@ -127,11 +119,21 @@ class _Interrupt:
         if self._installed:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
+    def wait(self, seconds: float) -> None:
+        if self.came:
+            time.sleep(seconds)
+        else:
+            self._event.wait(seconds)
+
+    def tell(self, runner: Runner) -> None:
+        if self.came and runner.stop is None:
+            runner.stop = "stopped"
+
     def _note(self, number: int, frame: Any) -> None:
         if self.came:
             raise KeyboardInterrupt
         self.came = True
-        self.event.set()
+        self._event.set()
 
 
 # -- asynchronous -------------------------------------------------------------------------------------------------
@@ -158,7 +160,7 @@ async def _run_async(runner: Runner, pace: _Pace) -> None:
             if inspect.isawaitable(told):
                 await told
         until = time.monotonic() + delay
-        while (left := until - time.monotonic()) > 0 and not _wants_to_stop(runner):
+        while (left := until - time.monotonic()) > 0 and runner.may_wait(left):
             await asyncio.sleep(min(left, SLICE))
             await sync_to_async(runner.beat)()
 

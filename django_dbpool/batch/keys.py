@@ -115,11 +115,11 @@ def key_of(model: type[models.Model], given: object) -> Key:
     if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
         raise TypeError(f"run_batches(key={shown(given)}): key must be the name of a field, or a sequence of names.")
     fields = [field for name in names for field in _fields(model, name)]
+    for field in fields:
+        _refuse(model, field)
     if not _unique(model, fields):
         fields += model._meta.pk_fields
     fields = list(dict.fromkeys(fields))
-    for field in fields:
-        _refuse(model, field)
     return Key(model, tuple(fields))
 
 

@@ -6,6 +6,7 @@ asynchronous callers share it, and holds nothing between two steps.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from contextlib import suppress
 from typing import Any
@@ -64,6 +65,7 @@ class Runner:
         self._skipping: FailedItem[Any] | None = None
         self._question: Exception | None = None
         """What was raised by a COMMIT that may have succeeded."""
+        self._ending = False
         self._waits = 0
         self._waiting_since: float | None = None
         # Of the last transaction, whatever became of it:
@@ -93,6 +95,12 @@ class Runner:
             self._release()
         self._before = self.place.done
         self._exhausted = self.place.upper is None
+        if self.place.ended:
+            logger.warning(
+                "batch run %r ended before (%s): nothing is done. A new run needs a name of its own",
+                self.plan.name,
+                self.place.ended,
+            )
         self._heard = time.monotonic()
 
     def _claimed(self, book: Book) -> Place:
@@ -174,12 +182,22 @@ class Runner:
             self.stop = _STOPS[self.place.wanted]
         if self.stop is None and stopping.announced is not None:
             self.stop = "shutdown"
-        limit = self.plan.deadline
-        if self.stop is None and (
-            seconds_left() <= 0 or (limit is not None and time.monotonic() - self._began >= limit)
-        ):
+        if self.stop is None and self._seconds_left() <= 0:
             self.stop = "deadline"
         return self.stop
+
+    def _seconds_left(self) -> float:
+        limit = self.plan.deadline
+        own = math.inf if limit is None else limit - (time.monotonic() - self._began)
+        return min(own, seconds_left())
+
+    def may_wait(self, seconds: float) -> bool:
+        """Whether there will be something to do after so long a wait."""
+        if self._question is not None or self._skipping is not None or self._ending:
+            return True  # what was begun is finished, whoever wants it to stop
+        if self._reason() is None and seconds >= self._seconds_left():
+            self.stop = "deadline"  # no batch begins after it: waiting for that helps nobody
+        return self._reason() is None
 
     def _limit(self) -> int:
         return self._sizes[-1] if self._sizes else self.plan.size
@@ -394,14 +412,15 @@ class Runner:
         except BatchRunTaken:
             raise
         except Exception as error:
+            if reason not in ("done", "cancelled"):
+                # The next runner finds a heartbeat that grows old; all else is saved.
+                logger.warning("%s: its end could not be written (%s)", self.title, type(error).__name__)
+                return None
             # To be done twice does no harm, so a COMMIT that nobody has answered is repeated, too.
-            if not (waiting.passes(error) or isinstance(error, CommitUnknown)):
-                raise
-            if reason in ("done", "cancelled"):
-                if self._has_patience():
-                    return self._wait(error, "the end can't be written")
-                raise
-            logger.warning("%s: its end could not be written (%s)", self.title, type(error).__name__)
+            if (waiting.passes(error) or isinstance(error, CommitUnknown)) and self._has_patience():
+                self._ending = True
+                return self._wait(error, "the end can't be written")
+            raise
         return None
 
     def abandon(self, error: BaseException) -> None:
