@@ -11,6 +11,7 @@ import secrets
 import socket
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -33,6 +34,9 @@ LOCK_NOT_AVAILABLE = "55P03"
 _RUNS = BatchRun._meta.db_table
 _CHECKPOINTS = BatchCheckpoint._meta.db_table
 _FAILURES = BatchFailure._meta.db_table
+
+
+_OURS = str(Path(__file__).parents[1])
 
 
 class StillCommitting(Exception):
@@ -326,15 +330,11 @@ def text_of(error: Exception) -> str:
 def place_of(error: BaseException) -> str:
     """Where it was raised: the innermost line outside of installed packages, else the innermost."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "site-packages" not in frame.filename and __package__ not in _module(frame)]
+    own = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(_OURS)]
     if not frames:
         return ""
     frame = (own or frames)[-1]
     return one_line(f"{frame.filename}:{frame.lineno} in {frame.name}"[-300:], 300)
-
-
-def _module(frame: traceback.FrameSummary) -> str:
-    return frame.filename.replace("/", ".").replace("\\", ".")
 
 
 def key_text(keys: Keys) -> str:

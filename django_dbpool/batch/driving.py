@@ -25,7 +25,7 @@ from .runner import Runner
 GROUP = "batch"
 """Of ``POOL["groups"]``, unless the caller has named another."""
 SLICE = 1.0
-"""Seconds; so often a wait looks whether it is still wanted."""
+"""Seconds; so often, or more often for its heartbeats, a wait looks whether it is still wanted."""
 
 
 class _Pace:
@@ -93,7 +93,7 @@ def _run(runner: Runner, pace: _Pace, interrupt: _Interrupt) -> None:
         until = time.monotonic() + delay
         interrupt.tell(runner)
         while (left := until - time.monotonic()) > 0 and runner.may_wait(left):
-            interrupt.wait(min(left, SLICE))
+            interrupt.wait(min(left, SLICE, runner.beat_every))
             interrupt.tell(runner)
             runner.beat()
 
@@ -161,7 +161,7 @@ async def _run_async(runner: Runner, pace: _Pace) -> None:
                 await told
         until = time.monotonic() + delay
         while (left := until - time.monotonic()) > 0 and runner.may_wait(left):
-            await asyncio.sleep(min(left, SLICE))
+            await asyncio.sleep(min(left, SLICE, runner.beat_every))
             await sync_to_async(runner.beat)()
 
 

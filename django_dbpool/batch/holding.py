@@ -76,13 +76,15 @@ def refuse_broken(connection: Any) -> None:
         BatchRefused: the server would answer COMMIT with a rollback, and call that a success.
     """
     if connection.needs_rollback:
-        what = "has marked its transaction to be rolled back (set_rollback), or an atomic() block in it did"
+        what = (
+            "has left a transaction that will be rolled back, by a database error that it caught or by set_rollback(),"
+        )
     elif transaction_status(connection) == TransactionStatus.INERROR:
-        what = "has caught a database error, after which the server rolls back the whole transaction"
+        what = "has caught a database error, after which the server rolls back the whole transaction,"
     else:
         return
     raise BatchRefused(
-        f"run_batches(): the handler {what}, and returned as if all was well. Put what may fail into an atomic() block "
+        f"run_batches(): the handler {what} and returned as if all was well. Put what may fail into an atomic() block "
         "of its own and catch its error around that, or let it out."
     )
 

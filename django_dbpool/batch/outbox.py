@@ -16,7 +16,7 @@ from django.db.models.functions import Now
 from django.db.transaction import TransactionManagementError
 
 from ..core import arguments
-from ..core.names import clean_name
+from ..core.words import one_line
 from ..models import BatchMessage
 from ..transaction.retrying import retrying
 from .book import text_of
@@ -147,6 +147,6 @@ def _postpone(alias: str, message: BatchMessage, error: Exception) -> None:
 def _word(name: str, value: object, longest: int) -> str:
     if not isinstance(value, str):
         raise TypeError(f"outbox: {name} must be a string, not {type(value).__name__}.")
-    if clean_name("outbox", value) != value or len(value) > longest:
-        raise ValueError(f"outbox: {name} must be printable, at most {longest} characters.")
+    if not value.strip() or one_line(value, longest) != value:
+        raise ValueError(f"outbox: {name} must be printable and not empty, at most {longest} characters.")
     return value

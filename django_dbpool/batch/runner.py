@@ -51,6 +51,8 @@ class Runner:
         """Set by whoever wants it to end at the next boundary."""
         self.batches = 0
         self.place = Place()
+        self.beat_every = plan.takeover_after / 4
+        """Seconds between two signs of life."""
         self._book: Book | None = None
         if plan.name is not None and not plan.dry_run:
             self._book = Book(plan.name, plan.alias, plan.key, plan.takeover_after)
@@ -376,7 +378,7 @@ class Runner:
         Raises:
             BatchRunTaken: it was given up for dead.
         """
-        if self._book is None or time.monotonic() - self._heard < self.plan.takeover_after / 4:
+        if self._book is None or time.monotonic() - self._heard < self.beat_every:
             return
         self._heard = time.monotonic()
         try:
