@@ -158,7 +158,7 @@ class Book:
             done=found.done,
             failed=found.failed,
             total=run.total,
-            resumed=True,
+            resumed=found.token != self.token,
             wanted=run.wanted,
         )
         if run.state != BatchRun.State.OPEN or found.finished:
@@ -219,15 +219,22 @@ class Book:
         return row[0], row[1]
 
     def _lost(self) -> BatchRunTaken:
-        runner = BatchCheckpoint.objects.using(self.alias).filter(pk=self._id).values_list("runner", flat=True).first()
-        if runner is None:
+        rows = BatchCheckpoint.objects.using(self.alias).filter(pk=self._id)
+        token, runner = rows.values_list("token", "runner").first() or (None, "")
+        if token is None:
             text = "its checkpoint was deleted while it ran."
+        elif token == self.token:
+            text = (
+                "its checkpoint is not where this runner has left it: a forked copy is at work, or the server has lost "
+                "what it had committed (synchronous_commit = off, a failover). This batch was rolled back. The "
+                "next start goes on from where the database is."
+            )
         else:
             text = (
-                f"it is no longer this runner's: {runner or 'somebody'} has taken it over, or this is a forked copy. "
-                "This batch was rolled back, and the other one goes on."
+                f"it is no longer this runner's: {runner or 'somebody'} has taken it over. This batch was rolled back, "
+                "and the other one goes on."
             )
-        return BatchRunTaken(self.name, text, runner or "")
+        return BatchRunTaken(self.name, text, runner)
 
     def is_at(self, stored: str | None) -> bool:
         """
@@ -265,16 +272,17 @@ class Book:
         Raises:
             BatchRunTaken: the run is not this runner's any more.
         """
-        with self._connection.cursor() as cursor:
-            cursor.execute(
-                f"UPDATE {_CHECKPOINTS} SET heartbeat = clock_timestamp() WHERE id = %s AND token = %s "  # noqa: S608
-                f"RETURNING (SELECT wanted FROM {_RUNS} WHERE id = run_id)",
-                [self._id, self.token],
-            )
-            row = cursor.fetchone()
-        if row is None:
+        with transaction.atomic(using=self.alias):
+            if self._mine().select_for_update(skip_locked=True).exists():
+                self._mine().update(heartbeat=Now())
+            # Else a transaction has the row, perhaps one of this runner's that the server is still at.
+        wanted = self._mine().values_list("run__wanted", flat=True).first()
+        if wanted is None:
             raise self._lost()
-        return str(row[0])
+        return str(wanted)
+
+    def _mine(self) -> models.QuerySet[BatchCheckpoint]:
+        return BatchCheckpoint.objects.using(self.alias).filter(pk=self._id, token=self.token)
 
     def note_failure(self, keys: Keys, error: Exception, *, skipped: bool) -> None:
         connection = self._connection
@@ -307,13 +315,14 @@ class Book:
         with transaction.atomic(using=self.alias):
             run = BatchRun.objects.using(self.alias).select_for_update().filter(pk=self._run_id)
             list(run.values_list("pk"))  # parts that end at the same moment end one after the other
-            rows = BatchCheckpoint.objects.using(self.alias).filter(pk=self._id, token=self.token)
-            # The token of one that has ended stays, so that who asks again after a lost COMMIT finds it.
-            fields = {"finished": ends} if ends else {"token": ""}
-            if not rows.update(reason=reason, heartbeat=Now(), **fields):
+            # Who only stops doesn't wait: a batch whose COMMIT was never answered may have the row for long.
+            if not self._mine().select_for_update(skip_locked=not ends).exists():
                 if ends:
                     raise self._lost()
                 return
+            # The token of one that has ended stays, so that who asks again after a lost COMMIT finds it.
+            fields = {"finished": True} if ends else {"token": ""}
+            self._mine().update(reason=reason, heartbeat=Now(), **fields)
             if ends:
                 parts = BatchCheckpoint.objects.using(self.alias).filter(run_id=self._run_id, finished=False)
                 if not parts.exists():

@@ -35,13 +35,7 @@ class _Pace:
         self._runner = runner
         self._operation = operation
         self._batches = 0
-        self._counted = 0
-
-    def begin(self) -> None:
-        place = self._runner.place
-        self._counted = place.done + place.failed
-        if place.total is not None:
-            self._operation.advance(0, max(0, place.total - self._counted))
+        self._counted: int | None = None
 
     def has_moved(self) -> bool:
         """Whether there is something to tell ``on_progress``."""
@@ -49,6 +43,12 @@ class _Pace:
         self._batches = self._runner.batches
         place = self._runner.place
         now = place.done + place.failed
+        if self._counted is None:  # what others have done before is not this operation's
+            if not self._runner.found:
+                return False
+            self._counted = now
+            if place.total is not None:
+                self._operation.advance(0, max(0, place.total - now))
         self._operation.advance(now - self._counted)
         self._counted = now
         return moved
@@ -86,7 +86,6 @@ def drive(plan: Plan) -> BatchResult:
 
 
 def _run(runner: Runner, pace: _Pace, interrupt: _Interrupt) -> None:
-    pace.begin()
     while (delay := runner.step()) is not None:
         if pace.has_moved() and runner.plan.on_progress is not None:
             runner.plan.on_progress(runner.progress())
@@ -153,7 +152,6 @@ async def drive_async(plan: Plan) -> BatchResult:
 
 
 async def _run_async(runner: Runner, pace: _Pace) -> None:
-    pace.begin()
     while (delay := await _to_its_end(runner.step)) is not None:
         if pace.has_moved() and runner.plan.on_progress is not None:
             told = runner.plan.on_progress(runner.progress())

@@ -50,7 +50,8 @@ def refuse_held() -> None:
 
 def release_all(*, shared_thread: bool) -> None:
     """
-    Give back what the batch has used, pinned or not, on every database: nothing was held before the first one.
+    End the batch's unit of work: give back what it has used, pinned or not, on every database. Nothing was held
+    before the first one.
 
     Args:
         shared_thread: other tasks' synchronous code runs here too, and may be in the middle of something.
@@ -62,9 +63,9 @@ def release_all(*, shared_thread: bool) -> None:
             connection.close_if_unusable_or_obsolete()
             continue
         assert isinstance(connection, PooledDatabaseMixin)
-        if connection._entry is None or connection.is_shared():
+        if connection.is_shared():
             continue
-        if connection.may_end_lease() or not shared_thread:
+        if connection._entry is None or connection.may_end_lease() or not shared_thread:
             connection.close()
 
 

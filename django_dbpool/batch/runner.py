@@ -50,6 +50,8 @@ class Runner:
         self.stop: Reason | None = None
         """Set by whoever wants it to end at the next boundary."""
         self.batches = 0
+        self.found = False
+        """Where the run is, is known."""
         self.place = Place()
         self.beat_every = plan.takeover_after / 4
         """Seconds between two signs of life."""
@@ -81,20 +83,31 @@ class Runner:
 
     def open(self) -> None:
         """
-        Find the run or begin it.
+        Before the first step.
 
         Raises:
-            BatchRefused, BatchRunTaken, BatchRunMismatch, ImproperlyConfigured
+            BatchRefused: something is held here.
         """
         refuse_held()
+        self._release()
+
+    def _find(self) -> float:
+        """The run, or begin it. Twice does no harm, so a COMMIT that nobody has answered is repeated, too."""
         try:
             if self._book is None:
                 upper = self._upper()
                 self.place = Place(upper=upper, total=self._count(upper))
             else:
                 self.place = self._claimed(self._book)
-        finally:
-            self._release()
+        except Exception as error:
+            if not (waiting.passes(error) or isinstance(error, CommitUnknown)):
+                raise
+            if not self._has_patience():
+                self._note_patience(error)
+                raise
+            return self._wait(error, type(error).__name__)
+        self.found = True
+        self._waiting_since = None
         self._before = self.place.done
         self._exhausted = self.place.upper is None
         if self.place.ended:
@@ -104,6 +117,7 @@ class Runner:
                 self.place.ended,
             )
         self._heard = time.monotonic()
+        return 0.0
 
     def _claimed(self, book: Book) -> Place:
         claim = retrying(self.plan.alias)
@@ -156,11 +170,15 @@ class Runner:
         try:
             if self._question is not None:
                 return self._answer(self._question)
+            if not self.found and self._waits == 0:
+                return self._find()  # also for who is late or wants to stop: to tell how far it is
             if self._skipping is None:
                 if (reason := self._reason()) is not None:
                     return self._finish(reason)
                 if (why := waiting.reason_to_wait(self.plan.alias, self.plan.busy_above)) and self._has_patience():
                     return self._wait(None, why)
+                if not self.found:
+                    return self._find()
             try:
                 retrying(self.plan.alias).call(self._transaction)
             except ShuttingDown:
@@ -323,7 +341,7 @@ class Runner:
         if waiting.passes(error) or isinstance(error, CommitUnknown):
             if self._has_patience():
                 return self._wait(error, type(error).__name__)
-            _note(error, f"run_batches(): after {self.plan.patience:g} s of trying again (patience)")
+            self._note_patience(error)
             raise error
         if self._skipping is not None or not self._keys or not waiting.blames_items(error):
             raise error
@@ -359,6 +377,9 @@ class Runner:
         _note(error, f"run_batches(): raised for item {key_text(failed.key)}; what comes before it is done")
         raise error
 
+    def _note_patience(self, error: Exception) -> None:
+        _note(error, f"run_batches(): after {self.plan.patience:g} s of trying again (patience)")
+
     def _has_patience(self) -> bool:
         return self._waiting_since is None or time.monotonic() - self._waiting_since < self.plan.patience
 
@@ -378,7 +399,7 @@ class Runner:
         Raises:
             BatchRunTaken: it was given up for dead.
         """
-        if self._book is None or time.monotonic() - self._heard < self.beat_every:
+        if self._book is None or not self.found or time.monotonic() - self._heard < self.beat_every:
             return
         self._heard = time.monotonic()
         try:
@@ -407,7 +428,7 @@ class Runner:
 
     def _finish(self, reason: Reason) -> float | None:
         self.stop = reason
-        if self._book is None or self.place.ended:
+        if self._book is None or self.place.ended or not self.found:
             return None
         try:
             retrying(self.plan.alias).call(self._book.finish, reason)
@@ -428,7 +449,7 @@ class Runner:
     def abandon(self, error: BaseException) -> None:
         """After an error: let the next one begin at once, if the database allows. What was committed is there."""
         self._only_item = self._skipping = None
-        if self._book is None or isinstance(error, BatchRunTaken) or self.place.ended:
+        if self._book is None or isinstance(error, BatchRunTaken) or self.place.ended or not self.found:
             return
         with suppress(Exception):
             retrying(self.plan.alias, attempts=1).call(self._book.finish, f"failed: {type(error).__qualname__}"[:200])
