@@ -62,6 +62,8 @@ class Runner:
         self._began = self._heard = time.monotonic()
         self._before = 0
         """Items that earlier calls have handled."""
+        self._bounded: Any = None
+        """The rows up to the run's end; never evaluated itself."""
         self._exhausted = False
         self._sizes: list[int] = []
         """Of the parts that a batch which failed was divided into, the next one last."""
@@ -241,7 +243,9 @@ class Runner:
         self._committed = True
 
     def _batch(self) -> None:
-        rows = self.plan.source.filter(self.plan.key.up_to(self._end()))
+        rows = self._bounded
+        if rows is None:
+            rows = self._bounded = self.plan.source.filter(self.plan.key.up_to(self._end()))
         if self.place.last is not None:
             rows = rows.filter(self.plan.key.after(self.place.last))
         items: list[Any] = []

@@ -409,12 +409,16 @@ def test_open_circuit(make_database: MakeDatabase) -> None:
     fill(20)
     begun = threading.Event()
 
+    def handler(items: list[Item]) -> None:
+        begun.set()
+        count_up(items)
+
     def run() -> BatchResult:
         return run_batches(
             Item.objects.using(database.alias),
-            lambda items: (begun.set(), count_up(items)),
+            handler,
             checkpoint="circuit",
-            should_stop=lambda: isolate(),
+            should_stop=isolate,
         )
 
     def isolate() -> bool:
