@@ -111,11 +111,13 @@ def test_the_one_that_was_given_up_is_fenced_off(make_worker: Callable[[], Worke
         cursor.execute("UPDATE django_dbpool_batchcheckpoint SET heartbeat = clock_timestamp() - interval '1 h'")
     connection.close()
 
-    def let_the_old_one_go_on(progress: BatchProgress) -> None:
+    def let_the_old_one_go_on() -> bool:
+        """The run is taken over, and still where the old one has left it."""
         step.go_on()
         assert isinstance(old.exception(PATIENCE), BatchRunTaken)
+        return False
 
-    result = run_batches(Item.objects.all(), count_up, size=10, checkpoint="fenced", on_progress=let_the_old_one_go_on)
+    result = run_batches(Item.objects.all(), count_up, size=10, checkpoint="fenced", should_stop=let_the_old_one_go_on)
     assert (result.reason, result.done, result.handled) == ("done", 40, 30)
     assert called == [10]
     assert "no longer this runner's" in str(old.exception())

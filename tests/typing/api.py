@@ -690,7 +690,7 @@ if TYPE_CHECKING:
     def refused_batches(result: BatchResult) -> None:
         run_batches(User.objects.all(), len, on_error="ignore")  # type: ignore[arg-type]
         run_batches([1, 2], print)  # type: ignore[arg-type]
-        run_batches(User.objects.all(), retire, 50)  # type: ignore[call-arg]
+        run_batches(User.objects.all(), retire, size="50")  # type: ignore[arg-type]
         run_batches(User.objects, retire)  # type: ignore[arg-type]
         result.done = 7  # type: ignore[misc]
 
