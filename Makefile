@@ -1,9 +1,12 @@
 PYTHON_ENV := .venv
 BIN := $(PYTHON_ENV)/bin
 export ONCE
+# Most tests wait, so two processes share them. A file's tests stay together: they share servers.
+JOBS ?= 2
+TOGETHER := -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ci check bench soak django-suite bootstrap
+.PHONY: help demo test test-ci check bench soak django-suite bootstrap screenshots
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,10 +18,11 @@ demo: bootstrap ## run the site under load on both engines, then keep it up; ONC
 	$(BIN)/python -m testproject.demo
 
 test: bootstrap ## the tests of a bare machine, with coverage
-	$(BIN)/python -m pytest -m "not ci and not soak and not bench" --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest $(TOGETHER) -m "not ci and not soak and not bench" --cov --cov-report=term $(ARGS)
 
 test-ci: bootstrap ## the tests that take minutes or need more, then Django's own suites
-	$(BIN)/python -m pytest -m ci $(ARGS)
+	$(BIN)/python -m pytest $(TOGETHER) -m "ci and not alone" $(ARGS)
+	$(BIN)/python -m pytest -m "ci and alone" $(ARGS)
 	$(BIN)/python -m tests.conformance --django 5.2,6.0,6.1 --mode transaction,session
 	$(BIN)/python -m tests.conformance --gis --django 5.2,6.0,6.1 --mode transaction,session
 
@@ -31,6 +35,9 @@ check: bootstrap ## style, types, architecture, contents of the wheel
 
 bench: bootstrap ## paired measurements against other engines; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(ARGS)
+
+screenshots: bootstrap ## the pictures of docs/dashboard.md, in a browser that the system has
+	$(BIN)/python -m tests.browser.screenshots $(ARGS)
 
 soak: bootstrap ## the long runs
 	$(BIN)/python -m pytest -m soak $(ARGS)

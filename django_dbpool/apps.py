@@ -49,10 +49,14 @@ class DatabasePoolConfig(AppConfig):
         from .backends import sampler
         from .core import reporter
         from .fleet import cache, publisher, register_section, socket_server, table  # noqa: F401
+        from .reports import sections
 
+        if conf.management_command() == "dbpool":
+            return  # it looks at the others, and is none of them: nothing of it is published or asked for
         sampler.start()
         operations.observe(in_tests=False)
         register_section("operations", lambda: [each.to_json() for each in operations.running()[:OPERATIONS]])
+        sections.register()
         socket_server.register()
         metrics_log.follow_settings()
         reporter.register("alerts", partial(service.job, asking.begin), interval=service.INTERVAL)

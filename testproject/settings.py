@@ -1,5 +1,6 @@
 """Settings of the test project; engine and server come from the environment: see `testproject.databases`."""
 
+import hashlib
 import os
 
 from testproject.databases import database_from
@@ -51,13 +52,20 @@ WSGI_APPLICATION = "testproject.wsgi.application"
 ASGI_APPLICATION = "testproject.asgi.application"
 
 DATABASES = {"default": database_from(os.environ)}
-# The incidents count every connection; a page of the whole fleet needs no table here.
+# The incidents count every connection, so they publish nothing; the site of the demo does, for its dashboard.
 DBPOOL: dict[str, object] = {
-    "FLEET": None,
+    "FLEET": {"interval": 2} if os.environ.get("DBPOOL_DEMO_FLEET") == "1" else None,
     "ALERTS": {"server_connections": None, "strangers": None},  # they ask the server, on a connection of their own
     # Demo and incidents leave nothing behind, also where they are killed; a socket's directory would stay.
     "SOCKET": os.environ.get("DBPOOL_DEMO_SOCKET") != "0",
+    # A project of your own has only the digests, not the tokens.
+    "TOKENS": [
+        hashlib.sha256(token.encode()).hexdigest()
+        for token in [os.environ.get("DBPOOL_DEMO_TOKEN")]
+        if token is not None
+    ],
 }
+SILENCED_SYSTEM_CHECKS = ["dbpool.W045"]  # without a token the demo works, too
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 USE_TZ = True

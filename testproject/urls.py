@@ -14,6 +14,7 @@ urlpatterns = [
     path("", RedirectView.as_view(pattern_name="reports:index")),
     path("alive/", alive),
     path("reports/", include("testproject.reports.urls")),
+    path("dbpool/", include("django_dbpool.urls")),
     path("admin/", admin.site.urls),
     # The admin's style sheets, also without DEBUG: the project runs on loopback, with no web server in front.
     re_path(r"^static/(?P<path>.*)$", serve, {"insecure": True}),

@@ -18,10 +18,15 @@ ROOT_URLCONF = "tests.app.urls"
 INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.auth",
+    "django.contrib.admin",  # with what it needs: tables and templates, not the middleware
+    "django.contrib.messages",
+    "django.contrib.sessions",
     "django_dbpool",
     "tests.app",
     "testproject.tenants",
 ]
+# Tests of the admin have a whole site.
+SILENCED_SYSTEM_CHECKS = ["admin.E403", "admin.E408", "admin.E409", "admin.E410"]
 DATABASE_ROUTERS = ["testproject.tenants.tenancy.TenantRouter"]
 
 # Nothing is published, nobody listens unless a test asks.

@@ -272,6 +272,7 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
 
     def _attach(self, pool: ManagedPool) -> None:
         """Bind this wrapper to a pool until the end of the unit of work."""
+        self._count_after = activity.begin()  # first: settings that are wrong are said here
         self._pool = pool
         session = pool.config.mode == "session"
         self._alias_variables = pool.config.session
@@ -279,7 +280,6 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
         self._read_attempts = pool.config.retry.attempts if pool.config.retry.enabled else 1
         self._base_hold = self._hold = int(session) + int(self._thread_sharing_count > 0)
         self._guard_token = watch(self, self._guard_token)
-        self._count_after = activity.begin()
 
     def holds(self, entry: object) -> bool:
         return self._entry is entry

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
@@ -11,6 +10,7 @@ from typing import Any
 import psycopg
 from psycopg import Connection
 
+from ..conf import copied
 from ..core import writes
 from ..core.errors import Refusal
 from ..errors import DatabaseUnavailable
@@ -52,7 +52,7 @@ def dedicated_connection(
 
 
 def _template(db: PooledDatabaseMixin) -> PooledDatabaseMixin:
-    template = type(db)(copy.deepcopy(db.settings_dict), db.alias)
+    template = type(db)(copied(db.settings_dict), db.alias)
     settings_dict = template.settings_dict
     pool = settings_dict.get("POOL")
     settings_dict["POOL"] = {**(pool if isinstance(pool, dict) else {}), **NO_LIMITS}

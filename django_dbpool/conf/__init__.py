@@ -18,6 +18,7 @@ from ..core.config import TIME_LIMITS, PoolConfig
 from ..core.fleet import FleetConfig
 from ..core.project import ProjectConfig
 from ..core.readers import ConfigError, Fault, shown
+from ..core.readiness import ReadinessConfig
 from .alias import Alias
 from .credentials import copied, faults_of_credentials
 from .fleet import faults_of_fleet
@@ -30,6 +31,7 @@ from .process import (
     time_limits_apply,
     without_time_limits,
 )
+from .readiness import faults_of_readiness
 from .rules import faults_of_alias
 from .urls import from_url_options
 
@@ -49,6 +51,7 @@ __all__ = [
     "pool_config",
     "pooling_enabled",
     "project_config",
+    "readiness_config",
     "role_of_process",
     "runserver_is_starting",
     "session_from_request",
@@ -217,6 +220,19 @@ def fleet_config() -> FleetConfig:
     if refused := tuple(fault for fault in faults_of_fleet(fleet, settings.DATABASES) if fault.refused):
         raise ImproperlyConfigured(str(ConfigError("DBPOOL", refused)))
     return fleet
+
+
+def readiness_config() -> ReadinessConfig:
+    """
+    ``DBPOOL["READINESS"]``, whose aliases exist.
+
+    Raises:
+        ImproperlyConfigured: naming every fault with its remedy.
+    """
+    readiness = project_config().readiness
+    if refused := tuple(fault for fault in faults_of_readiness(readiness, settings.DATABASES) if fault.refused):
+        raise ImproperlyConfigured(str(ConfigError("DBPOOL", refused)))
+    return readiness
 
 
 def session_from_request() -> SessionFunction | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from time import monotonic
 from typing import Generic, TypeVar
 
@@ -118,6 +119,14 @@ class Gate(Generic[E]):
         reserved, priority, ordinary = self._queues
         return len(reserved) + len(priority) + len(ordinary)
 
+    def longest_wait(self) -> float:
+        """Seconds for which the first of a queue has waited; 0 when nobody waits. Without the lock: for reports."""
+        now, longest = self._clock(), 0.0
+        for queue in self._queues:
+            with suppress(IndexError):
+                longest = max(longest, now - queue[0].queued_at)
+        return longest
+
     def waiters(self) -> tuple[object, ...]:
         """The ``holder`` of every queued ticket, first served first; without those that wait for their group."""
         with self._lock:
@@ -214,14 +223,13 @@ class Gate(Generic[E]):
 
     def _refuse_if_crowded(self, ticket: Ticket[E]) -> None:
         """Lock held. Reserved tickets are never refused, those with priority only by ``max_waiting``."""
+        ticket.queued_at = self._clock()
         if ticket.rank == RESERVED:
             return
         if self.max_waiting and self._queued() >= self.max_waiting:
             raise QueueIsFull
-        if ticket.rank == ORDINARY and self.codel is not None:
-            if not self.codel.arrive(len(self._queues[ORDINARY])):
-                raise QueueStandsTooLong
-            ticket.queued_at = self._clock()
+        if ticket.rank == ORDINARY and self.codel is not None and not self.codel.arrive(len(self._queues[ORDINARY])):
+            raise QueueStandsTooLong
 
     def _is_parked(self, ticket: Ticket[E]) -> bool:
         return self.groups is not None and ticket.group is not None and ticket in self.groups.parked()

@@ -22,6 +22,8 @@ from .readers import (
     reject,
     seconds,
 )
+from .readiness import ReadinessConfig
+from .tokens import faults_of_tokens, read_tokens
 
 RawAccess = Literal["allow", "warn", "error"]
 Role = Literal["web", "worker", "command"]
@@ -56,6 +58,8 @@ class ProjectConfig:
     """Threads that ``threads.spawn()`` may have running in one process; None: as many as the system allows."""
     fleet: FleetConfig = field(default_factory=FleetConfig)
     """Where processes publish what they do."""
+    readiness: ReadinessConfig = field(default_factory=ReadinessConfig)
+    """What makes a process not ready for requests."""
     socket: bool | str = True
     """Whether each process can be asked on its host, or the directory in which its socket then is."""
     secret: str | None = field(default=None, repr=False)
@@ -65,6 +69,8 @@ class ProjectConfig:
     log_format: LogFormat = "text"
     alerts: Mapping[str, Mapping[str, Any] | None] | None = field(default_factory=dict)
     """By the name of a rule what is different in it, or None to switch it off; None: no alerts."""
+    tokens: tuple[str, ...] = field(default=(), repr=False)
+    """SHA-256 digests, in hexadecimal digits, of the bearer tokens that the endpoints take."""
 
     @classmethod
     def from_mapping(cls, options: object, *, where: str = "DBPOOL") -> ProjectConfig:
@@ -78,6 +84,7 @@ class ProjectConfig:
             raise ConfigError(where, (fault,))
         values, faults = read_mapping(options, _READERS, check=FAULT_IN_DBPOOL)
         faults += [fault for fault in faults_of_alerts(values.get("ALERTS")) if fault.refused]
+        faults += [fault for fault in faults_of_tokens(values.get("TOKENS", ())) if fault.refused]
         if faults:
             raise ConfigError(where, tuple(faults))
         return cls(**{key.lower(): value for key, value in values.items()})
@@ -147,11 +154,13 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "LEAK_STACKS": boolean,
     "SPAWN_LIMIT": optional(count(1)),
     "FLEET": FleetConfig.read,
+    "READINESS": ReadinessConfig.read,
     "SOCKET": _socket,
     "SECRET": optional(_secret),
     "LOG_INTERVAL": optional(seconds(above_zero=True)),
     "LOG_FORMAT": choice("format", text="blocks for people", json="one object per line and database"),
     "ALERTS": optional(read_alerts),
+    "TOKENS": read_tokens,
 }
 
 assert set(_READERS) == {item.name.upper() for item in fields(ProjectConfig)}, "a key without a reader"

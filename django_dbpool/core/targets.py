@@ -37,6 +37,8 @@ class Target:
     generation: int
     backend_start: float | None = None
     xact_start: float | None = None
+    state_change: float | None = None
+    """For sessions that are idle: then it has executed nothing since."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -56,7 +58,7 @@ class Target:
         for name in ("backend_pid", "generation"):
             if type(values[name]) is not int:
                 raise ValueError(f"{name} of a target must be a whole number")
-        for name in ("backend_start", "xact_start"):
+        for name in ("backend_start", "xact_start", "state_change"):
             if values[name] is not None and type(values[name]) not in (int, float):
                 raise ValueError(f"{name} of a target must be a number or null")
         return cls(**values)

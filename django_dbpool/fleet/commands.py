@@ -55,7 +55,8 @@ SELECT {", ".join(_ROW)}, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
 """  # noqa: S608  # constants of ours
 
 _ANSWER = f"UPDATE {TABLE} SET outcome = %s, result = %s, result_signature = %s WHERE id = %s"  # noqa: S608
-_REFUSE = f"UPDATE {TABLE} SET outcome = 'refused' WHERE id = ANY(%s)"  # noqa: S608
+REFUSED = "refused"
+_REFUSE = f"UPDATE {TABLE} SET outcome = '{REFUSED}' WHERE id = ANY(%s)"  # noqa: S608
 
 # Whoever sends one sweeps: what is over for an hour is of no use to anybody.
 _SEND = f"""
@@ -132,7 +133,7 @@ def send(target: str, verb: str, *, using: str = "default", lifetime: float = 30
 
     Args:
         target: the process's ``instance``, as it publishes it.
-        verb: "drain", "cancel" or "terminate".
+        verb: "drain", "cancel", "terminate" or "stack".
         using: alias of the database that the table is in.
         lifetime: seconds after which it won't be obeyed any more; at most 60.
         arguments: of the verb.
@@ -145,8 +146,8 @@ def send(target: str, verb: str, *, using: str = "default", lifetime: float = 30
         print(wait_for(sent).outcome)
     """
     found = VERBS.get(verb)
-    if found is None or not found.changes:
-        verbs = ", ".join(name for name, each in sorted(VERBS.items()) if each.changes)
+    if found is None or not found.for_other_hosts:
+        verbs = ", ".join(name for name, each in sorted(VERBS.items()) if each.for_other_hosts)
         raise ValueError(f"send(verb={verb!r}): there is no such command. There are: {verbs}.")
     if not 0 < lifetime <= LONGEST_LIFE:
         raise ValueError(f"send(lifetime={lifetime!r}): a command lives at most {LONGEST_LIFE:g} s.")
@@ -190,6 +191,14 @@ def result_of(sent: Sent, *, using: str = "default") -> CommandResult | None:
         if outcome and is_signed(signed, "answer", sent.target, sent.nonce, outcome, result):
             return CommandResult(outcome, json.loads(result))
     return None
+
+
+def is_refused(sent: Sent, *, using: str = "default") -> bool:
+    """
+    Whether the command is marked as one that was not believed, as a process with another secret does. No signature
+    covers that mark, so it is a hint and no answer.
+    """
+    return [outcome for outcome, *_ in _exchange(using, _LOOK, [sent.id])] == [REFUSED]
 
 
 def _exchange(using: str, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -298,7 +307,7 @@ class Inbox:
         if row.expires <= now:
             raise Forged("it has expired")
         verb = VERBS.get(row.verb)
-        if verb is None or not verb.changes:
+        if verb is None or not verb.for_other_hosts:
             raise Forged("there is no such command")
         self._known = {nonce: known for nonce, known in self._known.items() if known.expires > now}
         if self._known.setdefault(row.nonce, _Known(row.id, row.expires)).row != row.id:
@@ -324,7 +333,8 @@ class Inbox:
         """Outcome and result."""
 
         def log(name: str, verb: Verb) -> None:
-            logger.warning("%s %s, asked for by a signed command (row %s)", name, one_line(row.arguments), row.id)
+            level = logging.WARNING if verb.changes else logging.INFO
+            logger.log(level, "%s %s, asked for by a signed command (row %s)", name, one_line(row.arguments), row.id)
 
         try:
             arguments = json.loads(row.arguments)

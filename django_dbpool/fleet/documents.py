@@ -1,14 +1,14 @@
 """
 Reading what another process says of itself. Whoever may write to the store may write anything, so nothing of it is
-believed before its type and size are known, and no character of it can steer a terminal.
+believed before its type and size are known, and no character of it can steer a terminal. That is looked after where
+somebody looks: of hundreds of documents most is never looked at.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, TypeVar, cast
@@ -32,6 +32,48 @@ T = TypeVar("T")
 
 class Malformed(ValueError):
     """It is no document of ours, or of a format that this version doesn't know."""
+
+
+class Document(Mapping[str, Any]):
+    """
+    JSON values by name, made harmless when they are asked for. A part that is an object is another of these.
+
+    Args:
+        given: values of any kind.
+        depth: of the objects in it, beyond which nothing is read.
+    """
+
+    __slots__ = ("_clean", "_depth", "_given")
+
+    def __init__(self, given: Mapping[Any, Any], depth: int = DEEPEST) -> None:
+        items = list(given.items())[:WIDEST]
+        self._given = {one_line(key, LONGEST_NAME): value for key, value in items if isinstance(key, str)}
+        self._depth = depth - 1
+        self._clean: dict[str, Any] = {}
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._clean:
+            value = self._given[key]
+            lazily = isinstance(value, dict) and self._depth > 0
+            self._clean[key] = Document(value, self._depth) if lazily else _clean(value, self._depth)
+        return self._clean[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._given)
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self)} values>"
+
+    def raw(self, key: str) -> Any:
+        """As it came, for who looks at each value himself: a thousand numbers are quicker looked at together."""
+        return self._given.get(key)
+
+    def to_json(self) -> dict[str, Any]:
+        """Only values that JSON has."""
+        return {key: value.to_json() if isinstance(value, Document) else value for key, value in self.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +105,7 @@ class Process:
     holders_left_out: int
     dedicated: Mapping[str, tuple[int, ...]]
     """The server processes of connections outside of the pools, by alias."""
-    document: Mapping[str, Any] = field(repr=False)
+    document: Document = field(repr=False)
     """All of it, as JSON values: measures, series, sections."""
 
     @property
@@ -72,7 +114,7 @@ class Process:
         return f"{self.identity.host}:{self.identity.pid}"
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.document, "age": self.age, "stale": self.stale}
+        return {**self.document.to_json(), "age": self.age, "stale": self.stale}
 
 
 def parse(text: object, *, age: float = 0.0, stale: bool = False) -> Process:
@@ -83,29 +125,31 @@ def parse(text: object, *, age: float = 0.0, stale: bool = False) -> Process:
     Raises:
         Malformed: whatever it is, it is nothing that could be shown.
     """
-    given = _decoded(text)
-    if _integer(given.get("format")) != FORMAT:
+    document = _decoded(text)
+    given = document.raw
+    if _integer(given("format")) != FORMAT:
         raise Malformed("of another format")
-    state = given.get("state")
+    state = given("state")
     if state not in STATES:
         raise Malformed("without a state")
-    pools = tuple(filter(None, map(_pool, _list(given.get("pools"), POOLS))))
-    holders = (_typed(Holder, each) for each in _list(given.get("holders"), HOLDERS))
+    pools = tuple(filter(None, map(_pool, _list(given("pools"), POOLS))))
+    holders = (_typed(Holder, each) for each in _list(given("holders"), HOLDERS))
+    dedicated = list(_mapping(given("dedicated")).items())[:POOLS]
     return Process(
-        identity=_needed(_typed(ProcessIdentity, given)),
+        identity=_needed(_typed(ProcessIdentity, {name: given(name) for name in document})),
         state=cast("State", state),
         age=age,
         stale=stale,
-        sequence=_needed(_integer(given.get("sequence"))),
+        sequence=_needed(_integer(given("sequence"))),
         pools=pools,
         holders=tuple(filter(None, holders)),
-        holders_left_out=max(0, _integer(given.get("holders_left_out")) or 0),
-        dedicated={alias: _pids(pids) for alias, pids in list(_mapping(given.get("dedicated")).items())[:POOLS]},
-        document=given,
+        holders_left_out=max(0, _integer(given("holders_left_out")) or 0),
+        dedicated={one_line(str(alias), LONGEST_NAME): _pids(pids) for alias, pids in dedicated},
+        document=document,
     )
 
 
-def _decoded(text: object) -> dict[str, Any]:
+def _decoded(text: object) -> Document:
     if isinstance(text, str):
         if len(text) > LARGEST:
             raise Malformed("too large")
@@ -113,10 +157,9 @@ def _decoded(text: object) -> dict[str, Any]:
             text = json.loads(text, parse_constant=_refuse)
         except (ValueError, RecursionError):
             raise Malformed("not JSON") from None
-    given = _clean(text, DEEPEST)
-    if not isinstance(given, dict):
+    if not isinstance(text, dict):
         raise Malformed("not an object")
-    return given
+    return Document(text)
 
 
 def _refuse(constant: str) -> None:
@@ -145,11 +188,11 @@ def _pool(given: Any) -> ProcessPool | None:
     snapshot = _typed(PoolSnapshot, given)
     if snapshot is None or not isinstance(circuit := given.get("circuit"), str):
         return None
-    return ProcessPool(snapshot, circuit[:20], _pids(given.get("backends")))
+    return ProcessPool(snapshot, one_line(circuit, 20), _pids(given.get("backends")))
 
 
 def _pids(given: Any) -> tuple[int, ...]:
-    return tuple(pid for pid in _list(given, BACKENDS) if isinstance(pid, int) and not isinstance(pid, bool))
+    return tuple(pid for pid in _list(given, BACKENDS) if _integer(pid) is not None)
 
 
 def _typed(kind: type[T], given: Any) -> T | None:
@@ -180,38 +223,47 @@ def _readers(kind: Hashable) -> tuple[tuple[str, Callable[[Any], Any], bool], ..
     return tuple(found)
 
 
-def _one(*kinds: type) -> Callable[[Any], Any]:
-    def read(value: Any) -> Any:
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise TypeError
-        return value
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return one_line(value, LONGEST_SQL)
 
-    return read
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or not -LARGEST_NUMBER <= value <= LARGEST_NUMBER:
+        raise TypeError
+    return value
+
+
+def _boolean(value: Any) -> bool:
+    if type(value) is not bool:
+        raise TypeError
+    return value
+
+
+def _seconds(value: Any) -> float:
+    # What is no number compares as False with any.
+    if type(value) not in (int, float) or not -LARGEST_NUMBER <= value <= LARGEST_NUMBER:
+        raise TypeError
+    return float(value)
 
 
 def _or_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else read(value)
 
 
-def _seconds(value: Any) -> float:
-    number = float(_one(int, float)(value))
-    if not math.isfinite(number):
-        raise TypeError
-    return number
-
-
 def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(each for each in _list(value, 50) if isinstance(each, str))
+    return tuple(one_line(each, LONGEST_SQL) for each in _list(value, 50) if isinstance(each, str))
 
 
 _BY_TYPE: dict[str, Callable[[Any], Any]] = {
-    "str": _one(str),
-    "Kind": _one(str),
-    "int": _one(int),
+    "str": _text,
+    "Kind": _text,
+    "int": _whole,
     "float": _seconds,
-    "bool": _one(bool),
-    "str | None": _or_none(_one(str)),
-    "int | None": _or_none(_one(int)),
+    "bool": _boolean,
+    "str | None": _or_none(_text),
+    "int | None": _or_none(_whole),
     "float | None": _or_none(_seconds),
     "tuple[str, ...]": _texts,
 }
@@ -226,7 +278,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _integer(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if type(value) is int and -LARGEST_NUMBER <= value <= LARGEST_NUMBER else None
 
 
 def _needed(value: T | None) -> T:

@@ -19,6 +19,11 @@ LONGEST_REQUEST = 4096
 
 LONGEST_ANSWER = 4 * 1024 * 1024
 
+NOT_ME = "another process"
+"""Answered by a process that was asked for another one; it has done nothing."""
+TOO_LATE = "too late"
+"""Answered to what came after the time that it was good for; nothing was done."""
+
 _CHUNK = 65536
 
 

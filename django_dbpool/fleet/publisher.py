@@ -11,7 +11,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -22,7 +24,7 @@ from ..core.process import this_process
 from ..core.tally import tallies
 from ..pool import stopping
 from ..pool.registry import pools
-from . import commands
+from . import commands, verbs
 from .ring import Ring
 from .snapshot import encoded, snapshot
 from .stores import Store, Unusable, store_of
@@ -41,6 +43,14 @@ reporter, to which our leases are as good as any, must not fall asleep before it
 IDLE_EXPIRES = 86_400.0
 """Seconds for which that is kept."""
 
+LOOKS = 0.4
+"""
+Of an interval: how often a process that is at work looks for commands. Whoever has clicked on a button waits for that.
+It is one indexed query, a snapshot is five round trips.
+"""
+
+SHORTEST_LOOK = 0.1
+
 UNUSABLE_PAUSE = 60.0
 """Seconds between two attempts where there is no store, such as before ``migrate``."""
 
@@ -53,6 +63,9 @@ CLOSING = 0.5
 
 _Item = tuple[str, str, float, float]
 """The latest state, the snapshot that has it, when it was taken, and how long it is to be kept."""
+
+LOOK: _Item = ("", "", 0.0, 0.0)
+"""Nothing is to be published; commands are to be looked for."""
 
 
 class Publisher:
@@ -86,6 +99,8 @@ class Publisher:
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
         self._next: _Item | None = None
+        self._looking: float | None = None
+        """Seconds after which the thread looks for commands; None while others are to hear nothing of this process."""
         self._busy = False
         self._closed = False
 
@@ -140,7 +155,10 @@ class Publisher:
         while (item := self._take()) is not None:
             before = _leases()
             try:
-                self._publish(*item)
+                if item == LOOK:
+                    self._look()
+                else:
+                    self._publish(*item)
             finally:
                 # What others have leased meanwhile counts as ours. They will lease again, or are idle.
                 self._own += _leases() - before
@@ -149,22 +167,26 @@ class Publisher:
                     self._changed.notify_all()
 
     def _take(self) -> _Item | None:
+        """What is to be published, or LOOK; None at the end."""
         with self._changed:
             while self._next is None:
                 if self._closed:
                     return None
-                self._changed.wait()
-            item, self._next = self._next, None
+                if not self._changed.wait(self._looking):
+                    break
+            item, self._next = self._next or LOOK, None
             self._busy = True
             return item
 
     def _publish(self, state: str, text: str, taken: float, expire: float) -> None:
+        self._looking = None  # unless it goes well: where nothing can be published there is nothing to be read
         try:
             try:
                 delay = max(0.0, self._clock() - taken)
                 self._store.put(this_process().instance, text, delay=delay, expire=expire)
-                if state == "active":
-                    self._obey()
+                if state == "active" and isinstance(self._store, TableStore):
+                    self._looking = max(SHORTEST_LOOK, LOOKS * self._interval)
+                    self._obey(self._store.alias)
             finally:
                 self._store.close()
         except Unusable as error:
@@ -182,13 +204,20 @@ class Publisher:
             if (outage := self.ring.succeeded()) is not None:
                 logger.info("%s: published again after %d attempts", self._store.description, outage.snapshots)
 
-    def _obey(self) -> None:
-        """Commands stand beside the snapshots, and are looked for in the same breath."""
-        if not isinstance(self._store, TableStore):
-            return
+    def _look(self) -> None:
+        assert isinstance(self._store, TableStore)
         try:
-            commands.poll(self._store.alias)
+            self._obey(self._store.alias)
+        finally:
+            with suppress(Exception):  # of a connection that is gone; the thread has more to do
+                self._store.close()
+
+    def _obey(self, alias: str) -> None:
+        """Commands stand beside the snapshots."""
+        try:
+            commands.poll(alias)
         except Exception as error:  # noqa: BLE001  # as above; what is still valid then is obeyed at the next beat
+            self._looking = None
             logger.info("%s: no commands can be looked for (%s)", self._store.description, _kind(error))
 
     # -- the end ------------------------------------------------------------------------------------------------
@@ -254,6 +283,15 @@ def publisher(config: FleetConfig | None = None) -> Publisher | None:
             return None
         _publisher = Publisher(store, interval=config.interval, expire=config.expire)
     return _publisher
+
+
+def own_snapshot() -> dict[str, Any]:
+    """This process now, with its last minutes as far as it remembers them; what its socket tells, too."""
+    mine = _publisher
+    return {**snapshot(), **({} if mine is None or mine.pid != os.getpid() else mine.ring.to_json())}
+
+
+verbs.snapshot_provider = own_snapshot
 
 
 def tick() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from django.db import DatabaseError
 
@@ -42,7 +43,7 @@ def processes(*, ended: bool = False, store: Store | None = None) -> tuple[Proce
     overdue = overdue_after(config)
     found = {}
     for row in reversed(_rows(store)):  # oldest first: of two with one name the younger stays
-        process = _understood(row, overdue)
+        process = understood(row, overdue)
         if process is not None and (ended or process.state != "ended"):
             found[process.identity.instance] = process
     return tuple(sorted(found.values(), key=lambda each: (each.identity.host, each.identity.pid)))
@@ -63,12 +64,18 @@ def first_line(error: Exception) -> str:
     return one_line(next(iter(str(error).splitlines()), type(error).__name__))
 
 
-def _understood(row: Row, overdue: float) -> Process | None:
+def understood(row: Row, overdue: float) -> Process | None:
+    """
+    What a row says; None if that is nothing of ours.
+
+    Args:
+        overdue: seconds after which a process that is at work should have published again.
+    """
     try:
         process = parse(row.document, age=row.age)
     except Malformed as error:
         logger.debug("a snapshot is left out: %s", error)
         return None
     if process.state == "active" and row.age > overdue:
-        return parse(row.document, age=row.age, stale=True)
+        return replace(process, stale=True)
     return process

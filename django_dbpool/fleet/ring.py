@@ -51,10 +51,11 @@ class Ring:
             known = values.get(each.alias, (0, 0))
             values[each.alias] = known[0] + each.in_use, known[1] + each.waiting
         if self._points and now - self._points[-1][0] < self._interval * 0.9:
-            before = self._points[-1][1]
-            for alias, (in_use, waiting) in values.items():
-                known = before.get(alias, (0, 0))
-                before[alias] = max(known[0], in_use), max(known[1], waiting)
+            at, before = self._points[-1]
+            for alias, (in_use, waiting) in before.items():
+                known = values.get(alias, (0, 0))
+                values[alias] = max(known[0], in_use), max(known[1], waiting)
+            self._points[-1] = at, values  # a new one: another thread may be reading the old one
         else:
             self._points.append((now, values))
 

@@ -16,6 +16,7 @@ from django.db import DatabaseError, connections
 
 from ..core.ledger import Holder
 from ..core.words import one_line
+from ..pool import probing
 from ..pool.dedicated import dedicated_backends
 from ..pool.registry import pools
 from ..transaction import atomic, deadline, reserved
@@ -35,13 +36,15 @@ SELECT a.pid, coalesce(a.application_name, ''), coalesce(a.state, ''), a.wait_ev
        extract(epoch FROM clock_timestamp() - a.backend_start)::float8,
        extract(epoch FROM clock_timestamp() - a.xact_start)::float8,
        extract(epoch FROM clock_timestamp() - a.state_change)::float8,
-       a.pid = pg_backend_pid()
+       a.pid = pg_backend_pid(),
+       -- it takes every lock of the lock manager for a moment, so it is asked of those alone that wait for one
+       CASE WHEN a.wait_event_type = 'Lock' THEN pg_blocking_pids(a.pid) END
   FROM pg_stat_activity a
  WHERE a.usename = session_user AND a.datname = current_database() AND a.backend_type = 'client backend'
 UNION ALL
 SELECT count(*)::int, '', '', NULL, NULL, current_setting('max_connections')::float8,
        current_setting('superuser_reserved_connections')::float8
-         + coalesce(nullif(current_setting('reserved_connections', true), ''), '0')::float8, NULL, NULL
+         + coalesce(nullif(current_setting('reserved_connections', true), ''), '0')::float8, NULL, NULL, NULL
   FROM pg_stat_activity
  WHERE backend_type = 'client backend' OR (backend_type IS NULL AND usesysid IS NOT NULL)
 """
@@ -60,6 +63,8 @@ class Session:
     age: float
     transaction_age: float | None
     state_age: float | None
+    blocked_by: tuple[int, ...] = ()
+    """The backends whose locks it waits for."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -145,7 +150,7 @@ def server_of(alias: str, processes: Sequence[Process]) -> Server:
         rows, joined = _asked(alias)
     except DatabaseError as error:
         raise FleetUnavailable(f"the server of database {alias!r} can't be asked: {first_line(error)}") from error
-    ((total, *_, most, kept, _, _),) = [row for row in rows if row[8] is None]
+    ((total, *_, most, kept, _, _, _),) = [row for row in rows if row[8] is None]
     sessions = {row[0]: _session(row) for row in rows if joined and row[8] is not None}
     asking = {row[0] for row in rows if row[8]}
     held = [
@@ -155,7 +160,7 @@ def server_of(alias: str, processes: Sequence[Process]) -> Server:
         if holder.alias == alias
     ]
     known = asking | _claimed(alias, processes)
-    strangers = [each for each in sessions.values() if each.pid not in known and each.age >= SETTLED]
+    strangers = [each for each in sessions.values() if _is_strange(each, known)]
     return Server(
         alias=alias,
         joined=joined,
@@ -165,6 +170,14 @@ def server_of(alias: str, processes: Sequence[Process]) -> Server:
         sessions=tuple(sessions.values()),
         held=tuple(held),
         strangers=tuple(sorted(strangers, key=lambda session: -session.age)),
+    )
+
+
+def _is_strange(session: Session, known: set[int]) -> bool:
+    return (
+        session.pid not in known
+        and session.age >= SETTLED
+        and not session.application_name.endswith(probing.APPLICATION)
     )
 
 
@@ -182,7 +195,7 @@ def _asked(alias: str) -> tuple[list[Any], bool]:
 
 
 def _session(row: Sequence[Any]) -> Session:
-    pid, application, state, kind, event, age, transaction_age, state_age, _ = row
+    pid, application, state, kind, event, age, transaction_age, state_age, _, blocked_by = row
     return Session(
         pid=pid,
         application_name=one_line(application),
@@ -191,6 +204,7 @@ def _session(row: Sequence[Any]) -> Session:
         age=max(0.0, age or 0.0),
         transaction_age=transaction_age,
         state_age=state_age,
+        blocked_by=tuple(sorted(set(blocked_by or ()))),
     )
 
 
@@ -203,14 +217,28 @@ def _of_lease(session: Session | None, process: Process, holder: Holder) -> Sess
 
 def _claimed(alias: str, processes: Iterable[Process]) -> set[int]:
     """The backends that somebody knows of, on this alias's server: by whatever alias it is connected to."""
-    here = {each for each in connections if _address(each) == _address(alias)}
-    claimed = {entry.backend_pid for pool in pools() if pool.alias in here for entry in tuple(pool.entries)}
-    claimed |= {pid for each, pids in dedicated_backends().items() if each in here for pid in pids}
+    claimed = own_backends(alias)
     for process in processes:
-        claimed |= {pid for pool in process.pools if pool.snapshot.alias in here for pid in pool.backends}
-        claimed |= {pid for each, pids in process.dedicated.items() if each in here for pid in pids}
-        claimed |= {holder.backend_pid for holder in process.holders if holder.alias in here}
+        claimed |= backends_of(process, alias)
     return claimed
+
+
+def own_backends(alias: str) -> set[int]:
+    """Those of this process's connections to the server of an alias, pooled or not."""
+    own = {entry.backend_pid for pool in pools() if same_server(alias, pool.alias) for entry in tuple(pool.entries)}
+    return own | {pid for each, pids in dedicated_backends().items() if same_server(alias, each) for pid in pids}
+
+
+def backends_of(process: Process, alias: str) -> set[int]:
+    """The same of another process, as far as it has told."""
+    found = {pid for pool in process.pools if same_server(alias, pool.snapshot.alias) for pid in pool.backends}
+    found |= {pid for each, pids in process.dedicated.items() if same_server(alias, each) for pid in pids}
+    return found | {holder.backend_pid for holder in process.holders if same_server(alias, holder.alias)}
+
+
+def same_server(alias: str, other: str) -> bool:
+    """Whether two aliases of this project are connected to one server, as far as the settings tell."""
+    return alias == other or (other in connections.settings and _address(alias) == _address(other))
 
 
 def _address(alias: str) -> tuple[str, ...]:

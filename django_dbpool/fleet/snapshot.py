@@ -17,6 +17,7 @@ from typing import Any
 from ..core.ledger import Holder
 from ..core.process import this_process
 from ..core.words import one_line
+from ..pool import stopping
 from ..pool.dedicated import dedicated_backends, dedicated_holders
 from ..pool.managed import ManagedPool
 from ..pool.measures import Measures, measures
@@ -42,13 +43,13 @@ COMPLAIN = 60.0
 
 Section = Callable[[], object]
 
-_sections: dict[str, Section] = {}
+_sections: dict[str, tuple[Section, int]] = {}
 _complained: dict[str, float] = {}
 _numbers = threading.Lock()
 _sequence = 0
 
 
-def register_section(name: str, fn: Section) -> None:
+def register_section(name: str, fn: Section, *, largest: int = LARGEST) -> None:
     """
     Add a part to this process's snapshots.
 
@@ -56,11 +57,13 @@ def register_section(name: str, fn: Section) -> None:
         name: the key under ``sections``; another part of that name is replaced.
         fn: called for every snapshot; returns JSON values, or None for nothing to say. It must not take long and not
             use the database. What it raises is logged, and the part is left out.
+        largest: bytes of the part. Of a list that is longer the end is left out, anything else altogether. What comes
+            first in a list should matter most: the same is done where all parts together are too much.
 
     Example:
         register_section("queue", lambda: {"waiting": queue.qsize()})
     """
-    _sections[name] = fn
+    _sections[name] = fn, largest
 
 
 def unregister_section(name: str) -> None:
@@ -74,6 +77,7 @@ def snapshot() -> dict[str, Any]:
         _sequence += 1
         sequence = _sequence
     measured = {each.alias: each for each in measures()}
+    sections, cut = _read_sections()
     held = sorted(_holders(), key=lambda holder: -holder.since_seconds)
     return {
         "format": FORMAT,
@@ -81,23 +85,29 @@ def snapshot() -> dict[str, Any]:
         "at": time.time(),
         "sequence": sequence,
         "state": "active",
+        "shutting_down": stopping.announced is not None,
         "pools": [_pool(pool, measured.get(pool.alias)) for pool in pools()],
         "holders": [_holder(holder) for holder in held[:HOLDERS]],
         "holders_left_out": max(0, len(held) - HOLDERS),
         "dedicated": {alias: pids[:BACKENDS] for alias, pids in dedicated_backends().items()},
-        "sections": _read_sections(),
+        "sections": sections,
+        **({"left_out": cut} if cut else {}),
     }
 
 
 def encoded(document: Mapping[str, Any], largest: int = LARGEST) -> str:
     """As text of limited size: what is too much is left out, the least important first, and said to be."""
     text = _dumped(document)
-    left_out: list[str] = []
+    left_out: list[str] = list(document.get("left_out", ()))
     for what, lessen in _LESSENING:
         if len(text) <= largest:
             break
-        document = lessen(document)
-        left_out.append(what)
+        lessened = lessen(document)
+        if lessened == document:
+            continue
+        document = lessened
+        if what not in left_out:
+            left_out.append(what)
         text = _dumped({**document, "left_out": left_out})
     return text
 
@@ -105,6 +115,35 @@ def encoded(document: Mapping[str, Any], largest: int = LARGEST) -> str:
 def _dumped(document: Mapping[str, Any]) -> str:
     # In ASCII, so that characters are bytes, and half a surrogate pair in somebody's route can be stored.
     return json.dumps(document, separators=(",", ":"), allow_nan=False)
+
+
+def _fitting(value: Any, largest: int) -> Any:
+    """The same in so many bytes: of a list its beginning; None where nothing of it fits."""
+    size = len(_dumped(value))
+    if size <= largest:
+        return value
+    if not isinstance(value, list):
+        return None
+    kept, size = 0, 2
+    for item in value:
+        size += len(_dumped(item)) + 1
+        if size > largest:
+            break
+        kept += 1
+    return value[:kept] or None
+
+
+def _shorter_sections(largest: int) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    def lessen(document: Mapping[str, Any]) -> dict[str, Any]:
+        fitting = {name: _fitting(value, largest) for name, value in document.get("sections", {}).items()}
+        return {**document, "sections": {name: value for name, value in fitting.items() if value is not None}}
+
+    return lessen
+
+
+def _holders_in_brief(document: Mapping[str, Any]) -> dict[str, Any]:
+    held = document.get("holders", [])
+    return {**document, "holders": [*held[:10], *({**each, "sql": None, "leased_at": []} for each in held[10:])]}
 
 
 def _fewer_holders(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,6 +154,9 @@ def _fewer_holders(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _LESSENING: tuple[tuple[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]], ...] = (
+    ("sections", _shorter_sections(4096)),
+    ("sql", _holders_in_brief),
+    ("sections", _shorter_sections(1024)),
     ("holders", _fewer_holders),
     ("sections", lambda document: {**document, "sections": {}}),
     ("series", lambda document: {**document, "series": None}),
@@ -157,12 +199,13 @@ def without_source(call: str) -> str:
     return match[1] if match else call
 
 
-def _read_sections() -> dict[str, Any]:
-    found = {}
-    for name, read in tuple(_sections.items()):
+def _read_sections() -> tuple[dict[str, Any], list[str]]:
+    """What others add, and the names of what was too long for its own limit."""
+    found, cut = {}, []
+    for name, (read, largest) in tuple(_sections.items()):
         try:
-            value = plain(read())
-            json.dumps(value, allow_nan=False)
+            whole = plain(read())
+            value = _fitting(whole, largest)
         except Exception:
             if monotonic() - _complained.get(name, -COMPLAIN) >= COMPLAIN:
                 _complained[name] = monotonic()
@@ -170,7 +213,9 @@ def _read_sections() -> dict[str, Any]:
         else:
             if value is not None:
                 found[name] = value
-    return found
+            if value is not whole:
+                cut.append(name)
+    return found, cut
 
 
 def plain(value: Any) -> Any:

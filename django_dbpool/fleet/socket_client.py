@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 from typing import Any
 
@@ -60,7 +63,7 @@ def ask_local(verb: str, *, timeout: float = TIMEOUT, pid: int | None = None, **
     Ask every process of this project on this host that has a socket. The database is not needed for it.
 
     Args:
-        verb: "status", "holders", "drain", "cancel" or "terminate".
+        verb: "status", "holders", "stack", "drain", "cancel" or "terminate".
         timeout: seconds for each; they are asked at the same time, sixteen at once.
         pid: ask only this process.
         arguments: of the verb.
@@ -90,6 +93,55 @@ def local_processes(*, timeout: float = TIMEOUT) -> LocalProcesses:
         ...     print(process.pid, process.result["pools"] if process.ok else process.message)
     """
     return ask_local("status", timeout=timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where on this host one process listens, as far as could be seen."""
+
+    answer: LocalAnswer | None
+    """The process's own, with its snapshot; None if it isn't among those that answer."""
+    silent: tuple[LocalAnswer, ...] = ()
+    """Those of which nobody knows whether one is it."""
+    refused: tuple[str, ...] = ()
+    """Why a directory was not trusted."""
+
+
+def locate(instance: str, *, timeout: float = 1.0) -> Located:
+    """
+    Look for a process of this project on this host. All are asked at the same time, and nobody waits for the others
+    once it has answered.
+
+    Args:
+        instance: of the process.
+        timeout: seconds. A process that can answer does within a few milliseconds.
+    """
+    found, refused = _sockets(None)
+    todo, answers = deque(found), SimpleQueue[LocalAnswer | None]()
+    deadline = monotonic() + timeout
+    line = protocol.encode({"verb": "status", "process": instance})
+
+    def ask() -> None:
+        with suppress(IndexError):
+            while True:
+                pid, path = todo.popleft()
+                answers.put(_ask(pid, path, line, max(0.01, deadline - monotonic())))
+
+    for _ in range(min(AT_ONCE, len(found))):
+        # Daemons: those that wait for a frozen process must not hold up the end of this one.
+        threading.Thread(target=ask, name="dbpool-locate", daemon=True).start()
+    silent: list[LocalAnswer] = []
+    for _ in found:
+        try:
+            answer = answers.get(timeout=max(0.01, deadline - monotonic() + 0.1))
+        except Empty:
+            break
+        if answer is not None and answer.ok:
+            todo.clear()
+            return Located(answer, tuple(silent), tuple(refused))
+        if answer is not None and answer.error != protocol.NOT_ME:
+            silent.append(answer)
+    return Located(None, tuple(sorted(silent, key=lambda answer: answer.pid)), tuple(refused))
 
 
 def _sockets(only: int | None) -> tuple[list[tuple[int, Path]], list[str]]:
@@ -129,7 +181,7 @@ def _ask(pid: int, path: Path, line: bytes, timeout: float) -> LocalAnswer | Non
     except ConnectionRefusedError:
         return _refused(pid, path)
     except (protocol.TooSlow, TimeoutError, BlockingIOError):
-        return LocalAnswer(pid, path, error="no answer", message=f"It did not answer within {timeout:g} s.")
+        return LocalAnswer(pid, path, error="no answer", message=f"It did not answer within {round(timeout, 1):g} s.")
     except protocol.BadLine:
         return LocalAnswer(pid, path, error="bad answer", message="It hung up, or what it said is not understood.")
     except OSError as error:

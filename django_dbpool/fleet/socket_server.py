@@ -208,9 +208,10 @@ def answer_to(request: dict[str, Any], uid: int | None) -> bytes:
     arguments = {key: value for key, value in request.items() if key != "verb"}
 
     def log(name: str, verb: Verb) -> None:
-        if verb.changes:
+        if verb.for_other_hosts:
+            level = logging.WARNING if verb.changes else logging.INFO
             told = one_line(repr(arguments))
-            logger.warning("%s %s, asked for by user %s on this host", name, told, "?" if uid is None else uid)
+            logger.log(level, "%s %s, asked for by user %s on this host", name, told, "?" if uid is None else uid)
 
     try:
         answer = protocol.encode({"ok": True, "result": perform(request.get("verb"), arguments, before=log)})

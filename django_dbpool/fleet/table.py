@@ -62,6 +62,13 @@ SELECT document, extract(epoch FROM clock_timestamp() - taken)::float8
 """  # noqa: S608
 
 
+_FIND = f"""
+SELECT document, extract(epoch FROM clock_timestamp() - taken)::float8
+  FROM {TABLE}
+ WHERE instance = %s AND expires > clock_timestamp() AND octet_length(document) <= %s
+"""  # noqa: S608
+
+
 class TableStore:
     """
     Args:
@@ -90,13 +97,20 @@ class TableStore:
                 cursor.execute(_PUT, values)
 
     def read(self, longest: int, most: int) -> list[Row]:
+        return self._asked(_READ, [longest, most])
+
+    def find(self, instance: str, longest: int) -> Row | None:
+        """The snapshot of one process, unless it has expired or is longer than so many characters."""
+        return next(iter(self._asked(_FIND, [instance, longest])), None)
+
+    def _asked(self, question: str, values: list[Any]) -> list[Row]:
         connection = self._connection()
         # A failure must not break the caller's transaction, if there is one.
         inside = connection.in_atomic_block
         savepoint: AbstractContextManager[Any] = atomic(using=self.alias) if inside else nullcontext()
         try:
             with reserved(), deadline(PATIENCE), savepoint, connection.cursor() as cursor:
-                cursor.execute(_READ, [longest, most])
+                cursor.execute(question, values)
                 return [Row(document, max(0.0, age)) for document, age in cursor.fetchall()]
         except ProgrammingError as error:
             remedies = {UndefinedTable.sqlstate: self._missing, InsufficientPrivilege.sqlstate: self._forbidden}

@@ -6,12 +6,15 @@ waits for one, so it works while the database is away and while every thread is 
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from ..core.commands import LONGEST_RESULT
 from ..core.ledger import Holder
 from ..core.process import this_process
 from ..core.readers import boolean, count, read_mapping, reject
@@ -20,6 +23,7 @@ from ..core.words import one_line
 from ..pool.aiming import cancel, terminate
 from ..pool.dedicated import dedicated_holders
 from ..pool.registry import pools
+from .protocol import NOT_ME, TOO_LATE
 from .snapshot import snapshot, without_source
 
 
@@ -47,6 +51,12 @@ class Verb:
     needed: frozenset[str] = frozenset()
     changes: bool = False
     """Something is different afterwards: logged before it is done, and allowed in commands from other hosts."""
+    short: bool = False
+    """It only reads, and its answer is short enough to be signed: allowed in commands from other hosts, too."""
+
+    @property
+    def for_other_hosts(self) -> bool:
+        return self.changes or self.short
 
 
 def perform(verb: object, arguments: Mapping[Any, Any], *, before: Callable[[str, Verb], None] | None = None) -> Any:
@@ -65,14 +75,29 @@ def perform(verb: object, arguments: Mapping[Any, Any], *, before: Callable[[str
     found = VERBS.get(verb) if isinstance(verb, str) else None
     if found is None:
         raise NotDone("unknown verb", f"There are: {', '.join(sorted(VERBS))}.")
-    values, faults = read_mapping(arguments, found.arguments)
-    if faults:
-        raise NotDone("bad arguments", one_line(" ".join(f"{fault.message} {fault.hint}" for fault in faults)))
-    if missing := sorted(found.needed - values.keys()):
-        raise NotDone("bad arguments", f"{', '.join(missing)} is missing.")
+    values = read_arguments(found, arguments)
+    values.pop("actor", None)  # for the log, which has all arguments
+    if values.pop("process", None) not in (None, this_process().instance):
+        raise NotDone(NOT_ME, "This is another process.")
+    until = values.pop("until", None)
+    if until is not None and time.time() >= until:
+        raise NotDone(TOO_LATE, "Whoever asked has stopped waiting; nothing was done.")
     if before is not None:
         before(str(verb), found)
     return found.run(**values)
+
+
+def read_arguments(verb: Verb, arguments: Mapping[Any, Any]) -> dict[str, Any]:
+    """
+    Raises:
+        NotDone: they are not what the verb takes.
+    """
+    values, faults = read_mapping(arguments, {**verb.arguments, **_OF_ALL})
+    if faults:
+        raise NotDone("bad arguments", one_line(" ".join(f"{fault.message} {fault.hint}" for fault in faults)))
+    if missing := sorted(verb.needed - values.keys()):
+        raise NotDone("bad arguments", f"{', '.join(missing)} is missing.")
+    return values
 
 
 def _text(raw: Any) -> str:
@@ -89,6 +114,13 @@ def _time(raw: Any) -> float | None:
 
 def _optional_text(raw: Any) -> str | None:
     return None if raw is None else _text(raw)
+
+
+_OF_ALL: Mapping[str, Callable[[Any], Any]] = {"actor": _optional_text, "process": _text, "until": _time}
+"""
+Of every verb: who wants it; which process is meant, by its instance; and unix time on this host's clock after which it
+is not begun, so that a process that was frozen does nothing that nobody waits for any more.
+"""
 
 
 # -- reading ----------------------------------------------------------------------------------------------------
@@ -128,6 +160,44 @@ def calls(frame: FrameType | None) -> list[str]:
     return found[::-1]
 
 
+def stack(alias: str, backend_pid: int, generation: int, instance: str | None = None) -> dict[str, Any]:
+    """
+    The calls that the thread of one lease is in, as ``file:line in function``, outermost first. Files are named from
+    where Python finds them, and calls that don't fit into a signed answer are left out, the outermost first.
+    """
+    aim = (alias, backend_pid, generation)
+    if instance not in (None, this_process().instance) or (holder := _holder_of(*aim)) is None:
+        return {"outcome": Outcome.OVER.value}
+    frame = sys._current_frames().get(holder.thread_ident)
+    if _holder_of(*aim) is None:  # what was seen may be the thread's next work
+        return {"outcome": Outcome.OVER.value}
+    found = [_from_the_path(call) for call in calls(frame)]
+    for left_out in range(len(found) + 1):
+        answer = {
+            "outcome": Outcome.DONE.value,
+            "thread": one_line(holder.thread, 100),
+            "calls": found[left_out:],
+            "left_out": left_out,
+        }
+        if len(json.dumps(answer)) <= LONGEST_RESULT:
+            break
+    return answer
+
+
+def _holder_of(alias: str, backend_pid: int, generation: int) -> Holder | None:
+    lent = [holder for pool in pools() if pool.alias == alias for holder in pool.holders()]
+    for holder in (*lent, *dedicated_holders(alias)):
+        if (holder.backend_pid, holder.generation) == (backend_pid, generation):
+            return holder
+    return None
+
+
+def _from_the_path(call: str) -> str:
+    """Without the directory in which its file's package is: two thirds of it would be the same in every line."""
+    found = [path for path in sys.path if path and call.startswith(path.rstrip("/") + "/")]
+    return call[len(max(found, key=len).rstrip("/")) + 1 :] if found else call
+
+
 # -- changing ---------------------------------------------------------------------------------------------------
 
 
@@ -157,12 +227,14 @@ _TARGET: Mapping[str, Callable[[Any], Any]] = {
     "instance": _text,
     "backend_start": _time,
     "xact_start": _time,
+    "state_change": _time,
 }
 _AIM = frozenset({"alias", "backend_pid", "generation"})
 
 VERBS: Mapping[str, Verb] = {
     "status": Verb(status, {}),
     "holders": Verb(holders, {"stacks": boolean}),
+    "stack": Verb(stack, {name: _TARGET[name] for name in (*sorted(_AIM), "instance")}, _AIM, short=True),
     "drain": Verb(drain, {"alias": _optional_text}, changes=True),
     "cancel": Verb(_aimed(cancel), _TARGET, _AIM, changes=True),
     "terminate": Verb(_aimed(terminate), _TARGET, _AIM, changes=True),

@@ -72,7 +72,8 @@ def cancel(target: Target) -> Outcome:
 
 def terminate(target: Target) -> Outcome:
     """
-    End the session of this lease: its transaction is rolled back, its holder gets ``ConnectionLost``.
+    End the session of this lease: its transaction is rolled back, its holder gets ``ConnectionLost``. Its place in the
+    pool is free at once, also where the holder waits for something else and won't notice for long.
 
     Behind a pooler its statement is cancelled first, so it may be that error which it gets.
 
@@ -107,6 +108,8 @@ def _stop(target: Target, verb: _Verb) -> Outcome:
         if own is None:
             return Outcome.UNREACHABLE  # too many open files
         outcome = _stop_isolated(pool, lease, own, target, verb)
+    if pool is not None and verb is _TERMINATE and outcome is Outcome.DONE:
+        pool.housekeeping.give_up_place(lease.entry)
     logger.warning(
         "database %r: %s of backend %d, lease %d: %s",
         target.alias,
@@ -120,7 +123,7 @@ def _stop(target: Target, verb: _Verb) -> Outcome:
 
 def _stop_isolated(pool: ManagedPool | None, lease: _Lease, own: socket.socket, target: Target, verb: _Verb) -> Outcome:
     if pool is None or pool.config.pooler is not None:
-        return _through_the_pooler(lease, own, verb)
+        return _through_the_pooler(lease, own, target, verb)
     try:
         with _server_of(pool) as conn:
             outcome = _on_the_server(conn, lease, own, target, verb)
@@ -129,7 +132,7 @@ def _stop_isolated(pool: ManagedPool | None, lease: _Lease, own: socket.socket, 
     except (psycopg.Error, LeaseRefused, GateClosed, OSError) as error:
         logger.info("database %r: can't ask the server about backend %d: %s", target.alias, target.backend_pid, error)
         return Outcome.UNREACHABLE
-    return _through_the_pooler(lease, own, verb) if outcome is None else outcome
+    return _through_the_pooler(lease, own, target, verb) if outcome is None else outcome
 
 
 # -- in this process ----------------------------------------------------------------------------------------------
@@ -197,6 +200,7 @@ SELECT pg_catalog.pg_backend_pid(),
        pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.backend_start),
        extract(epoch FROM a.backend_start)::pg_catalog.text,
        extract(epoch FROM a.xact_start)::pg_catalog.text,
+       extract(epoch FROM a.state_change)::pg_catalog.text,
        a.state
   FROM (VALUES (1)) AS one LEFT JOIN pg_catalog.pg_stat_activity AS a
     ON a.pid = %s AND a.datname = pg_catalog.current_database()
@@ -208,7 +212,7 @@ SELECT pg_catalog.{function}(a.pid)
   FROM pg_catalog.pg_stat_activity AS a
  WHERE a.pid = %s
    AND extract(epoch FROM a.backend_start)::pg_catalog.text = %s
-   AND extract(epoch FROM a.xact_start)::pg_catalog.text IS NOT DISTINCT FROM %s{active}
+   AND extract(epoch FROM a.xact_start)::pg_catalog.text IS NOT DISTINCT FROM %s{more}
 """
 
 
@@ -224,6 +228,7 @@ class _Row(NamedTuple):
     age: float | None
     backend_start: str | None
     xact_start: str | None
+    state_change: str | None
     state: str | None
 
 
@@ -250,9 +255,12 @@ def _on_the_server(
         # What was read is this lease's doing if it is still the same now.
         if not lease.lasts():
             return Outcome.OVER
-        active = "\n   AND a.state NOT LIKE 'idle%%'" if verb.active_only else ""
-        statement = _STRIKE.format(function=verb.function, active=active)
-        cursor.execute(statement, [row.pid, row.backend_start, row.xact_start], prepare=False)
+        more, values = "\n   AND a.state NOT LIKE 'idle%%'" if verb.active_only else "", []
+        if target.state_change is not None:
+            more += "\n   AND extract(epoch FROM a.state_change)::pg_catalog.text = %s"
+            values.append(row.state_change)
+        statement = _STRIKE.format(function=verb.function, more=more)
+        cursor.execute(statement, [row.pid, row.backend_start, row.xact_start, *values], prepare=False)
         struck = cursor.fetchone()
     return Outcome.DONE if struck is not None and struck[0] else Outcome.OVER
 
@@ -303,7 +311,11 @@ def _is_idle(row: _Row) -> bool:
 
 def _as_seen(row: _Row, target: Target) -> bool:
     """As the caller has seen it, if he has."""
-    pairs = ((row.backend_start, target.backend_start), (row.xact_start, target.xact_start))
+    pairs = (
+        (row.backend_start, target.backend_start),
+        (row.xact_start, target.xact_start),
+        (row.state_change, target.state_change),
+    )
     return all(seen is None or (now is not None and abs(float(now) - seen) < SAME_MOMENT) for now, seen in pairs)
 
 
@@ -363,13 +375,15 @@ def _lent(pool: ManagedPool, owner: Owner) -> PoolEntry | None:
 # -- the way of the connection itself -----------------------------------------------------------------------------
 
 
-def _through_the_pooler(lease: _Lease, own: socket.socket, verb: _Verb) -> Outcome:
+def _through_the_pooler(lease: _Lease, own: socket.socket, target: Target, verb: _Verb) -> Outcome:
     """
     Whatever stands between knows by the secret key which of its sessions is meant. Whether anything came of it,
     nobody tells.
     """
     entry = lease.entry
     active, reached = entry.pgconn.transaction_status == ACTIVE, False
+    if active and target.state_change is not None:
+        return Outcome.OVER  # it was meant because it was idle
     if active and capabilities.has_cancel_safe():
         # Not with libpq before 17: it may block for ever, and in psycopg's C implementation all threads with it.
         with suppress(psycopg.Error, OSError):

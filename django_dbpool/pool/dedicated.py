@@ -28,6 +28,18 @@ def register(alias: str, conn: Connection[Any]) -> PoolEntry:
     return entry
 
 
+def keep(alias: str, conn: Connection[Any], now: float) -> PoolEntry:
+    """Note a connection that is nobody's lease: the fleet knows it for ours, no report names a holder."""
+    entry = PoolEntry(conn, now, math.inf)
+    _open[entry] = alias
+    return entry
+
+
+def leave(entry: PoolEntry) -> None:
+    """It is about to be closed by whoever had it kept."""
+    _open.pop(entry, None)
+
+
 def close(entry: PoolEntry) -> None:
     """Close it whatever it is doing: a statement that still runs is cancelled. In a forked child nothing happens."""
     try:

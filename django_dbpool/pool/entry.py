@@ -233,9 +233,13 @@ class PoolEntry:
         finally:
             self.close()
 
-    def close(self) -> None:
+    def settle(self) -> None:
+        """Count it as closed, once."""
         if self.tally is not None and self.tally.closed(self):
             self._tell()
+
+    def close(self) -> None:
+        self.settle()
         # _pool keeps psycopg from warning about a connection that is collected unclosed; closing ends that.
         self.conn._pool = None
         self.conn.close()

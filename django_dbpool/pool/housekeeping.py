@@ -300,6 +300,28 @@ class Housekeeping:
         else:
             pool.discard(entry)
 
+    def give_up_place(self, entry: PoolEntry) -> None:
+        """
+        Of a lease whose session was ended: others get its place now. Its holder may wait for something else for hours
+        before it notices; the connection, which serves nobody, stays its own until then.
+        """
+        pool = self.pool
+        transit = object()
+        try:
+            pool._in_transit.add(transit)
+            pool.entries.remove(entry)
+            pool._note_end(entry, pool.clock() - entry.since)
+            entry.settle()
+            ticket, entry.ticket = entry.ticket, None
+            pool.gate.forfeit(entry.reserved)
+            if ticket is not None:
+                pool.gate.leave(ticket)
+            pool._make_up()
+        except KeyError:
+            pass  # the lease has ended
+        finally:
+            pool._in_transit.discard(transit)
+
     def _warn(self) -> None:
         pool = self.pool
         now = pool.clock()

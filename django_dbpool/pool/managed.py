@@ -293,8 +293,9 @@ class ManagedPool(OpeningConnections):
                 if ticket is not None:
                     self.gate.leave(ticket)
             self._make_up()
-        except KeyError:
-            pass  # somebody else was first
+        except KeyError:  # somebody else was first
+            if entry.stopped:
+                entry.close()  # only its place was given up, by who has ended its session
         except BaseException:
             entry.close()  # no longer counted, so nobody would close it later
             raise

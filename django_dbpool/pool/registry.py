@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Protocol
 
 from ..core import events, reporter, tally
-from . import background, stopping, watchdog
+from . import background, probing, stopping, watchdog
 from .managed import ManagedPool
 
 
@@ -62,6 +62,7 @@ def close_pools(alias: str | None = None, timeout: float = 5.0) -> None:
     deadline = monotonic() + timeout
     for _, pool in chosen:
         pool.close(max(0.0, deadline - monotonic()))
+    probing.close(alias, max(0.0, deadline - monotonic()))
 
 
 def register_holder(holder: Forgetful) -> None:
@@ -77,6 +78,7 @@ def _forget_inherited() -> None:
         _graveyard.append((pool, list(pool.gate.free), list(pool.entries)))
         pool.forget()
     _pools.clear()
+    probing.forget()
     stopping.forget()
     tally.reset_after_fork()
     events.reset_after_fork()

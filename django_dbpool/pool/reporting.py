@@ -42,6 +42,8 @@ class PoolSnapshot:
     opening: int
     waiting: int
     """Callers in the queue, and those that wait for their group."""
+    reserve_in_use: int = 0
+    """Connections of the reserve that are lent or being opened."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -66,6 +68,7 @@ def snapshot(pool: ManagedPool) -> PoolSnapshot:
         idle=len(gate.free) + len(gate.reserve_free),
         opening=max(0, size - opened),
         waiting=gate.waiting,
+        reserve_in_use=max(0, reserved - len(gate.reserve_free)),
     )
 
 

@@ -20,6 +20,8 @@ from testproject.harness.serving import Site, SiteError
 from testproject.postgres import EmbeddedServer, Server, ServerError
 
 USER = "demo"
+DASHBOARD = "admin/django_dbpool/connectionpool/"
+"""Where Django's admin has it."""
 
 
 class Demo:
@@ -91,11 +93,12 @@ class Demo:
         with self.console.step("start the site") as step:
             manage({**env, **account}, "createsuperuser", "--noinput", interrupts=self.interrupts)
             with self.interrupts.held():
-                site = stack.enter_context(self._site(env))
+                site = stack.enter_context(self._site({**env, "DBPOOL_DEMO_FLEET": "1"}))
             step.result = "gunicorn on django_dbpool"
         self.console.line()
-        self.console.line(f"  site   {self.console.bold(site.url)}")
-        self.console.line(f"  admin  {site.url}admin/   user {USER}, password {password}")
+        self.console.line(f"  site       {self.console.bold(site.url)}")
+        self.console.line(f"  dashboard  {site.url}{DASHBOARD}")
+        self.console.line(f"             user {USER}, password {password}")
         self.console.line()
         self.console.line("Ctrl-C stops it and leaves nothing behind.")
         try:

@@ -24,9 +24,14 @@ class SiteError(RuntimeError):
 class Site:
     """gunicorn with threads, or uvicorn, in front of the test project, on a port of 127.0.0.1."""
 
-    def __init__(self, kind: Kind, env: Mapping[str, str], *, threads: int = 8, port: int = 0) -> None:
+    def __init__(
+        self, kind: Kind, env: Mapping[str, str], *, threads: int = 8, workers: int = 1, port: int = 0
+    ) -> None:
         self.kind = kind
+        self.workers = workers
         self.threads = threads
+        self.workers = workers
+        """Processes of gunicorn; uvicorn has one."""
         self._env = dict(env)
         # Bound here and handed on: the port is known before the server runs, and stays ours until then.
         self._socket = _listen(port)
@@ -127,7 +132,7 @@ class Site:
             options = ["--fd", descriptor, "--log-level", "warning", "--timeout-graceful-shutdown", "15"]
             return [sys.executable, "-m", "uvicorn", "testproject.asgi:application", *options]
         options = ["--config", "python:testproject.gunicorn_conf", "--bind", f"fd://{descriptor}"]
-        options += ["--threads", str(self.threads), "--log-level", "warning"]
+        options += ["--workers", str(self.workers), "--threads", str(self.threads), "--log-level", "warning"]
         return [sys.executable, "-m", "gunicorn", *options, "testproject.wsgi:application"]
 
 

@@ -174,7 +174,16 @@ def _faults_of_log(measured: Measured, should_fail: int) -> Iterator[str]:
     if [termination.status for termination in measured.terminations] != [503, 503]:
         yield f"reports were answered {[termination.status for termination in measured.terminations]}"
     if measured.alarms != should_fail + 1:
-        yield f"the log has {measured.alarms} errors, not {should_fail + 1}: one for each failed event and the crash"
+        loggers = Counter(line.logger for line in measured.lines if line.is_alarm)
+        rare = [
+            f"{line.logger}: {line.message[:200]}"
+            for line in measured.lines
+            if line.is_alarm and loggers[line.logger] < 5
+        ]
+        yield (
+            f"the log has {measured.alarms} errors, not {should_fail + 1}: one for each failed event and the crash; "
+            f"those of which there are few: {rare}"
+        )
 
 
 def _story_of_stock(measured: Measured) -> str:

@@ -53,6 +53,8 @@ IMPOSSIBLE_WITH_COMMENTS = {
     "test_no_pin.py::test_connection_is_lent_on[bytes]": BYTES,
     "test_no_pin.py::test_connection_survives_its_unit_in_session_mode[bytes]": BYTES,
     "test_replay.py::test_after_a_write[callproc]": PROCEDURE,
+    "test_slow_statements.py::test_every_way_to_execute": PROCEDURE,
+    "test_slow_statements.py::test_hostile_sql[bytes]": BYTES,
     "test_replay.py::test_after_a_write_with_the_pool_switched_off[callproc]": PROCEDURE,
     "test_reset_always.py::test_statements_that_psycopg_prepared_stay": EACH_TIME,
     "test_prepare.py::test_a_column_of_another_type_costs_one_error": EACH_TIME,

@@ -93,7 +93,10 @@ def test_gunicorn_with_gevent_workers(project: Project, session_server: Server, 
 
 
 def sessions(observer: psycopg.Connection[Any]) -> int:
-    sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid()"
+    sql = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid() "
+        "AND backend_type = 'client backend'"  # and none that vacuums
+    )
     row = observer.execute(sql).fetchone()
     assert row is not None
     return int(row[0])

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from django.test import override_settings
 
 from django_dbpool.pool import command as commands
 from testproject.postgres import Server
 from testproject.processes import wait_until
 from tests.faults.helpers import PATIENCE, Database
+from tests.faults.others import Other, other
 from tests.faults.timeouts import LIMIT
 from tests.fixtures.aliases import MakeAlias
 
 MakeDatabase = Callable[..., Database]
+StartOther = Callable[..., Other]
 _numbers = itertools.count(1)
 
 
@@ -71,3 +77,20 @@ def nothing_left() -> Iterator[None]:
     yield
     assert wait_until(lambda: not commands.running, PATIENCE), commands.running
     assert wait_until(lambda: not any(t.name == "dbpool-cancel" for t in threading.enumerate()), PATIENCE)
+
+
+@pytest.fixture
+def sockets() -> Iterator[Path]:
+    """Where processes of this test listen, and nobody else; DBPOOL["SOCKET"]."""
+    with tempfile.TemporaryDirectory(prefix="dbp") as directory, override_settings(DBPOOL={"SOCKET": directory}):
+        yield Path(directory)
+        # Whoever acts there is done, with the database, too.
+        names = ("dbpool-act", "dbpool-locate")
+        assert wait_until(lambda: not any(t.name in names for t in threading.enumerate()), PATIENCE)
+
+
+@pytest.fixture
+def start_other(sockets: Path, session_server: Server) -> Iterator[StartOther]:
+    """A function that starts another process of the project; what it is given goes into its environment."""
+    with ExitStack() as started:
+        yield lambda **environment: started.enter_context(other(session_server, sockets, **environment))

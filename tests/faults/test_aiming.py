@@ -154,6 +154,24 @@ def test_terminate_idle_in_transaction(database: Database, begun: Transaction) -
     database.assert_whole()
 
 
+def test_place_of_a_terminated_lease_is_free_at_once(make_database: MakeDatabase) -> None:
+    """Its holder, which waits for something else, still has it; who waits for a connection doesn't wait for that."""
+    database = make_database(max_size=1, reserve_size=0)
+    begun = Transaction(database.alias)
+    try:
+        holder = holder_of(database, "idle in transaction")
+        waiting = Task(database.fetch, "SELECT 1")
+        assert wait_until(lambda: database.pool.snapshot().waiting == 1, PATIENCE)
+        assert terminate(aim(holder)) is Outcome.DONE
+        assert waiting.error() is None
+        assert database.pool.snapshot().in_use == 0
+        assert database.pool.holders() == ()
+    finally:
+        error = begun.error()
+    assert isinstance(error, ConnectionLost)
+    database.assert_whole()
+
+
 @pytest.mark.parametrize("reserve", [0, 1])
 def test_full_pool(make_database: MakeDatabase, reserve: int) -> None:
     """With the reserve or without: whoever waits in the queue is not waited for."""
@@ -214,16 +232,18 @@ def test_as_the_caller_has_seen_it(database: Database, begun: Transaction) -> No
     """Of another time the backend or its transaction is not the one that was meant."""
     target = aim(holder_of(database, "idle in transaction"))
     row = database.observer.execute(
-        "SELECT extract(epoch FROM backend_start)::float8, extract(epoch FROM xact_start)::float8 "
-        "FROM pg_stat_activity WHERE pid = %s",
+        "SELECT extract(epoch FROM backend_start)::float8, extract(epoch FROM xact_start)::float8, "
+        "extract(epoch FROM state_change)::float8 FROM pg_stat_activity WHERE pid = %s",
         [target.backend_pid],
     ).fetchone()
     assert row is not None
-    backend_start, xact_start = row
+    backend_start, xact_start, state_change = row
     given = target.to_json()
     assert terminate(Target(**{**given, "backend_start": backend_start - 1})) is Outcome.OVER
     assert terminate(Target(**{**given, "xact_start": xact_start + 1})) is Outcome.OVER
-    assert terminate(Target(**{**given, "backend_start": backend_start, "xact_start": xact_start})) is Outcome.DONE
+    assert terminate(Target(**{**given, "state_change": state_change - 1})) is Outcome.OVER
+    seen = {"backend_start": backend_start, "xact_start": xact_start, "state_change": state_change}
+    assert terminate(Target(**{**given, **seen})) is Outcome.DONE
     assert isinstance(begun.error(), ConnectionLost)
 
 

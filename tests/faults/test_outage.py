@@ -66,6 +66,7 @@ def refused(database: Database) -> PoolError:
 
 
 @pytest.mark.ci
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["fast", "immediate", "kill"])
 def test_restart_of_two_seconds_is_hidden(make_database: MakeDatabase, running: EmbeddedServer, how: str) -> None:
     """32 threads read through the ORM all the time; none of them sees an error."""
@@ -181,6 +182,7 @@ def endure(database: Database, server: EmbeddedServer, length: float) -> Outage:
 
 
 @pytest.mark.ci
+@pytest.mark.alone
 def test_long_outages(make_database: MakeDatabase) -> None:
     """Of 5, 20 and 60 seconds alike: answered at once, and served and whole again soon after."""
     with ExitStack() as stack:
@@ -342,6 +344,7 @@ def crowded(small: EmbeddedServer) -> EmbeddedServer:
 
 
 @pytest.mark.ci
+@pytest.mark.alone
 def test_others_take_max_connections_while_the_pool_grows(make_database: MakeDatabase, crowded: EmbeddedServer) -> None:
     """Room for two: sixteen clients are served by two connections, none of them sees an error; later by four."""
     database = make_database(crowded, USER="site", max_size=4, timeout=20, **{**ON, **FAST})
@@ -367,6 +370,7 @@ def test_others_take_max_connections_while_the_pool_grows(make_database: MakeDat
 
 
 @pytest.mark.ci
+@pytest.mark.alone
 def test_others_take_max_connections_during_a_restart(
     make_database: MakeDatabase, crowded: EmbeddedServer, settings: Any
 ) -> None:

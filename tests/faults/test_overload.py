@@ -40,12 +40,14 @@ def judge(outcome: Outcome) -> None:
 
 
 @pytest.mark.ci
+@pytest.mark.alone
 @pytest.mark.parametrize("factor", [2, 10])
 def test_overload(ours: Measure, factor: int) -> None:
     judge(ours(factor, 17.0))
 
 
 @pytest.mark.ci
+@pytest.mark.alone
 def test_in_djangos_pool_all_of_them_wait(djangos: Measure) -> None:
     """Else the test above would prove nothing."""
     outcome = djangos(10, 9.0)
@@ -59,6 +61,7 @@ def test_overload_for_ten_minutes(ours: Measure, factor: int) -> None:
 
 
 @pytest.mark.ci
+@pytest.mark.alone
 def test_threads_that_wait_for_each_other_are_served(make_alias: MakeAlias) -> None:
     """Thirty-two threads that never rest on eight connections, 0.1 s each: a queue that stands, and no overload."""
     entry = {**ENGINES[OURS], "POOL": {"max_size": 8, "timeout": 10}}

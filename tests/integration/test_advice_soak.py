@@ -1,5 +1,5 @@
 """
-Whether advice is good: on three workloads a pool of the size that is advised, from a measured run with the default
+Whether advice is good: on four workloads a pool of the size that is advised, from a measured run with the default
 size, is as fast as the best of all sizes, found by trying them.
 
     pytest -m soak tests/integration/test_advice_soak.py -s

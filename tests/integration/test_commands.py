@@ -89,6 +89,57 @@ def test_who_publishes_looks_for_commands(obeyed: list[Any]) -> None:
     assert (wait_for(sent).outcome, obeyed) == ("done", ["default"])
 
 
+@pytest.fixture
+def looking() -> Iterator[Publisher]:
+    """A process that has published once and looks for commands ten times a second, until it publishes otherwise."""
+    publisher = Publisher(TableStore("default"), interval=0.25, expire=30)
+    publisher._began = -1e9
+    publisher._offer("active", 30)
+    assert publisher.wait(PATIENCE)
+    yield publisher
+    publisher.close(PATIENCE)
+
+
+def test_it_looks_for_them_between_two_snapshots_too(obeyed: list[Any], looking: Publisher) -> None:
+    """Whoever has clicked on a button is not to wait for the next one."""
+    sent = send(this_process().instance, "drain", alias="default")
+    assert (wait_for(sent).outcome, obeyed) == ("done", ["default"])
+    assert looking.published == 1
+
+
+@pytest.mark.parametrize("state", ["idle", "ended"])
+def test_who_is_idle_looks_for_nothing(looking: Publisher, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that scales to zero has to be able to."""
+    looking._offer(state, 30)
+    assert looking.wait(PATIENCE)
+    looks: list[str] = []
+    monkeypatch.setattr(commands, "poll", looks.append)
+    with looking._changed:
+        assert looking._looking is None
+        assert not looking._changed.wait(0.3)
+    assert looks == []
+
+
+def test_where_it_cannot_look_it_does_not_go_on(looking: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again after the next snapshot: each attempt would be a line in the log."""
+    looks: list[str] = []
+
+    def fail(using: str) -> None:
+        looks.append(using)
+        raise DatabaseError("away")
+
+    monkeypatch.setattr(commands, "poll", fail)
+    assert wait_until(lambda: bool(looks), PATIENCE)
+    with looking._changed:
+        looking._changed.wait(0.3)
+    assert looks == ["default"]
+    looking._offer("active", 30)
+    assert looking.wait(PATIENCE)
+    with looking._changed:
+        looking._changed.wait(0.3)
+    assert looks == ["default", "default"]
+
+
 def test_what_goes_wrong_is_told_without_its_text(obeyed: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(alias: str | None = None) -> None:
         raise RuntimeError("password=hunter2")
@@ -158,7 +209,7 @@ def test_idle_beats_are_one_query_and_no_write(obeyed: list[Any], django_assert_
 
 
 def test_wrong_calls() -> None:
-    with pytest.raises(ValueError, match="There are: cancel, drain, terminate"):
+    with pytest.raises(ValueError, match="There are: cancel, drain, stack, terminate"):
         send(TARGET, "holders")
     with pytest.raises(ValueError, match="lives at most 60 s"):
         send(TARGET, "drain", lifetime=61)

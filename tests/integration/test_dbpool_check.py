@@ -86,7 +86,7 @@ def test_only_the_named_aliases(make_alias: MakeAlias, run: Run) -> None:
     assert code == 0
     assert away not in out
     code, out, err = run("nowhere", aliases=(here, away))
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert f"No database of this engine: nowhere. There are: {here}, {away}." in err
 
 
@@ -143,7 +143,8 @@ def test_help_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
         assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "Checks all settings of the pools, and asks the servers whether there is room." in text
-    assert "Exit code 0: nothing found at or above --fail-level" in text
+    assert "exit codes: 0 nothing found at or above --fail-level 1 something was 2 wrong usage" in text
+    assert "examples: manage.py dbpool check everything" in text
 
 
 def test_a_sub_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:

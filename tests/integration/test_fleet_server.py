@@ -93,6 +93,28 @@ def test_each_holder_meets_its_session(
     assert gone[backends[0]] is None, "it held what is no more"
 
 
+def test_who_waits_for_a_lock_and_for_whom(
+    alias: str, make_worker: Callable[[], Worker], observer: psycopg.Connection[Any]
+) -> None:
+    """Of who waits for nobody it isn't asked: that would lock the lock manager."""
+    first, second = make_worker(), make_worker()
+    lock = "SELECT pg_advisory_xact_lock(4711)"
+    holding = first(hold, alias)
+    first(execute, alias, lock)
+    waits = second(hold, alias)
+    waiting = second.start(execute, alias, lock)
+    state = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+    assert wait_until(lambda: observer.execute(state, [waits]).fetchone() is not None, PATIENCE)
+    publish(alias)
+    found = {each.holder.backend_pid: each.session for each in server_of(alias, processes()).held}
+    blocked, blocker = found[waits], found[holding]
+    assert blocked is not None
+    assert blocker is not None
+    assert (blocked.blocked_by, blocker.blocked_by) == ((holding,), ())
+    first(transaction.rollback, using=alias)
+    waiting.result(PATIENCE)
+
+
 def test_strangers_are_sessions_of_our_role_that_nobody_knows_of(alias: str, session_server: Server) -> None:
     backend(alias)
     publish(alias)

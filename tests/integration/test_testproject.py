@@ -90,13 +90,13 @@ def waits_for_lock(server: EmbeddedServer) -> bool:
         return connection.execute(waiting).fetchone() is not None
 
 
-def log_in(url: str, user: str, password: str) -> str:
-    """Log in to the admin and return its first page."""
+def log_in(url: str, user: str, password: str, to: str = "/admin/") -> str:
+    """Log in to the admin and return its first page, or another one."""
     cookies = CookieJar()
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(cookies))
     with browser.open(f"{url}admin/login/"):
         token = next(cookie.value for cookie in cookies if cookie.name == "csrftoken")
-    form = {"username": user, "password": password, "csrfmiddlewaretoken": token, "next": "/admin/"}
+    form = {"username": user, "password": password, "csrfmiddlewaretoken": token, "next": to}
     with browser.open(f"{url}admin/login/", urllib.parse.urlencode(form).encode()) as page:
         return str(page.read().decode())
 
@@ -332,6 +332,8 @@ class TestDemo:
             assert url
             assert password
             assert "Site administration" in log_in(url[1], "demo", password[1])
+            assert "Is all well?" in log_in(url[1], "demo", password[1], to="/admin/django_dbpool/connectionpool/")
+            assert f"{url[1]}admin/django_dbpool/connectionpool/" in output
             assert "Stopping." in self.interrupt(process, directory)
             assert process.returncode == 0
         assert "\x1b" not in output

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from django.conf import settings as django_settings
 from django.db import DatabaseError, connections
-from django.test import override_settings
+from django.test import Client, override_settings
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +31,7 @@ from django_dbpool.fleet.socket_client import ask_local, local_processes
 from django_dbpool.pool import registry
 from django_dbpool.transaction import group
 from tests.fixtures.aliases import MakeAlias
+from tests.fixtures.api import TOKEN, digest
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -115,7 +116,8 @@ def world(make_alias: MakeAlias, monkeypatch: pytest.MonkeyPatch) -> Iterator[st
     )
     with tempfile.TemporaryDirectory(prefix="dbp") as directory:
         told = {"SOCKET": directory, "SLOW_STATEMENT": 0.000001, "REPEATED_STATEMENTS": 2, "LEAK_STACKS": True}
-        with override_settings(SECRET_KEY=SECRET, DBPOOL={**told, "SECRET": SECRET}):
+        told |= {"FLEET": None, "SECRET": SECRET, "TOKENS": [digest(TOKEN)]}
+        with override_settings(SECRET_KEY=SECRET, ROOT_URLCONF="tests.fixtures.api_site", DBPOOL=told):
             socket_server.ensure_running()
             yield alias
             socket_server.stop()
@@ -132,7 +134,7 @@ def judge(text: str, where: str) -> None:
 REFUSED = (DatabaseError, UnicodeError, ValueError)
 
 
-def hold(alias: str, sql: str, name: str) -> None:
+def hold(alias: str, sql: str, name: str, endpoint: str) -> None:
     """Execute it, valid or not, twice, as such a unit, thread and group; then look, from inside of the lease."""
     ledger.current_unit.set(Unit(name))
     threading.current_thread().name = name
@@ -141,7 +143,7 @@ def hold(alias: str, sql: str, name: str) -> None:
             cursor.execute(sql, [PARAMETER])
         with suppress(*REFUSED):
             cursor.execute(sql, [PARAMETER])  # it is the last, whatever the server said
-        look(alias)
+        look(alias, endpoint)
         raise Undo
 
 
@@ -149,7 +151,7 @@ class Undo(Exception):
     pass
 
 
-def look(alias: str) -> None:
+def look(alias: str, endpoint: str) -> None:
     (pool,) = [pool for pool in registry.pools() if pool.alias == alias]
     (holder,) = pool.holders()
     judge(str(holder), "holder")
@@ -160,6 +162,7 @@ def look(alias: str) -> None:
         judge_values(answer.result)
         assert "canarysource7785" not in json.dumps(answer.result), "a line of the program may have a value in it"
         assert [each["leased_at"] for each in answer.result["holders"] if each["alias"] == alias] != [[]]
+    look_from_outside(endpoint)
     pool.housekeeping._warn()
     refused: list[BaseException] = []
 
@@ -177,6 +180,23 @@ def look(alias: str) -> None:
     (error,) = refused
     judge(str(error), "error")
     judge(repr(error), "its repr")
+
+
+ENDPOINTS = (
+    "pools", "processes", "holders", "operations", "statements/slow", "statements/repeated", "alerts", "metrics",
+    "advice", "status",
+)  # fmt: skip
+
+
+def look_from_outside(path: str) -> None:
+    response = Client(headers={"Authorization": f"Bearer {TOKEN}"}).get(f"/dbpool/{path}")
+    assert response.status_code == 200, (path, response.content)
+    judge(response.content.decode(), path)
+    assert b"canarysource7785" not in response.content
+    if path not in ("status", "advice"):  # which has lines to be copied
+        judge_values(response.json())
+    if path == "holders":
+        assert response.json()["items"], "it has something to tell"
 
 
 def judge_values(value: Any) -> None:
@@ -197,16 +217,16 @@ def judge_values(value: Any) -> None:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(statements(), names)
-@example(f"SELECT 'a;{LITERAL}', %s", "x")
-@example(f"SELECT 'a; {LITERAL}', %s", "x")
-@example(f"SELECT 'a;''{LITERAL}', %s", "x")
-@example(f"SELECT 'a;set {LITERAL}', %s", "x")
-@example("SELECT %s", "\nERROR forged 2026")
-def test_no_value_no_secret_and_no_line_of_others(world: str, log: Lines, sql: str, name: str) -> None:
+@given(statements(), names, st.sampled_from(ENDPOINTS))
+@example(f"SELECT 'a;{LITERAL}', %s", "x", "holders")
+@example(f"SELECT 'a; {LITERAL}', %s", "x", "holders")
+@example(f"SELECT 'a;''{LITERAL}', %s", "x", "holders")
+@example(f"SELECT 'a;set {LITERAL}', %s", "x", "holders")
+@example("SELECT %s", "\nERROR forged 2026", "status")
+def test_no_value_no_secret_and_no_line_of_others(world: str, log: Lines, sql: str, name: str, endpoint: str) -> None:
     activity.reset()  # it says the same once a minute
     found: list[BaseException] = []
-    thread = threading.Thread(target=wrapped, args=(found, world, sql, name))
+    thread = threading.Thread(target=wrapped, args=(found, world, sql, name, endpoint))
     thread.start()
     thread.join()
     assert [type(error) for error in found] == [Undo], found
@@ -219,13 +239,13 @@ def test_no_value_no_secret_and_no_line_of_others(world: str, log: Lines, sql: s
         assert re.match(r"(DEBUG|INFO|WARNING|ERROR) django_dbpool|  |Leased at", line), line
 
 
-def wrapped(found: list[BaseException], alias: str, sql: str, name: str) -> None:
+def wrapped(found: list[BaseException], *arguments: str) -> None:
     try:
-        hold(alias, sql, name)
+        hold(*arguments)
     except BaseException as error:
         found.append(error)
     finally:
-        connections[alias].close()
+        connections[arguments[0]].close()
 
 
 def test_secrets_of_settings_are_in_no_repr() -> None:

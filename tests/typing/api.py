@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, assert_type
 
 import sentry_sdk
+from django.contrib.admin import AdminSite
 from django.contrib.auth.models import User
 from django.core.asgi import get_asgi_application
 from django.db import OperationalError, connections
@@ -27,7 +28,8 @@ from opentelemetry.trace import TracerProvider
 from prometheus_client import CollectorRegistry
 
 import django_dbpool
-from django_dbpool import advice, alerts, errors, operations, server_counts, transaction
+from django_dbpool import advice, alerts, errors, operations, reports, server_counts, transaction
+from django_dbpool.admin import ConnectionPoolAdmin, reserved_view
 from django_dbpool.asgi import lifespan
 from django_dbpool.audit import Finding, Report, audit, audit_paths
 from django_dbpool.backends.mixin import PooledDatabaseMixin
@@ -61,6 +63,7 @@ from django_dbpool.fleet import (
 )
 from django_dbpool.fleet.socket_client import LocalAnswer, LocalProcesses, ask_local, local_processes
 from django_dbpool.middleware import DatabasePoolMiddleware, SessionVariablesMiddleware
+from django_dbpool.models import ConnectionPool
 from django_dbpool.pool.managed import ManagedPool
 from django_dbpool.pool.reporting import PoolSnapshot
 from django_dbpool.statements import (
@@ -585,7 +588,46 @@ def fleet() -> None:
     assert_type(server.max_connections - server.connections, int)
 
 
+# -- reports --------------------------------------------------------------------------------------------------------
+
+
+def what_people_see() -> None:
+    fleet = reports.read(servers=True)
+    assert_type(fleet.processes, tuple[Process, ...])
+    assert_type(reports.remembered(), reports.Fleet | None)
+    whole = reports.overview(reports.own())
+    assert_type(whole.sentence, str)
+    assert_type(whole.problems, tuple[reports.Problem, ...])
+    for database in whole.databases:
+        assert_type(database.waits.p95, float | None)
+        assert_type(database.series.active, tuple[int, ...])
+        assert_type(database.circuit_changes, tuple[reports.CircuitStep, ...])
+    page = reports.holders(fleet, page=2, q="reports", state="idle", sort="-age")
+    assert_type(page, reports.Page[reports.HolderRow])
+    assert_type(reports.target_of(page.items[0].key), tuple[str, str, int, int])
+    assert_type(reports.processes(fleet).items, tuple[reports.ProcessRow, ...])
+    assert_type(reports.operations(fleet, running=False), reports.Page[reports.OperationRow])
+    assert_type(reports.slow_statements(fleet), reports.Page[reports.SlowStatementRow])
+    assert_type(reports.repeated_statements(fleet), reports.Page[reports.RepeatedStatementRow])
+    assert_type(reports.alerts(fleet, active=True), reports.Page[reports.AlertRow])
+    assert_type(reports.strangers(fleet), tuple[reports.StrangerRow, ...])
+    assert_type(reports.advice(fleet), tuple[reports.AdviceReport, ...])
+    assert_type(page.to_json(), dict[str, Any])
+
+
 # -- exporters ------------------------------------------------------------------------------------------------------
+
+
+def own_site() -> list[URLPattern]:
+    operators = AdminSite(name="operators")
+    operators.register(ConnectionPool, ConnectionPoolAdmin)
+    assert_type(reserved_view(operators.login), Callable[..., HttpResponseBase])
+    return [path("operators/login/", reserved_view(operators.login))]
+
+
+class OwnDashboard(ConnectionPoolAdmin):
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        return super().has_operate_permission(request) and request.META["REMOTE_ADDR"] == "127.0.0.1"
 
 
 def exported() -> None:

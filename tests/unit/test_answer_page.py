@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import gettext
+import hashlib
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -75,6 +77,15 @@ def test_page_asks_nobody_to_load_again_what_may_have_been_done(method: str) -> 
     assert b"load this page again" in answer(ConnectionLost(REFUSAL, Loss("transaction")), method).content
 
 
+def test_page_brings_the_policy_that_it_needs() -> None:
+    """Its style is inline, which many projects forbid."""
+    response = answer(PoolExhausted(REFUSAL))
+    style = response.content.partition(b"<style>")[2].partition(b"</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'self'"
+    assert response["Content-Security-Policy"] == policy
+
+
 def test_page_needs_no_template_settings_at_all() -> None:
     expected = answer(PoolExhausted(REFUSAL))
     with override_settings(TEMPLATES=[]):
@@ -107,6 +118,7 @@ def test_project_may_have_a_page_of_its_own(tmp_path: Path) -> None:
     with project_with(tmp_path, **{"503": source}):
         response = answer(PoolExhausted(REFUSAL))
     assert response.content.decode() == f"Very busy just now|1|{response['Error-Reference']}|busy|"
+    assert "Content-Security-Policy" not in response
 
 
 def test_projects_page_that_fails_is_replaced_by_ours(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import math
 import string
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -67,7 +68,14 @@ def project(check: str, text: str, hint: str, database: dict[str, Any] | None = 
 
 
 FLEET_ERRORS = {26, 27, 28}
+TOKEN_ERRORS = {34, 35}
 FLEET_WARNINGS = {36, 37, 38}
+READINESS_ERRORS = {36}
+READINESS_WARNINGS = {46}
+TOKEN_WARNINGS = {44, 45}
+
+SITE = "tests.fixtures.api_site"
+DIGEST = sha256(b"a token").hexdigest()
 
 SHARED: dict[str, Any] = {"DISABLE_SERVER_SIDE_CURSORS": True}
 LIMITED: dict[str, Any] = {"lock_timeout": 2, "session": {"a.b": 1}}
@@ -232,6 +240,21 @@ TABLE: list[Broken] = [
     project("dbpool.E033", "neither warning nor critical", '{"leak": None}', ALERTS={"leak": {"warning": None}}),
     project("dbpool.E033", "after (90) is above hold (60)", "lower after", ALERTS={"waiters": {"after": 90}}),
     project("dbpool.W043", "1 or more is never exceeded", "0.8 for 80 %", ALERTS={"utilisation": {"critical": 80}}),
+    # E034, E035, W044, W045: bearer tokens
+    project("dbpool.E003", "TOKENS = (not shown) is no list", "hexdigest()", TOKENS=DIGEST),
+    project("dbpool.E003", "TOKENS = (not shown) is no list", "hexdigest()", TOKENS=None),
+    project("dbpool.E034", "TOKENS[0] is not the SHA-256 digest", "make another one", TOKENS=["kYx2-a_plain_token"]),
+    project("dbpool.E034", "TOKENS[1] is not the SHA-256 digest", "make another", TOKENS=[DIGEST, DIGEST[:40]]),
+    project("dbpool.E034", "TOKENS[0] is not the SHA-256 digest", "make another", TOKENS=["ä" * 64]),
+    project("dbpool.E034", "TOKENS[0] is empty", "Leave it out", TOKENS=[""]),
+    project("dbpool.E034", "TOKENS[0] has a prefix", "only the 64", TOKENS=[f"sha256:{DIGEST}"]),
+    project("dbpool.E034", "TOKENS[0] is bytes", "hexdigest()", TOKENS=[bytes.fromhex(DIGEST)]),
+    project("dbpool.E034", "TOKENS[0] is no string but int", "docs/api.md", TOKENS=[7]),
+    project("dbpool.E034", "TOKENS[0] is no string but list", "docs/api.md", TOKENS=[[DIGEST]]),
+    project("dbpool.E035", "TOKENS[0] is the digest of a token", "token_urlsafe", TOKENS=[sha256(b"").hexdigest()]),
+    project("dbpool.E035", "can guess", "token_urlsafe", TOKENS=[sha256(b"changeme").hexdigest()]),
+    project("dbpool.W044", "TOKENS[1] is the same as TOKENS[0]", "Remove one", TOKENS=[DIGEST, DIGEST.upper()]),
+    Broken("dbpool.W045", "nobody can read the status page", "Make a token", {}, {"ROOT_URLCONF": SITE, "DBPOOL": {}}),
     project("dbpool.E003", "ROLE = 'celery' is not a role", '"worker" (runs tasks)', ROLE="celery"),
     project("dbpool.E003", "SOCKET = 'run/shop' is neither", "absolute path", SOCKET="run/shop"),
     project("dbpool.E003", "SOCKET = 7 is neither", "True, False, or", SOCKET=7),
@@ -270,6 +293,13 @@ TABLE: list[Broken] = [
         BUDGET=99,
         FLEET={"interval": 5},
     ),
+    # E036, W046: what makes a process not ready
+    project("dbpool.E003", "READINESS = True is not a dictionary", "leave it out", READINESS=True),
+    project("dbpool.E003", "aliases = 'default' is no list", '["default"]', READINESS={"aliases": "default"}),
+    project("dbpool.E003", "longest_wait = 0 is not a number", "leave it out", READINESS={"longest_wait": 0}),
+    project("dbpool.E003", "unknown key 'ALIASES'. Did you mean", "leave it out", READINESS={"ALIASES": ["x"]}),
+    project("dbpool.E036", "aliases names 'nowhere'", "Name aliases", READINESS={"aliases": ["x", "nowhere"]}),
+    project("dbpool.W046", "longest_wait (10 s) is not below", "Lower it", READINESS={"longest_wait": 10}),
     project("dbpool.W038", 'cache is given, and store is "database"', "Remove cache", FLEET={"cache": "default"}),
     pool("dbpool.E001", "queue_target = 0 is not a number", "above 0", queue_target=0),
     pool("dbpool.E001", "queue_interval = None is not a number", "above 0", queue_interval=None),
@@ -411,6 +441,7 @@ def project_at_run_time(given: Any) -> str | None:
         try:
             conf.session_from_request()
             conf.fleet_config()
+            conf.readiness_config()
         except ImproperlyConfigured as error:
             return str(error)
     return None
@@ -420,7 +451,14 @@ def test_the_table_is_long_and_names_each_check_that_settings_can_show() -> None
     assert len(TABLE) >= 100
     assert len({(row.check, row.text, row.hint) for row in TABLE}) >= 95
     in_table = {row.check for row in TABLE} | {"dbpool.W003", "dbpool.E007"}  # these two below
-    assert {int(check[-3:]) for check in in_table if check[7] == "E"} == {*range(1, 16), *FLEET_ERRORS, 32, 33}
+    assert {int(check[-3:]) for check in in_table if check[7] == "E"} == {
+        *range(1, 16),
+        *FLEET_ERRORS,
+        32,
+        33,
+        *READINESS_ERRORS,
+        *TOKEN_ERRORS,
+    }
     assert {int(check[-3:]) for check in in_table if check[7] == "W"} == {
         *range(1, 20),
         24,
@@ -428,6 +466,8 @@ def test_the_table_is_long_and_names_each_check_that_settings_can_show() -> None
         *FLEET_WARNINGS,
         39,
         43,
+        *READINESS_WARNINGS,
+        *TOKEN_WARNINGS,
     }
 
 
@@ -543,6 +583,8 @@ FINE: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"DBPOOL": {"FLEET": None}}),
     ({}, {"DBPOOL": {"FLEET": {"using": "x", "interval": 1, "expire": 2}}}),
     ({"POOL": {"reserve_size": 0}}, {"DBPOOL": {"FLEET": {"store": None}}}),
+    ({}, {"DBPOOL": {"READINESS": {"aliases": ["x"], "longest_wait": 9}}}),
+    ({"POOL": {"timeout": 20}}, {"DBPOOL": {"READINESS": {"aliases": [], "longest_wait": 30}}}),
     (
         {},
         {

@@ -59,9 +59,9 @@ def test_sample_of_the_problem() -> None:
 def test_variables_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     contexts: list[dict[str, Any]] = []
 
-    def page(context: dict[str, Any]) -> str:
+    def page(context: dict[str, Any]) -> tuple[str, bool]:
         contexts.append(context)
-        return ""
+        return "", False
 
     monkeypatch.setattr(answer, "_page", page)
     respond("text/html")

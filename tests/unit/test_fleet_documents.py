@@ -114,15 +114,38 @@ def test_whatever_is_said_is_read_or_refused(changes: dict[str, Any], other: Any
 
 
 def test_a_document_is_never_larger_than_allowed(sections: None) -> None:
-    register_section("huge", lambda: ["x" * 200] * 2000)
+    register_section("huge", lambda: {"x": ["x" * 200] * 200})
     holders = [{**HOLDER, "unit": "u" * 200, "sql": "s" * 500}] * 50
     document = {**snapshot(), "holders": holders}
     text = encoded(document)
     assert len(text) <= LARGEST
     process = parse(text)
-    assert process.document["left_out"] == ["holders", "sections"]
+    assert process.document["left_out"] == ["sections"]
+    assert (len(process.holders), process.holders_left_out) == (50, 0)
+    process = parse(encoded(document, 8192))
+    assert process.document["left_out"] == ["sections", "sql", "holders"]
     assert (len(process.holders), process.holders_left_out) == (10, 40)
     assert len(encoded({**document, "pools": [POOL] * 5000, "dedicated": {"a": list(range(99_999))}}, 4096)) <= 4096
+
+
+def test_of_sections_that_are_too_long_the_beginning_stays(sections: None) -> None:
+    """Who holds what is known to the end; of long lists those who matter most stay as long as anything does."""
+    register_section("own limit", lambda: [{"n": n, "t": "t" * 90} for n in range(100)], largest=2000)
+    register_section("no list", lambda: {"t": "t" * 200}, largest=100)
+    register_section("long", lambda: [{"n": n, "t": "t" * 190} for n in range(250)])
+    register_section("short", lambda: {"a": 1})
+    document = {**snapshot(), "holders": [{**HOLDER, "sql": "s" * 300}] * 50}
+    assert document["left_out"] == ["own limit", "no list"]
+    assert len(json.dumps(document["sections"]["own limit"], separators=(",", ":"))) <= 2000
+    assert [row["n"] for row in document["sections"]["own limit"]] == list(range(18))
+    process = parse(encoded(document))
+    assert process.document["left_out"] == ["own limit", "no list", "sections"]
+    assert process.document["sections"]["short"] == {"a": 1}
+    assert [row["n"] for row in process.document["sections"]["long"]] == list(range(19))
+    assert process.holders[49].sql == "s" * 300
+    process = parse(encoded(document, 20_000))
+    assert process.document["left_out"] == ["own limit", "no list", "sections", "sql"]
+    assert [each.sql is None for each in process.holders] == [False] * 10 + [True] * 40
 
 
 def test_a_section_that_fails_is_left_out(sections: None, caplog: pytest.LogCaptureFixture) -> None:

@@ -171,7 +171,7 @@ def test_the_deadline_is_read_from_the_gates_clock(monkeypatch: pytest.MonkeyPat
     slices: list[float] = []
     with pytest.raises(DeadlinePassed):
         gate.enter(Ticket(), 100.0 + 600.0, lambda: slices.append(gate._clock()))
-    assert slices == [280.0, 460.0, 640.0], "called after each slice, and not after the deadline"
+    assert slices == [340.0, 520.0, 700.0], "called after each slice, and not after the deadline"
 
 
 def test_what_is_granted_in_the_last_moment_is_taken() -> None:

@@ -9,16 +9,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...advice import Load, busiest, loads_in, own_load, paste_of, report_of
+from ...advice import Load, loads_in, own_load, paste_of
 from ...checks.ask import Answer, ask, count_others
 from ...checks.pools import entries, pools
-from ...checks.project import by_server, read_project
+from ...checks.project import read_project
 from ...conf.alias import Alias
 from ...core.advice import Advice, Report, Room
 from ...core.project import ProjectConfig
 from ...core.readers import ConfigError
 from ...fleet import processes
 from ...fleet.socket_client import ask_local
+from ...reports.sizes import advise_on, basis_of
 from .. import subcommand
 
 WIDTH = 110
@@ -78,9 +79,15 @@ class Subcommand(subcommand.Subcommand):
     help = "Proposes sizes and time limits from what the running processes have measured."
     description = (
         "Asks the fleet, else the processes of this host, for their load, and each server on a connection of its own "
-        "for its limits; nothing is changed. Where nothing was measured it says what is usual. Exit code 0: nothing to "
-        "change; 1: something is; 2: wrong usage or settings. docs/advice.md of the sources has the arithmetic."
+        "for its limits; nothing is changed. Where nothing was measured it says what is usual. docs/advice.md of the "
+        "sources has the arithmetic."
     )
+    examples = (
+        ("advise", "for all databases, from what was measured"),
+        ("advise --using default --processes 12", "as if twelve processes ran"),
+        ("advise --static", "from settings alone"),
+    )
+    exit_codes = {0: "nothing to change", 1: "something is", 2: "wrong usage or settings"}
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
@@ -128,7 +135,7 @@ class Subcommand(subcommand.Subcommand):
             self.stderr.write(problem)
         for alias, report in advised:
             self.stdout.write(self.style.MIGRATE_HEADING(alias.name))
-            self.stdout.write(f"  {_basis(alias.name, found)}")
+            self.stdout.write(f"  {basis_of(alias.name, found.loads, found.source)}")
             for item in report.advice:
                 self._print_one(item)
             if report.unknown:
@@ -167,9 +174,7 @@ def _nothing_chosen(using: str | None) -> str:
 
 
 def _advise(alias: Alias, project: ProjectConfig, found: _Found, *, ask_server: bool, **known: int | None) -> Report:
-    together = next(group for group in by_server(pools()) if alias.name in [each.name for each in group])
-    room = _room(alias) if ask_server else Room()
-    return report_of(alias, project, found.loads, room=room, aliases=len(together), **known)
+    return advise_on(alias, project, found.loads, room=_room(alias) if ask_server else Room(), **known)
 
 
 def _room(alias: Alias) -> Room:
@@ -178,17 +183,3 @@ def _room(alias: Alias) -> Room:
         return Room()
     limits = [limit for limit in (answer.role_limit, answer.database_limit) if limit >= 0]
     return Room(min([answer.room, *limits]), 0 if limits else count_others(alias))
-
-
-def _basis(alias: str, found: _Found) -> str:
-    chosen = busiest(found.loads, alias)
-    if chosen is None:
-        return "Nothing was measured; advice is from settings alone."
-    process, load = chosen
-    number = sum(alias in each.aliases for each in found.loads)
-    many = "1 process" if number == 1 else f"{number} processes"
-    duration = f"{load.seconds / 60:.0f} min" if load.seconds >= 60 else f"{load.seconds:.0f} s"
-    return (
-        f"Measured by {many} ({found.source}); the busiest, {process}: {load.leases} leases in {duration}, "
-        f"{load.timeouts} timeouts."
-    )

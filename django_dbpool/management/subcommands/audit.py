@@ -22,10 +22,19 @@ INSTALLED = {"site-packages", "dist-packages"}
 class Subcommand(subcommand.Subcommand):
     help = "Reads the project's sources for code that exhausts the pool or goes around it."
     description = (
-        "Nothing of what is read is imported or run, and no database is needed. Exit code 0: nothing found; 1: "
-        "something was; 2: wrong usage, or a file could not be analysed (the others were). A comment '# noqa: DBP301' "
+        "Nothing of what is read is imported or run, and no database is needed. A comment '# noqa: DBP301' "
         f"silences a rule on its line. Rules ({', '.join(RULES)}) are explained in docs/audit.md of the sources."
     )
+    examples = (
+        ("audit", "the project's own apps"),
+        ("audit shop/views.py --select DBP3", "one file, only what waits in transactions"),
+        ("audit --format json", "for programs"),
+    )
+    exit_codes = {
+        0: "nothing found",
+        1: "something was",
+        2: "wrong usage, or a file could not be analysed (the others were)",
+    }
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:

@@ -30,9 +30,14 @@ class Subcommand(subcommand.Subcommand):
     help = "Checks all settings of the pools, and asks the servers whether there is room."
     description = (
         "Each server is asked on one connection of its own with short time limits, outside of the pool; nothing is "
-        "changed. Exit code 0: nothing found at or above --fail-level; 1: something was. Ids are explained in "
-        "docs/checks.md of the sources; SILENCED_SYSTEM_CHECKS silences them one by one."
+        "changed. Ids are explained in docs/checks.md of the sources; SILENCED_SYSTEM_CHECKS silences them one by one."
     )
+    examples = (
+        ("check", "everything"),
+        ("check replica --fail-level WARNING", "one database, and warnings count"),
+        ("check --static", "ask no server: in a build, without a database"),
+    )
+    exit_codes = {0: "nothing found at or above --fail-level", 1: "something was", 2: "wrong usage"}
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
@@ -56,7 +61,7 @@ class Subcommand(subcommand.Subcommand):
             self.stderr.write(
                 f"No database of this engine: {', '.join(unknown)}. There are: {', '.join(ours) or 'none'}."
             )
-            return 1
+            return 2
         chosen = [name for name in ours if not aliases or name in aliases]
         answers = {} if static else {alias.name: ask(alias) for alias in pools() if alias.name in chosen}
         found = run_checks(tags=["dbpool"]) + judge(answers)

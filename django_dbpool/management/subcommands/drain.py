@@ -7,11 +7,9 @@ from argparse import ArgumentParser
 from collections.abc import Mapping
 from typing import Any
 
-from django.db import connections
-
 from ...core.words import one_line
 from ...fleet.socket_client import LocalAnswer, LocalProcesses, ask_local
-from .. import subcommand
+from .. import arguments, subcommand
 
 NOT_ALL = 1
 NOT_CONFIRMED = 2
@@ -22,20 +20,36 @@ class Subcommand(subcommand.Subcommand):
     description = (
         "Free connections are closed now, leased ones when their lease ends; nothing is broken off. For use after a "
         "failover, or when a setting of the server or the role has changed. Processes are found by their sockets: run "
-        "it as the user that they run as. Exit code 0: all that were found have done it; 1: there was none, or one "
-        "has not; 2: it was not confirmed, or settings have faults."
+        "it as the user that they run as."
     )
+    examples = (
+        ("drain", "all connections of the processes on this host; asks first"),
+        ("drain --using default --yes", "of one database, without a question"),
+        ("drain --pid 4711", "of one process"),
+    )
+    exit_codes = {
+        0: "all that were found have done it",
+        1: "there was none, or one has not",
+        2: "it was not confirmed, or wrong usage or settings",
+    }
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
-        parser.add_argument("--using", metavar="alias", help="Only the connections of this database. Default: all.")
-        parser.add_argument("--pid", type=int, help="Only this process. Default: all of this project on this host.")
+        parser.add_argument(
+            "--using",
+            type=arguments.alias,
+            metavar="ALIAS",
+            help="Only the connections of this database. Default: all.",
+        )
+        parser.add_argument(
+            "--pid",
+            type=arguments.count(1, 2**31 - 1),
+            metavar="PID",
+            help="Only this process. Default: all of this project on this host.",
+        )
         parser.add_argument("--yes", action="store_true", help="Don't ask.")
 
     def run(self, *, using: str | None = None, pid: int | None = None, yes: bool = False, **_: Any) -> int:
-        if using is not None and using not in connections.settings:
-            self.stderr.write(f"No such database: {using}. There are: {', '.join(sorted(connections.settings))}.")
-            return NOT_ALL
         found = ask_local("status", pid=pid)
         if not found.answers:
             return self._none(found)

@@ -3,76 +3,123 @@
 from __future__ import annotations
 
 import json
-import os
+import textwrap
 from argparse import ArgumentParser
 from collections.abc import Iterable, Sequence
-from importlib import import_module
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
-
-from ...conf import management_command
-from ...conf.engines import is_ours
-from ...core.ledger import Holder
+from ... import reports
 from ...core.words import one_line
-from ...fleet import FleetUnavailable, HeldSession, Process, Server, processes, server_of
-from ...fleet.documents import Malformed, parse
-from .. import subcommand
+from ...fleet import Process, Server
+from ...reports import Fleet, HolderRow, Overview, Problem, holders_left_out, overview, read
+from .. import arguments, subcommand
 
 HEALTHY, WRONG, UNKNOWN = 0, 1, 2
+WIDTH = 110
 
-LOCAL = "django_dbpool.fleet.socket_client"
-"""Asks the processes of this host directly, where it exists."""
+SEEN_IN_PART = "fleet-unreachable"
+"""That the others aren't seen is a remark and an exit code of its own."""
+
+NOBODY = "No process of this project answers on this host."
+
+
+def code_of(fleet: Fleet, problems: Sequence[Problem], *, local: bool = False) -> int:
+    """The exit code for a reading; ``runbook`` has the same."""
+    if fleet.source == "process":
+        return UNKNOWN
+    if any(problem.code != SEEN_IN_PART for problem in problems):
+        return WRONG
+    return HEALTHY if local or fleet.source == "fleet" else UNKNOWN
 
 
 class Subcommand(subcommand.Subcommand):
     help = "Shows the processes of the project, their pools and who holds connections."
     description = (
         "Processes publish this every few seconds while they work (DBPOOL['FLEET']); if that can't be read, those of "
-        "this host are asked directly. Exit code 0: all is well; 1: something isn't, the last lines say what; 2: it "
-        "can't be told. Explained in docs/fleet.md of the sources."
+        "this host are asked directly. Explained in docs/fleet.md of the sources."
     )
+    examples = (
+        ("status", "once"),
+        ("status --watch", "every two seconds, until Ctrl-C or q"),
+        ("status --watch 10 --no-server", "every ten, asking the servers nothing"),
+        ("status --local", "the database is away: ask the processes of this host"),
+        ("status --json | jq .problems", "for programs"),
+    )
+    exit_codes = {
+        HEALTHY: "all is well",
+        WRONG: "something isn't; the last lines say what, and `manage.py dbpool runbook` what to do",
+        UNKNOWN: "it can't be told, or only of this host",
+    }
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
         parser.add_argument("--json", action="store_true", help="Print the snapshots as JSON.", dest="as_json")
         parser.add_argument(
-            "--holders", type=int, default=10, metavar="N", help="Show the N oldest holders. Default: 10."
+            "--holders",
+            type=arguments.count(0, 5000),
+            default=10,
+            metavar="N",
+            help="Show the N oldest holders. Default: 10.",
         )
         parser.add_argument(
             "--local", action="store_true", help="Ask the processes of this host, not the fleet's store."
         )
         parser.add_argument("--no-server", action="store_true", help="Don't ask the database servers about sessions.")
+        parser.add_argument(
+            "--watch",
+            nargs="?",
+            type=arguments.seconds(0.5, 3600.0),
+            const=2.0,
+            metavar="SECONDS",
+            help="Show it again and again, every two seconds where nothing is said, until Ctrl-C or q. On a terminal "
+            "it is redrawn in place; elsewhere one block follows the other.",
+        )
 
     def run(
-        self, *, as_json: bool = False, holders: int = 10, local: bool = False, no_server: bool = False, **_: Any
+        self,
+        *,
+        as_json: bool = False,
+        holders: int = 10,
+        local: bool = False,
+        no_server: bool = False,
+        watch: float | None = None,
+        **_: Any,
     ) -> int:
-        remarks: list[str] = []
-        source = "this host" if local else "fleet"
-        found: tuple[Process, ...] | None = None
-        try:
-            found = None if local else processes()
-        except (FleetUnavailable, ImproperlyConfigured) as error:
-            remarks.append(str(error))
-            source = "this host"
-        if found is None:
-            found = _local(remarks)
-        if found is None:
-            if local:
-                remarks.append("No process of this project answers on this host.")
+        if watch is not None:
+            return self._watch(watch, as_json=as_json, local=local, no_server=no_server)
+        fleet = read(servers=not no_server, local=local)
+        if fleet.source == "process":  # nobody answers, and of this command nothing is to be told
+            remarks = fleet.remarks or (NOBODY,)
             return self._cannot_tell(remarks, as_json=as_json)
-        servers = [] if no_server else _servers(found, remarks)
-        wrong = [*_what_is_wrong(found)]
+        found = overview(fleet)
+        wrong = [problem for problem in found.problems if problem.code != SEEN_IN_PART]
         if as_json:
-            self._print_json(source, found, servers, wrong, remarks)
+            self._print_json(fleet, found, wrong)
         else:
-            self._print(source, found, servers, holders)
-            for line in (*remarks, *wrong):
-                self.stdout.write(self.style.WARNING(line))
-            if not (wrong or remarks):
+            self._print(fleet, holders)
+            for remark in fleet.remarks:
+                self.stdout.write(self.style.WARNING(remark))
+            for problem in wrong:
+                style = self.style.ERROR if problem.severity == "error" else self.style.WARNING
+                self.stdout.write(style(problem.text))
+                self.stdout.write(textwrap.fill(problem.remedy, WIDTH, initial_indent="  ", subsequent_indent="  "))
+            if not (wrong or fleet.remarks):
                 self.stdout.write(self.style.SUCCESS("ok"))
-        return WRONG if wrong else HEALTHY if local or source == "fleet" else UNKNOWN
+        return code_of(fleet, found.problems, local=local)
+
+    def _watch(self, every: float, *, as_json: bool, local: bool, no_server: bool) -> int:
+        if as_json:
+            self.stderr.write("--watch is for people: for programs, ask again with --json.")
+            return UNKNOWN
+        from ..watching import Watch  # it needs a terminal's modules, which not every system has
+
+        return Watch(
+            lambda: read(servers=not no_server, local=local),
+            self.stdout,
+            every=every,
+            colours=self.is_coloured,
+            code_of=lambda view: code_of(view.fleet, view.found.problems, local=local),
+        ).run()
 
     def _cannot_tell(self, remarks: Sequence[str], *, as_json: bool) -> int:
         if as_json:
@@ -81,43 +128,33 @@ class Subcommand(subcommand.Subcommand):
             self.stderr.write("\n".join(remarks))
         return UNKNOWN
 
-    def _print_json(
-        self,
-        source: str,
-        found: Sequence[Process],
-        servers: Sequence[Server],
-        wrong: Sequence[str],
-        remarks: Sequence[str],
-    ) -> None:
+    def _print_json(self, fleet: Fleet, found: Overview, wrong: Sequence[Problem]) -> None:
         document = {
-            "source": source,
-            "processes": [process.to_json() for process in found],
-            "servers": [server.to_json() for server in servers],
-            "wrong": wrong,
-            "remarks": remarks,
+            "source": "this host" if fleet.source == "host" else fleet.source,
+            "sentence": found.sentence,
+            "processes": [process.to_json() for process in fleet.processes],
+            "servers": [server.to_json() for server in fleet.servers],
+            "databases": [database.to_json() for database in found.databases],
+            "wrong": [problem.text for problem in wrong],
+            "problems": [problem.to_json() for problem in wrong],
+            "remarks": list(fleet.remarks),
         }
         self.stdout.write(json.dumps(document, indent=2))
 
-    def _print(self, source: str, found: Sequence[Process], servers: Sequence[Server], most: int) -> None:
+    def _print(self, fleet: Fleet, most: int) -> None:
+        found = fleet.processes
         if not found:
             self.stdout.write("No process has published anything lately: none is at work.")
         else:
             self._table(_PROCESSES, [row for process in found for row in _rows_of(process)])
-        held = sorted(
-            ((process, holder) for process in found for holder in process.holders),
-            key=lambda pair: -pair[1].since_seconds,
-        )
-        on_server = {
-            (id(each.process), id(each.holder)): each for server in servers if server.joined for each in server.held
-        }
-        if held:
-            rows = [_row_of_holder(*pair, on_server.get((id(pair[0]), id(pair[1])))) for pair in held[:most]]
+        held = reports.holders(fleet, per_page=max(1, most))
+        if held.items and most:
             self.stdout.write("")
-            self._table(_HOLDERS, rows)
-            left_out = len(held) - len(rows) + sum(process.holders_left_out for process in found)
+            self._table(_HOLDERS, [_row_of_holder(row) for row in held.items])
+            left_out = held.total - len(held.items) + holders_left_out(fleet)
             if left_out:
                 self.stdout.write(f"and {left_out} more")
-        for server in servers:
+        for server in fleet.servers:
             self._print_server(server)
 
     def _print_server(self, server: Server) -> None:
@@ -160,86 +197,26 @@ def _rows_of(process: Process) -> Iterable[tuple[str, ...]]:
         yield (*(first if number == 0 else ("",) * len(first)), *numbers)
 
 
-def _row_of_holder(process: Process, holder: Holder, held: HeldSession | None) -> tuple[str, ...]:
+def _row_of_holder(row: HolderRow) -> tuple[str, ...]:
     return (
-        f"{holder.since_seconds + process.age:.1f} s",
-        process.name,
-        holder.alias,
-        str(holder.backend_pid),
-        who(holder),
-        holder.state + (f", pinned: {holder.pinned}" if holder.pinned else ""),
-        "" if held is None else _on_server(held),
+        f"{row.held:.1f} s",
+        row.process,
+        row.alias,
+        str(row.backend_pid),
+        one_line(row.who, 60),
+        row.state + (f", pinned: {row.pinned}" if row.pinned else ""),
+        _on_server(row),
     )
 
 
-def who(holder: Holder) -> str:
-    """What it works for, or at least its thread."""
-    return one_line(holder.unit or f"thread {holder.thread}", 60)
-
-
-def _on_server(held: HeldSession) -> str:
-    session = held.session
-    if session is None:
+def _on_server(row: HolderRow) -> str:
+    if row.on_server is None:
+        return ""
+    if not row.on_server:
         return "no such session"
-    waits = f", waits for {session.waits_for}" if session.waits_for else ""
-    return f"{session.state or '?'}{_for(session.state_age)}{waits}"
+    waits = f", waits for {row.server_waits_for}" if row.server_waits_for else ""
+    return f"{row.server_state or '?'}{_for(row.server_state_seconds)}{waits}"
 
 
 def _for(seconds: float | None) -> str:
     return "" if seconds is None else f" for {seconds:.1f} s"
-
-
-def _servers(found: Sequence[Process], remarks: list[str]) -> list[Server]:
-    """Of every database that one of the processes has a pool for."""
-    aliases = {pool.snapshot.alias for process in found for pool in process.pools}
-    servers = []
-    for alias in connections:
-        if alias not in aliases or not is_ours(connections.settings[alias].get("ENGINE")):
-            continue
-        try:
-            servers.append(server_of(alias, found))
-        except FleetUnavailable as error:
-            remarks.append(str(error))
-    return servers
-
-
-def _local(remarks: list[str]) -> tuple[Process, ...] | None:
-    """The processes of this host, asked directly; None where that can't be done, or nobody is there."""
-    try:
-        answers = import_module(LOCAL).local_processes().answers
-    except ImportError:
-        return None
-    myself = os.getpid() if management_command() == "dbpool" else None
-    found = []
-    for answer in answers:
-        if answer.pid == myself:
-            continue  # it may have leased a connection, and so has a socket too
-        if not answer.ok:
-            remarks.append(f"process {answer.pid}: {answer.message}")
-            continue
-        try:
-            found.append(parse(answer.result))
-        except Malformed as error:
-            remarks.append(f"process {answer.pid}: its answer is not understood: {error}")
-    return tuple(found) or None
-
-
-def _what_is_wrong(found: Sequence[Process]) -> Iterable[str]:
-    for process in found:
-        if process.stale:
-            yield f"{process.name} has not published for {process.age:.0f} s: does it hang, or was it killed?"
-        for pool in process.pools:
-            yield from _of_pool(process, pool.snapshot.alias, pool)
-        missed = process.document.get("missed")
-        if isinstance(missed, dict) and missed.get("snapshots"):
-            yield f"{process.name} could not publish for some time."
-
-
-def _of_pool(process: Process, alias: str, pool: Any) -> Iterable[str]:
-    now = pool.snapshot
-    if pool.circuit != "closed":
-        yield f"{process.name}: the circuit of database {alias!r} is {pool.circuit}"
-    if now.waiting:
-        yield f"{process.name}: {now.waiting} wait for a connection to database {alias!r}"
-    elif now.in_use >= now.max_size:
-        yield f"{process.name}: all {now.max_size} connections to database {alias!r} are in use"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
+import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from .report import logger, new_reference, report
 
 TEMPLATES = ("503.html", "django_dbpool/503.html")
 TYPE = "urn:problem-type:django-dbpool:"
+OURS = Path(__file__).parents[2] / "templates" / "django_dbpool" / "503.html"
 INSTANCE = "urn:problem-instance:django-dbpool:"
 REFERENCE_HEADER = "Error-Reference"
 
@@ -86,19 +91,35 @@ def _html(request: HttpRequest, failure: Failure, reference: str, seconds: int) 
         "language": translation.get_language() or settings.LANGUAGE_CODE,
         "bidi": translation.get_language_bidi(),
     }
-    return HttpResponse(_page(context), status=503)
+    page, ours = _page(context)
+    response = HttpResponse(page, status=503)
+    if ours:
+        response["Content-Security-Policy"] = _policy()
+    return response
 
 
-def _page(context: dict[str, Any]) -> str:
+@cache
+def _policy() -> str:
+    """
+    What our page needs, and nothing else: its style is in it, since static files may be where the trouble is, and a
+    project's policy may forbid what is inline. A project's own page follows the project's policy.
+    """
+    (style,) = re.findall("<style>(.*?)</style>", OURS.read_text(encoding="utf-8"), re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'self'"
+
+
+def _page(context: dict[str, Any]) -> tuple[str, bool]:
+    """And whether it is ours."""
     try:
+        template = loader.select_template(TEMPLATES)
         # Without the request: context processors read sessions and users, that is, the database.
-        return str(loader.select_template(TEMPLATES).render(context))
+        return str(template.render(context)), str(getattr(template, "origin", "")) == str(OURS)
     except Exception:  # noqa: BLE001  # whatever a project's page raises, its visitors get a page
         # Or there is no template engine that looks into applications.
         logger.debug("the page for 503 could not be rendered, ours is used", exc_info=True)
     engine = Engine(libraries={"i18n": "django.templatetags.i18n"})
-    source = Path(__file__).parents[2].joinpath("templates", "django_dbpool", "503.html").read_text(encoding="utf-8")
-    return engine.from_string(source).render(Context(context))
+    return engine.from_string(OURS.read_text(encoding="utf-8")).render(Context(context)), True
 
 
 def _wants_json(request: HttpRequest) -> bool:

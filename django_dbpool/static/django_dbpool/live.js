@@ -89,7 +89,6 @@
       const answer = await fetch(location.href, {
         cache: "no-store",
         credentials: "same-origin",
-        headers: { "X-DBPool-Live": "1" },
         redirect: "manual", // to the log-in page
         signal: abort.signal,
       });

@@ -27,7 +27,8 @@ ticks = 0
 
 def sessions(observer: psycopg.Connection) -> int:
     row = observer.execute(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid()"
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid() "
+        "AND backend_type = 'client backend'"
     ).fetchone()
     assert row is not None
     return int(row[0])

@@ -1,0 +1,160 @@
+"""The pages' addresses, and who may see them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import django
+from django.contrib import admin
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.db import connections
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.views.decorators.clickjacking import xframe_options_deny
+
+from ..conf import fleet_config
+from ..core.fleet import FleetConfig
+from ..models import ConnectionPool
+from ..reports import Fleet, read
+from . import actions, pages
+from .reserving import View, reserved_view
+
+if TYPE_CHECKING:
+    ModelAdmin = admin.ModelAdmin[ConnectionPool]
+else:  # generic for the type checker alone
+    ModelAdmin = admin.ModelAdmin
+
+TEMPLATES = "admin/django_dbpool/connectionpool/"
+
+
+class ConnectionPoolAdmin(ModelAdmin):
+    """
+    The dashboard. All that it shows has been published by the processes: beside the log-in there is one query.
+
+    To see it needs ``django_dbpool.view_connectionpool``, to act ``django_dbpool.operate_connectionpool``.
+    """
+
+    actions = None
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("django_dbpool.view_connectionpool")
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return self.has_view_permission(request)
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        """Whether this user may stop what others do."""
+        return self.has_view_permission(request) and request.user.has_perm("django_dbpool.operate_connectionpool")
+
+    def has_strangers_permission(self, request: HttpRequest) -> bool:
+        """Whether this user may see the sessions of other programs."""
+        return request.user.has_perm("django_dbpool.view_strangers")
+
+    def get_urls(self) -> list[URLPattern]:
+        return [
+            path("", self._guarded(self.changelist_view), name="django_dbpool_connectionpool_changelist"),
+            *(
+                path(f"{name}/", self._guarded(self._view_of(name)), name=f"django_dbpool_connectionpool_{name}")
+                for name in pages.PAGES
+                if name != "overview"
+            ),
+            path("action/", self._guarded(self.action_view), name="django_dbpool_connectionpool_action"),
+        ]
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        return self._page(request, "overview", extra_context)
+
+    def action_view(self, request: HttpRequest) -> HttpResponse:
+        """Ask for a confirmation, or act."""
+        return actions.respond(self, request)
+
+    def _view_of(self, name: str) -> View:
+        def view(request: HttpRequest) -> HttpResponse:
+            return self._page(request, name)
+
+        return view
+
+    def _page(self, request: HttpRequest, name: str, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        if request.method not in ("GET", "HEAD"):
+            return HttpResponseNotAllowed(["GET", "HEAD"])
+        page = pages.PAGES[name]
+        fleet = read(servers=page.asks_servers(request))
+        context = {**page.context(request, fleet), **(extra_context or {})}
+        return self.render(request, name, page.title, context, fleet=fleet, live=True)
+
+    def render(
+        self,
+        request: HttpRequest,
+        name: str,
+        title: Any,
+        context: dict[str, Any],
+        *,
+        fleet: Fleet | None = None,
+        live: bool = False,
+        status: int = 200,
+    ) -> HttpResponse:
+        """
+        A page, finished.
+
+        Args:
+            name: of the page and its template.
+            context: what the template shows beside tabs and breadcrumbs.
+            fleet: whose source and age are told.
+            live: whether the script keeps it up to date.
+        """
+        whole = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": title,
+            "is_nav_sidebar_enabled": False,  # tables need its width, and whoever is here is not on the way to a model
+            "page": name,
+            "tabs": self._tabs(),
+            "fleet": fleet,
+            "live": live,
+            "interval": _interval(),
+            "holders_url": self.url_of("holders"),
+            "action_url": self.url_of("action"),
+            "back": request.GET.urlencode(),
+            "listed_breadcrumbs": django.VERSION >= (6, 1),
+            "may_operate": self.has_operate_permission(request),
+            "may_see_strangers": self.has_strangers_permission(request),
+            **context,
+        }
+        return TemplateResponse(request, f"{TEMPLATES}{name}.html", whole, status=status)
+
+    def _tabs(self) -> list[dict[str, Any]]:
+        return [{"name": name, "label": page.label, "url": self.url_of(name)} for name, page in pages.PAGES.items()]
+
+    def url_of(self, name: str) -> str:
+        """The address of a page on this site."""
+        end = "changelist" if name == "overview" else name
+        return reverse(f"admin:django_dbpool_connectionpool_{end}", current_app=self.admin_site.name)
+
+    def _guarded(self, view: View) -> View:
+        """As the admin guards its views, and so that they work when no ordinary connection is left."""
+        guarded = reserved_view(xframe_options_deny(self.admin_site.admin_view(view)))
+        # LoginRequiredMiddleware would load the user before, without the reserve. The admin sends to its own log-in.
+        guarded.login_required = False  # type: ignore[attr-defined]
+        # What is done in the middle of a transaction of the request would be undone with it: also the log of actions.
+        guarded._non_atomic_requests = set(connections)  # type: ignore[attr-defined]
+        return guarded
+
+
+def _interval() -> float:
+    """Seconds between two looks of the script; no faster than the processes publish."""
+    try:
+        return max(2.0, fleet_config().interval)
+    except ImproperlyConfigured:  # the page says so with the processes
+        return FleetConfig().interval

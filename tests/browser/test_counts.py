@@ -1,0 +1,144 @@
+"""Numbers on a page that is open equal what the server and the processes themselves say, within one refresh."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from testproject.processes import wait_until
+from tests.browser.addresses import PAGES
+from tests.browser.shop import APPLICATION, MAX_SIZE, PATIENCE, SUPERUSER, TASKS, VIEWER, WORKERS, Shop, load
+
+pytestmark = pytest.mark.ci
+
+INTERVAL = 1.0
+"""Seconds between two snapshots, and between two refreshes."""
+
+REFRESH = 2 * INTERVAL + 2.0
+"""Seconds until what has been published is fetched and shown, with a margin for a busy machine."""
+
+
+@pytest.fixture
+def observer(the_shop: Shop) -> Iterator[psycopg.Connection[Any]]:
+    with the_shop.observer() as observer:
+        yield observer
+
+
+def on_page(page: Any, *names: str) -> dict[str, int]:
+    """Of alias default, as they stand there."""
+    found = {}
+    for name in names:
+        text = page.inner_text(f'[data-alias="default"] [data-value="{name}"]')
+        found[name] = int(text.replace(",", ""))
+    return found
+
+
+def in_transaction(observer: psycopg.Connection[Any]) -> set[int]:
+    """Backends of sessions in a transaction: what holds a connection here, if nothing quick is under way."""
+    rows = observer.execute(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND state <> 'idle'", [APPLICATION]
+    )
+    return {pid for (pid,) in rows}
+
+
+def pooled(shop: Shop, observer: psycopg.Connection[Any]) -> int:
+    """Sessions of ours, but for those that a process has opened beside its pool."""
+    rows = observer.execute("SELECT pid FROM pg_stat_activity WHERE application_name = %s", [APPLICATION]).fetchall()
+    beside = {pid for process in shop.said_by_processes().values() for pid in process["dedicated"].get("default", ())}
+    return len({pid for (pid,) in rows} - beside)
+
+
+def said(shop: Shop, name: str) -> int:
+    """The sum over all processes, by their own word."""
+    return sum(pool[name] for process in shop.said_by_processes().values() for pool in process["pools"])
+
+
+def becomes(page: Any, observer: psycopg.Connection[Any], name: str, count: int) -> float:
+    """Seconds until the page shows it: within one refresh, once every process at work has published."""
+    return refreshed(page, observer, lambda: on_page(page, name)[name], lambda shown: shown == count)
+
+
+def refreshed(
+    page: Any, observer: psycopg.Connection[Any], look: Callable[[], Any], is_right: Callable[[Any], bool]
+) -> float:
+    began = time.monotonic()
+    (moment,) = observer.execute("SELECT clock_timestamp()").fetchone() or (None,)
+    sql = "SELECT coalesce(bool_and(taken > %s), true) FROM django_dbpool_process WHERE document LIKE %s"
+    published = None
+    while not is_right(shown := look()):
+        if published is None and observer.execute(sql, [moment, '%"state":"active"%']).fetchone() == (True,):
+            published = time.monotonic()
+        late = time.monotonic() - (published or began + PATIENCE - REFRESH)
+        assert late < REFRESH, f"the page shows {shown} {late:.1f} s after all have published"
+        page.wait_for_timeout(50)
+    return time.monotonic() - began
+
+
+def test_connections_in_use(the_shop: Shop, visitors: Any, observer: psycopg.Connection[Any]) -> None:
+    """Up, down and up to the brim, on a page that nobody reloads."""
+    with visitors.visit(VIEWER) as visitor:
+        page = visitor.open(PAGES["overview"])
+        took = [becomes(page, observer, "active", 0)]
+        for count in (2, 5, WORKERS * MAX_SIZE):
+            with the_shop.flag("payments"):
+                the_shop.hold("/orders/4711/pay/", count)
+                assert wait_until(lambda count=count: len(in_transaction(observer)) == count, PATIENCE)  # type: ignore[misc]
+                took.append(becomes(page, observer, "active", count))
+                assert said(the_shop, "in_use") == len(in_transaction(observer)) == count
+                becomes(page, observer, "total", pooled(the_shop, observer))
+            the_shop.end_requests()
+            assert wait_until(lambda: not in_transaction(observer), PATIENCE)
+            took.append(becomes(page, observer, "active", 0))
+        print("seconds until the page was right:", [round(each, 1) for each in took])
+
+
+def test_under_load(the_shop: Shop, visitors: Any, observer: psycopg.Connection[Any]) -> None:
+    """With requests and tasks that come and go around those that stay."""
+    with visitors.visit(VIEWER) as visitor, load(the_shop), the_shop.flag("payments"), the_shop.flag("indexes"):
+        the_shop.tasks.send("shop.tasks.reindex")
+        the_shop.hold("/orders/4711/pay/", 3)
+        page = visitor.open(PAGES["holders"])
+        staying = held_for_long(observer, 4)
+        refreshed(page, observer, lambda: backends(page), lambda shown: staying <= shown)
+        page = visitor.open(PAGES["overview"])
+        becomes(page, observer, "total", pooled(the_shop, observer))
+        assert on_page(page, "max") == {"max": (WORKERS + TASKS) * MAX_SIZE}
+    the_shop.end_requests()
+
+
+def held_for_long(observer: psycopg.Connection[Any], count: int) -> set[int]:
+    """Backends of transactions that are older than anything quick, once there are that many."""
+    sql = (
+        "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND state = 'idle in transaction' "
+        "AND state_change < now() - interval '1 s'"
+    )
+    found: set[int] = set()
+
+    def enough() -> bool:
+        found.update(pid for (pid,) in observer.execute(sql, [APPLICATION]))
+        return len(found) == count
+
+    assert wait_until(enough, PATIENCE), found
+    return found
+
+
+def backends(page: Any) -> set[int]:
+    rows = page.locator("tr[data-backend-pid]").evaluate_all("rows => rows.map(row => row.dataset.backendPid)")
+    return {int(pid) for pid in rows}
+
+
+def test_processes(the_shop: Shop, visitors: Any) -> None:
+    """Those that the operating system has, and no other."""
+    with visitors.visit(SUPERUSER) as visitor, load(the_shop):
+        page = visitor.open(PAGES["processes"])
+        web = the_shop.web_pids()
+        assert len(web) == WORKERS
+        shown = page.locator("tr[data-process]").evaluate_all("rows => rows.map(row => row.dataset.process)")
+        pids = {int(name.rpartition(":")[2]) for name in shown}
+        assert web <= pids
+        assert pids == set(the_shop.said_by_processes())
+        assert len(shown) == WORKERS + TASKS

@@ -1,0 +1,153 @@
+"""The pages when they are needed: the pools exhausted, the database stopped, the web server gone, the session over."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from testproject.processes import wait_until
+from tests.browser.addresses import PAGES, STATUS
+from tests.browser.shop import OPERATOR, PATIENCE, SUPERUSER, TOKEN, VIEWER, Shop, load
+
+pytestmark = pytest.mark.ci
+
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture
+def exhausted(the_shop: Shop) -> Iterator[None]:
+    """Every connection of every web process is held, and callers wait, until the end of the test."""
+    with the_shop.flag("payments"):
+        the_shop.fill()
+        with load(the_shop, pause=0.3):
+            yield
+    the_shop.end_requests()
+
+
+def wait_for_status(page: Any, *statuses: str) -> None:
+    """The verdict of an overview that is open; it has to come by itself."""
+    deadline = time.monotonic() + PATIENCE
+    while (status := page.get_attribute("[data-status]", "data-status")) not in statuses:
+        assert time.monotonic() < deadline, status
+        page.wait_for_timeout(100)
+
+
+def test_every_page_while_the_pool_is_exhausted(the_shop: Shop, visitors: Any, exhausted: None) -> None:
+    """Each worker answers with the reserve, without waiting for the pool's timeout."""
+    with visitors.visit(VIEWER) as visitor:
+        took = {}
+        for name, path in PAGES.items():
+            began = time.monotonic()
+            visitor.open(path)
+            took[name] = round(time.monotonic() - began, 2)
+        print("seconds for each page:", took)
+        assert max(took.values()) < 2, took
+        page = visitor.open(PAGES["overview"])
+        wait_for_status(page, "unhealthy", "degraded")
+        assert page.locator("[data-severity=error]").count() >= 1
+        assert "orders/<int:pk>/pay/" in page.inner_text("[data-page=overview]")  # the culprit, without a click
+
+
+def test_holders_while_the_pool_is_exhausted(visitors: Any, exhausted: None) -> None:
+    """Whoever holds what is listed, all of it."""
+    with visitors.visit(OPERATOR) as visitor:
+        page = visitor.open(PAGES["holders"])
+        assert page.locator("tr[data-backend-pid]").count() >= 12
+
+
+def test_log_in_while_the_pool_is_exhausted(visitors: Any, exhausted: None) -> None:
+    """Where the project gives the reserve to the log-in, too, which is the admin's and no page of ours."""
+    with visitors.visit(None) as visitor:
+        visitor.log_in(VIEWER)
+        visitor.open(PAGES["overview"])
+
+
+def test_terminate_while_the_pool_is_exhausted(the_shop: Shop, visitors: Any, exhausted: None) -> None:
+    """The dashboard ends what the site suffers from."""
+    with visitors.visit(OPERATOR) as visitor:
+        page = visitor.open(PAGES["holders"])
+        row = page.locator("tr[data-backend-pid]").first
+        pid = int(row.get_attribute("data-backend-pid"))
+        row.locator("[data-action=terminate]").click()
+        page.locator("[name=confirmed]").click()
+        page.wait_for_selector(".messagelist, [data-outcome]")
+        with the_shop.observer() as observer:
+            sql = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
+            assert wait_until(lambda: observer.execute(sql, [pid]).fetchone() == (0,), PATIENCE)
+
+
+@pytest.fixture
+def stopped(the_shop: Shop) -> Iterator[None]:
+    """The database is away, and its clients have noticed."""
+    the_shop.server.stop("immediate")
+    try:
+        yield
+    finally:
+        the_shop.server.start()
+        assert wait_until(lambda: the_shop.answers("/items/"), PATIENCE), the_shop.site.log()
+
+
+@pytest.mark.parametrize("path", PAGES.values(), ids=PAGES)
+def test_503_while_the_database_is_stopped(visitors: Any, stopped: None, path: str) -> None:
+    """The admin can't know who asks. What it says is short, and tells when to come back."""
+    with visitors.visit(SUPERUSER) as visitor:
+        page = visitor.open(path, status=503)
+        assert "Traceback" not in page.content()
+        assert page.inner_text("h1")
+
+
+def test_status_page_while_the_database_is_stopped(the_shop: Shop, visitors: Any) -> None:
+    """It needs no database: this process as it is, the fleet as it was, marked as old."""
+    with visitors.visit(None, extra_http_headers=BEARER) as visitor:
+        for _ in range(6):  # each of three processes has to have read the fleet once
+            visitor.open(STATUS)
+        the_shop.server.stop("immediate")
+        try:
+            page = visitor.open(STATUS)
+            text = page.inner_text("body")
+            assert re.search(r"stale|old", text), text
+            assert "default" in text
+        finally:
+            the_shop.server.start()
+            assert wait_until(lambda: the_shop.answers("/items/"), PATIENCE), the_shop.site.log()
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}], ids=["anonymous", "wrong token"])
+def test_status_page_tells_nobody_else(visitors: Any, headers: dict[str, str]) -> None:
+    with visitors.visit(None, extra_http_headers=headers) as visitor:
+        visitor.complaints.expected |= {401, 403, 404}
+        answer = visitor.page.goto(visitor.url + STATUS)
+        assert "default" not in visitor.page.inner_text("body") or answer.status in (401, 403, 404)
+
+
+def test_page_that_is_open_when_the_database_stops(the_shop: Shop, visitors: Any) -> None:
+    """It keeps its last numbers, says how old they are, and comes back by itself."""
+    with visitors.visit(VIEWER) as visitor:
+        visitor.complaints.expected |= {500, 503}
+        page = visitor.open(PAGES["overview"])
+        before = page.inner_text('[data-alias="default"] [data-value="max"]')
+        the_shop.server.stop("immediate")
+        try:
+            page.wait_for_selector("[data-live-bar][data-state=error], [data-live-bar][data-state=unreachable]")
+            assert page.inner_text('[data-alias="default"] [data-value="max"]') == before
+            assert page.get_attribute("[data-live]", "data-outdated") is not None
+        finally:
+            the_shop.server.start()
+            assert wait_until(lambda: the_shop.answers("/items/"), PATIENCE), the_shop.site.log()
+        page.wait_for_selector("[data-live-bar][data-state=fresh]", timeout=2 * PATIENCE * 1000)
+
+
+def test_page_that_is_open_when_its_reader_logs_out(visitors: Any) -> None:
+    with visitors.visit(None) as visitor:
+        visitor.log_in(VIEWER)
+        page = visitor.open(PAGES["holders"])
+        elsewhere = visitor.new_page()
+        elsewhere.goto(visitor.url + "/admin/")
+        elsewhere.click("#logout-form button")
+        page.bring_to_front()
+        page.wait_for_selector("[data-live-bar][data-state=ended]")
+        assert page.inner_text("[data-live-text]").startswith("You are logged out")
