@@ -115,7 +115,7 @@ class _Interrupt:
             self._installed = True
 
     def __exit__(self, *exc_info: object) -> None:
-        if self._installed:
+        if self._installed and signal.getsignal(signal.SIGINT) == self._note:  # else somebody has other plans by now
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def wait(self, seconds: float) -> None:

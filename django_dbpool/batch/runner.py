@@ -67,6 +67,8 @@ class Runner:
         self._exhausted = False
         self._sizes: list[int] = []
         """Of the parts that a batch which failed was divided into, the next one last."""
+        self._skipped = 0
+        """Items of this call."""
         self._failures: list[tuple[Keys, str]] = []
         self._skipping: FailedItem[Any] | None = None
         self._question: Exception | None = None
@@ -110,6 +112,7 @@ class Runner:
             return self._wait(error, type(error).__name__)
         self.found = True
         self._waiting_since = None
+        self._waits = 0
         self._before = self.place.done
         self._exhausted = self.place.upper is None
         if self.place.ended:
@@ -288,6 +291,7 @@ class Runner:
             self._exhausted = was_over
         else:
             place.failed += 1
+            self._skipped += 1
             if len(self._failures) < KEPT_FAILURES:
                 self._failures.append((self._skipping.key, type(self._skipping.error).__qualname__))
         if self._sizes:
@@ -366,7 +370,7 @@ class Runner:
                 raise TypeError(f'run_batches(): on_error returned {decision!r}, not "raise" or "skip".')
         error = failed.error
         limit = self.plan.max_failures
-        if decision == "skip" and limit is not None and len(self._failures) >= limit:
+        if decision == "skip" and limit is not None and self._skipped >= limit:
             _note(error, f"run_batches(): {limit} items were skipped already (max_failures)")
             decision = "raise"
         if decision == "skip":

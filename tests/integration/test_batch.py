@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -141,6 +142,24 @@ def test_nothing_is_held_in_the_pause(make_pool: Callable[..., str], make_worker
     stop.set()
     result = run.result(PATIENCE)
     assert (result.reason, result.done) == ("stopped", 10)
+
+
+def test_memory_does_not_grow() -> None:
+    """What is kept does not depend on how many rows there were before. (A million of them: `python -m benchmarks`.)"""
+    fill(8000)
+    taken: list[int] = []
+
+    def look(progress: BatchProgress) -> None:
+        if progress.done in (2000, 8000):
+            taken.append(tracemalloc.get_traced_memory()[0])
+
+    tracemalloc.start()
+    try:
+        run_batches(Item.objects.all(), len, checkpoint="memory", size=100, on_progress=look)
+    finally:
+        tracemalloc.stop()
+    first, last = taken
+    assert last - first < 100_000  # 6000 rows would be millions, their keys alone some hundred thousand
 
 
 def test_the_call_is_an_operation_with_progress() -> None:
