@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..fleet import Process
+from .culprits import leases_of
 from .measuring import listed, number, section
 from .page import PER_PAGE, Page, matches, page_of, words_of
 from .reading import Fleet
@@ -55,7 +56,7 @@ class ProcessRow:
     pools: tuple[PoolRow, ...]
     holders: int
     oldest: float | None
-    """Seconds, of its longest lease."""
+    """Seconds, of its longest lease; connections outside of the pools don't count."""
     operations: int
     alerts: int
     missed: int
@@ -103,7 +104,7 @@ def _texts(process: Process) -> tuple[str, ...]:
 
 def process_row(process: Process) -> ProcessRow:
     identity = process.identity
-    held = max((holder.since_seconds for holder in process.holders), default=None)
+    held = max((holder.since_seconds for holder in leases_of(process)), default=None)
     return ProcessRow(
         instance=identity.instance,
         name=process.name,

@@ -66,7 +66,11 @@ def open_to_all(view: View, *methods: str) -> View:
 
     @wraps(view)
     def checked(request: HttpRequest) -> HttpResponse:
-        return view(request) if request.method in allowed else not_allowed(*allowed)
+        response = view(request) if request.method in allowed else not_allowed(*allowed)
+        if request.method == "HEAD":  # else gunicorn logs a warning for each
+            response["Content-Length"] = str(len(response.content))
+            response.content = b""
+        return response
 
     checked._non_atomic_requests = _Every()  # type: ignore[attr-defined]
     # Without it LoginRequiredMiddleware would ask the database who it is, and send programs to a log-in form.

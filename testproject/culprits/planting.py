@@ -16,8 +16,8 @@ from testproject.harness.environment import end, start
 from testproject.harness.load import HttpClient
 from testproject.harness.serving import Site
 
-HELD = 7
-"""Connections, of the eight that both workers have together."""
+VISITS = 12
+"""To two workers of four connections each: whoever gets more of them refuses the rest."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Payments:
 
 
 def _view(scene: Scene) -> None:
-    for pk in range(1, HELD + 1):
+    for pk in range(1, VISITS + 1):
         _visit_and_wait(scene, f"/invoices/{pk}/pay/")
 
 
@@ -68,9 +68,9 @@ def _visit_and_wait(scene: Scene, path: str) -> None:
 
 
 def _threads(scene: Scene) -> None:
-    client = HttpClient(scene.site.host, scene.site.port)
-    with contextlib.closing(client):
-        for pk in range(1, HELD + 1):
+    for pk in range(1, VISITS + 1):
+        # Each on a connection of its own, so that both workers get some.
+        with contextlib.closing(HttpClient(scene.site.host, scene.site.port)) as client:
             client.get(f"/prices/{pk}/follow/")
 
 

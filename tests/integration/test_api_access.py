@@ -11,7 +11,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.handlers.base import BaseHandler
 from django.db import connections
-from django.test import Client, override_settings
+from django.test import Client, RequestFactory, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.urls import get_resolver, reverse
 
@@ -72,6 +72,15 @@ def test_the_table_names_every_endpoint() -> None:
     assert sorted(each.name for each in patterns) == sorted(ALL)
     assert url("health-live") == "/dbpool/health/live"
     assert url("statements-slow") == "/dbpool/statements/slow"
+
+
+def test_head_has_the_length_and_no_body() -> None:
+    """By itself: the test client, as some servers, drops a body that there is; gunicorn warns of it each time."""
+    patterns: list[Any] = get_resolver("django_dbpool.urls").url_patterns
+    for pattern in patterns:
+        response = pattern.callback(RequestFactory(headers={"Authorization": f"Bearer {TOKEN}"}).head("/"))
+        assert (response.status_code, response.content) == (200, b""), pattern.name
+        assert int(response["Content-Length"]) > 10
 
 
 def test_no_view_opens_a_transaction() -> None:

@@ -25,7 +25,8 @@ from tests.fixtures.aliases import MakeAlias
 from tests.fixtures.pools import alive, backend, execute, hold
 from tests.fixtures.workers import PATIENCE, Worker
 
-pytestmark = pytest.mark.django_db(transaction=True)
+# `status` asks the servers of all pools that other tests have left.
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 Run = Callable[..., tuple[int, str, str]]
 
 

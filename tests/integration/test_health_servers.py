@@ -138,7 +138,7 @@ def test_every_state(site: Site, server: EmbeddedServer) -> None:
         assert stock.is_alive()
         status, took = stock.result()
         print(f"{'exhausted':16} {'stock Database check':22} {status} {1000 * took:6.0f} ms")
-        assert (status, took > 4) == (500, True)
+        assert (status, took > 2) == (500, True)
     site.becomes("/PoolSaturation/", 200, "no longer")
 
     server.freeze()
@@ -173,6 +173,7 @@ def test_every_state(site: Site, server: EmbeddedServer) -> None:
         site.becomes(path, 200, "started")
 
 
+@pytest.mark.parametrize("site", ["gunicorn"], indirect=True)
 def test_live_with_one_free_thread(site: Site, server: EmbeddedServer) -> None:
     """All others hold a connection or wait for one; then the server freezes as well."""
     with site.exhausted():
@@ -186,8 +187,8 @@ def test_live_with_one_free_thread(site: Site, server: EmbeddedServer) -> None:
         finally:
             server.thaw()
         print(f"live, server frozen: median {1000 * frozen[20]:.1f} ms, slowest {1000 * frozen[-1]:.1f} ms")
-        # Of forty a few, so that a machine with other work to do doesn't decide.
-        assert times[35] < LIVE
-        assert frozen[35] < LIVE
+        # The median, so that a machine with other work to do doesn't decide.
+        assert times[20] < LIVE and times[-1] < ANSWER
+        assert frozen[20] < LIVE and frozen[-1] < ANSWER
     for task in waiting:
         task.result()

@@ -605,6 +605,7 @@ def what_people_see() -> None:
     page = reports.holders(fleet, page=2, q="reports", state="idle", sort="-age")
     assert_type(page, reports.Page[reports.HolderRow])
     assert_type(reports.target_of(page.items[0].key), tuple[str, str, int, int])
+    assert_type([each.text for each in reports.culprits(fleet)], list[str])
     assert_type(reports.processes(fleet).items, tuple[reports.ProcessRow, ...])
     assert_type(reports.operations(fleet, running=False), reports.Page[reports.OperationRow])
     assert_type(reports.slow_statements(fleet), reports.Page[reports.SlowStatementRow])

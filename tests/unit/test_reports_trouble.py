@@ -244,6 +244,19 @@ def test_what_is_dedicated_may_be_held_for_ever() -> None:
     assert len(reports.problems(fleet(process(holders=held, dedicated={"other": [11]})))) == 1
 
 
+def test_who_is_named_has_a_connection_of_the_pool() -> None:
+    """Not a listener, nor our own thread that asks the server: theirs they have had for hours, to nobody's harm."""
+    held = [
+        holder(backend_pid=1, name="listen", since_seconds=9000.0, state="idle"),
+        holder(backend_pid=2, name=None, unit=None, thread="dbpool-server-counts", since_seconds=9000.0, state="idle"),
+        holder(backend_pid=3, name="reports/", since_seconds=5.0),
+    ]
+    busy = process(pools=[pool(in_use=4, waiting=1)], holders=held, dedicated={"default": [1, 2]})
+    (found,) = reports.problems(fleet(busy))
+    assert "reports/ holds one, for up to 5.0 s (running)" in found.text
+    assert reports.processes(fleet(busy)).items[0].oldest == 5.0
+
+
 def test_a_reading_that_is_old_says_so_and_nothing_of_silent_processes() -> None:
     past = fleet(process(age=90.0, stale=True), source="remembered", age=80.0, stale=True)
     assert [each.code for each in reports.problems(past)] == ["fleet-unreachable"]

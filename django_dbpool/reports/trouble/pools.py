@@ -11,6 +11,7 @@ from ...core.ledger import Holder
 from ...core.words import one_line
 from ...fleet import Process, ProcessPool
 from ..changes import circuit_changes
+from ..culprits import leases_of
 from .problem import Problem, Severity, about, counted, duration, who
 
 _Where = Sequence[tuple[Process, ProcessPool]]
@@ -132,7 +133,7 @@ def _held_by(alias: str, where: _Where) -> str:
     """The route or task that holds most, all its leases together."""
     groups: dict[str, list[tuple[float, Holder]]] = {}
     for process in {process.identity.instance: process for process, _ in where}.values():
-        for holder in process.holders:
+        for holder in leases_of(process):
             if holder.alias == alias:
                 groups.setdefault(who(holder), []).append((holder.since_seconds + process.age, holder))
     if not groups:
