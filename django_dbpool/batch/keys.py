@@ -13,7 +13,7 @@ from typing import Any
 
 from django.core.exceptions import FieldDoesNotExist
 from django.db import models
-from django.db.models import F, Func, Value
+from django.db.models import F, Func, Q, Value
 
 from ..core.readers import shown
 
@@ -41,11 +41,12 @@ class Key:
     def of(self, item: models.Model) -> Keys:
         return tuple(getattr(item, name) for name in self.names)
 
-    def after(self, values: Keys) -> RowComparison:
-        return RowComparison(">", self, values)
+    def after(self, values: Keys) -> Q | RowComparison:
+        # Of one column Django's own lookup, which is made in half the time: this is asked for with each batch.
+        return Q((f"{self.names[0]}__gt", values[0])) if len(values) == 1 else RowComparison(">", self, values)
 
-    def up_to(self, values: Keys) -> RowComparison:
-        return RowComparison("<=", self, values)
+    def up_to(self, values: Keys) -> Q | RowComparison:
+        return Q((f"{self.names[0]}__lte", values[0])) if len(values) == 1 else RowComparison("<=", self, values)
 
     def prepared(self, values: Keys, connection: Any) -> list[Any]:
         """As parameters of a statement."""
