@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from django.db import connection
 
 from benchmarks import (
+    cases_batches,
     cases_exporters,
     cases_footprint,
     cases_session,
@@ -37,6 +38,7 @@ CASES: tuple[Case, ...] = (
     *cases_session.CASES,
     *cases_threads.CASES,
     *cases_footprint.CASES,
+    *cases_batches.CASES,
 )
 REPORT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 CUSTOMERS = 100

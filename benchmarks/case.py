@@ -20,12 +20,22 @@ class Plan:
     throughput_rounds: int = 7
     throughput_seconds: float = 2.0
     footprint_rounds: int = 7
+    batch_rows: int = 10_000
+    batch_rows_for_memory: int = 1_000_000
 
     @classmethod
     def quick(cls) -> Plan:
         """Shows that everything runs; its figures mean nothing."""
         return cls(
-            3, 0.005, load_rounds=2, load_seconds=0.1, throughput_rounds=1, throughput_seconds=0.5, footprint_rounds=1
+            3,
+            0.005,
+            load_rounds=2,
+            load_seconds=0.1,
+            throughput_rounds=1,
+            throughput_seconds=0.5,
+            footprint_rounds=1,
+            batch_rows=1000,
+            batch_rows_for_memory=20_000,
         )
 
 

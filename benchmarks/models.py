@@ -90,4 +90,28 @@ class Line(models.Model):
         db_table = "dbpool_benchmark_line"
 
 
+class Counted(models.Model):
+    """Narrow, so that what is around the statements shows."""
+
+    n = models.IntegerField()
+
+    objects: ClassVar[models.Manager[Counted]] = models.Manager()
+
+    class Meta:
+        app_label = "benchmarks"
+        db_table = "dbpool_benchmark_counted"
+
+
+class Mark(models.Model):
+    """Where a loop is that was written by hand."""
+
+    last = models.BigIntegerField()
+
+    objects: ClassVar[models.Manager[Mark]] = models.Manager()
+
+    class Meta:
+        app_label = "benchmarks"
+        db_table = "dbpool_benchmark_mark"
+
+
 ALL: tuple[type[models.Model], ...] = (Order, Region, Customer, Category, Product, Sale, Line)

@@ -232,7 +232,7 @@ def refuse_inside_transaction(connection: BaseDatabaseWrapper) -> None:
         how = "inside of an atomic() block"
     elif not _autocommit(connection):
         how = "with autocommit off, in a transaction that is managed by hand"
-    elif _transaction_status(connection) in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+    elif transaction_status(connection) in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
         how = "inside of a transaction that a BEGIN in raw SQL has begun"
     else:
         return
@@ -250,7 +250,7 @@ def _autocommit(connection: BaseDatabaseWrapper) -> bool:
     return bool(connection.settings_dict["AUTOCOMMIT"])  # nothing connected yet, and Django would connect to look
 
 
-def _transaction_status(connection: BaseDatabaseWrapper) -> object:
+def transaction_status(connection: BaseDatabaseWrapper) -> object:
     if is_pooled(connection):
         entry = getattr(connection, "_entry", None)
         return entry and entry.pgconn.transaction_status

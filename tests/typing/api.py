@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, assert_type
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, assert_type
 
 import sentry_sdk
 from django.contrib.admin import AdminSite
+from django.contrib.auth.models import User
 from django.core.asgi import get_asgi_application
 from django.db import OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -32,6 +33,17 @@ from django_dbpool.admin import ConnectionPoolAdmin, reserved_view
 from django_dbpool.asgi import lifespan
 from django_dbpool.audit import Finding, Report, audit, audit_paths
 from django_dbpool.backends.mixin import PooledDatabaseMixin
+from django_dbpool.batch import (
+    BatchProgress,
+    BatchResult,
+    Delivery,
+    FailedItem,
+    Message,
+    arun_batches,
+    idempotency_key,
+    outbox,
+    run_batches,
+)
 from django_dbpool.conf import from_url_options
 from django_dbpool.contrib import opentelemetry, prometheus
 from django_dbpool.contrib.gunicorn import child_exit
@@ -665,7 +677,65 @@ def load() -> float:
     return max((load.peak_load for load in advice.own_load().aliases.values()), default=0.0)
 
 
+# -- batches --------------------------------------------------------------------------------------------------------
+
+
+def retire(users: list[User]) -> None:
+    for user in users:
+        outbox.put("farewell", {"user": user.pk}, key=idempotency_key(user))
+    User.objects.filter(pk__in=[user.pk for user in users]).update(is_active=False)
+
+
+def say(progress: BatchProgress) -> None:
+    assert_type(progress.seconds_left, float | None)
+
+
+async def say_later(progress: BatchProgress) -> None:
+    await asyncio.sleep(0)
+
+
+def skip_staff(failed: FailedItem[User]) -> Literal["raise", "skip"]:
+    return "skip" if failed.item.is_staff else "raise"
+
+
+def farewell(message: Message) -> None:
+    print(message.topic, message.payload["user"], message.key)
+
+
+def retire_all() -> None:
+    users = User.objects.filter(is_active=True)
+    result = run_batches(
+        users,
+        retire,
+        key=("username", "id"),
+        size=100,
+        pause=0.5,
+        using="default",
+        checkpoint="retire users 2026",
+        deadline=3600,
+        on_progress=say,
+        should_stop=lambda: False,
+        on_error=skip_staff,
+        statement_timeout=5,
+        busy_above=None,
+    )
+    assert_type(result, BatchResult)
+    assert_type(result.finished, bool)
+    assert_type(outbox.deliver("farewell", farewell, limit=10), Delivery)
+
+
+async def retire_later() -> None:
+    assert_type(await arun_batches(User.objects.all(), retire, on_progress=say_later, on_error="skip"), BatchResult)
+
+
 if TYPE_CHECKING:
+
+    def refused_batches(result: BatchResult) -> None:
+        run_batches(User.objects.all(), len, on_error="ignore")  # type: ignore[arg-type]
+        run_batches([1, 2], print)  # type: ignore[arg-type]
+        run_batches(User.objects.all(), retire, size="50")  # type: ignore[arg-type]
+        run_batches(User.objects, retire)  # type: ignore[arg-type]
+        result.done = 7  # type: ignore[misc]
 
     def refused_tracing(meters: MeterProvider) -> None:
         opentelemetry.install(tracer_provider=meters)  # type: ignore[arg-type]
