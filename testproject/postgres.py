@@ -228,7 +228,18 @@ class EmbeddedServer(Server):
             return
         kill_tree(self._process.pid)
         self._process.wait()
+        self._remove_shared_memory()
         self._forget_pid()
+
+    def _remove_shared_memory(self) -> None:
+        """
+        Of a killed server a small System V segment is left, by which the next one would see that it is gone, and of
+        those a machine has only so many: https://www.postgresql.org/docs/current/kernel-resources.html
+        """
+        assert self.data_dir is not None
+        with contextlib.suppress(OSError, IndexError):
+            segment = (self.data_dir / "postmaster.pid").read_text().splitlines()[6].split()[1]
+            subprocess.run(["ipcrm", "-m", segment], stderr=subprocess.DEVNULL, check=False)
 
     def freeze(self) -> None:
         """Stop every process of the server: the kernel still completes TCP handshakes, nobody answers."""
