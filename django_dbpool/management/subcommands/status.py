@@ -11,11 +11,14 @@ from typing import Any
 from ... import reports
 from ...core.words import one_line
 from ...fleet import Process, Server
-from ...reports import Fleet, HolderRow, Overview, Problem, holders_left_out, overview, read
+from ...reports import Fleet, HolderRow, Overview, Problem, culprits, holders_left_out, overview, read
 from .. import arguments, subcommand
 
 HEALTHY, WRONG, UNKNOWN = 0, 1, 2
 WIDTH = 110
+
+CULPRITS = 3
+"""Those that are named."""
 
 SEEN_IN_PART = "fleet-unreachable"
 """That the others aren't seen is a remark and an exit code of its own."""
@@ -103,9 +106,18 @@ class Subcommand(subcommand.Subcommand):
                 style = self.style.ERROR if problem.severity == "error" else self.style.WARNING
                 self.stdout.write(style(problem.text))
                 self.stdout.write(textwrap.fill(problem.remedy, WIDTH, initial_indent="  ", subsequent_indent="  "))
+            self._print_culprits(fleet)
             if not (wrong or fleet.remarks):
                 self.stdout.write(self.style.SUCCESS("ok"))
         return code_of(fleet, found.problems, local=local)
+
+    def _print_culprits(self, fleet: Fleet) -> None:
+        """Last, where eyes are when it has been printed: who waits is long in the table, who is waited for is not."""
+        found = culprits(fleet)[:CULPRITS]
+        for each in found:
+            self.stdout.write(self.style.ERROR(f"Who it is: {each.text}"))
+        if found:
+            self.stdout.write("  `manage.py dbpool runbook` says how to end it.")
 
     def _watch(self, every: float, *, as_json: bool, local: bool, no_server: bool) -> int:
         if as_json:
@@ -137,6 +149,7 @@ class Subcommand(subcommand.Subcommand):
             "databases": [database.to_json() for database in found.databases],
             "wrong": [problem.text for problem in wrong],
             "problems": [problem.to_json() for problem in wrong],
+            "culprits": [each.to_json() for each in culprits(fleet)],
             "remarks": list(fleet.remarks),
         }
         self.stdout.write(json.dumps(document, indent=2))
