@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from django.db import connections
 
-from django_dbpool.core.ledger import current_unit, end_unit
+from django_dbpool.core.ledger import current_unit, thread_units
 from testproject.postgres import EmbeddedServer, Server
 from tests import settings
 from tests.fixtures.aliases import MakeAlias, temporary_aliases
@@ -59,7 +59,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     yield
     # Django's test client doesn't end a request whose view has raised: the next test is none of its.
     current_unit.set(None)
-    end_unit()
+    thread_units.clear()
     if left := leases_left():
         for connection in connections.all(initialized_only=True):
             connection.close_pool()  # one leak must not fail the tests after it

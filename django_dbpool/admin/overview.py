@@ -21,6 +21,13 @@ from .plots import Plot, Segment
 OLDEST = 5
 """Holders on this page."""
 
+CULPRITS = 3
+SURELY = "idle in transaction"
+"""
+Of those who are named here. Who executes something may itself wait for a lock; only the server knows, and this page
+asks it nothing.
+"""
+
 VERDICTS = {
     "healthy": gettext_lazy("All is well"),
     "degraded": gettext_lazy("Something needs attention"),
@@ -104,6 +111,7 @@ def overview_context(request: HttpRequest, fleet: Fleet) -> dict[str, Any]:
         "overview": found,
         "verdict": VERDICTS[found.status],
         "fleet_text": _fleet_text(fleet),
+        "culprits": [each for each in reports.culprits(fleet) if each.state.startswith(SURELY)][:CULPRITS],
         "problems": tuple(_problems(request, fleet, found.problems)),
         "cards": tuple(card(database, fleet) for database in found.databases),
         "oldest": held.items,

@@ -410,6 +410,7 @@ def test_the_process_has_one_and_a_child_its_own(make_pool: MakePool, monkeypatc
 def test_looks_from_time_to_time_but_not_under_a_projects_tests(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    stop()  # whatever tests before this one had it look at
     alias = make_pool()
     execute(alias, "SELECT 1")
     try:

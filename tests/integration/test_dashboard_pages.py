@@ -209,6 +209,27 @@ def test_overview_says_what_is_wrong_and_what_to_do(operator: Client) -> None:
     assert page.having(href=url("holders", alias="default", process="web-1:7"))
 
 
+def test_overview_names_who_it_is_with_one_button_for_all_of_them(operator: Client) -> None:
+    """Not who runs a statement: it may be waiting for a lock itself, for which others are to blame."""
+    waiting = [
+        {**HOLDER, "backend_pid": number, "state": "idle in transaction", "pinned": None, "since_seconds": 62.5}
+        for number in (11, 12)
+    ]
+    running = {**HOLDER, "backend_pid": 13, "state": "running", "pinned": None, "name": "other/"}
+    publish(holders=[*waiting, running])
+    page = get(operator)
+    assert "Who it is" in page.text
+    assert page.having(data_action="terminate-culprit")
+    assert "End all 2…" in page.text
+    keys = [element["value"] for element in page.having(type="hidden", name="selected")]
+    assert [reports.target_of(str(key))[2] for key in keys] == [11, 12]
+
+
+def test_overview_does_not_name_who_runs_a_statement(operator: Client) -> None:
+    publish(holders=[{**HOLDER, "state": "running", "pinned": None}])
+    assert "Who it is" not in get(operator).text
+
+
 def test_overview_says_that_all_is_well(operator: Client) -> None:
     pool = {**POOL, "waiting": 0, "in_use": 1, "measures": {}}
     publish(pools=[pool], holders=[], sections={}, missed=None, holders_left_out=0)

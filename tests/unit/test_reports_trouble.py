@@ -161,6 +161,12 @@ def test_each_rule_of_the_alerts_is_a_problem_once() -> None:
     assert [each.code for each in reports.problems(fleet(full))] == ["circuit-open", "waiting", "held-idle"]
 
 
+def test_an_alert_that_is_over_and_still_watched_is_no_problem() -> None:
+    found = fleet(process(sections={"alerts": [alert("timeouts", value=0.0)]}))
+    assert reports.problems(found) == ()
+    assert reports.overview(found).healthy
+
+
 def test_one_thing_in_many_processes_is_one_problem() -> None:
     crowd = [
         process(

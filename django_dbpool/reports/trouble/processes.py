@@ -131,7 +131,8 @@ def of_alerts(current: Sequence[Process]) -> Iterator[Problem]:
     found: dict[str, list[tuple[Process, Told]]] = {}
     for process in current:
         for alert in told(process, "alerts"):
-            if all(alert.text(key) for key in ("id", "rule", "alias", "text")):
+            # At zero it is over, and goes on for a while lest it come and go: no trouble of this moment.
+            if all(alert.text(key) for key in ("id", "rule", "alias", "text")) and alert.number("value"):
                 found.setdefault(alert.text("id"), []).append((process, alert))
     for those in found.values():
         process, alert = max(those, key=lambda each: _weight(each[1]))
