@@ -179,7 +179,7 @@ def _holder(name: str, those: Sequence[HolderRow], blocks: int, least: float) ->
         count=len(those),
         oldest=oldest.held,
         youngest=min((row.held for row in those if row.held >= least), default=oldest.held),
-        state=oldest.state,
+        state=_state(oldest),
         blocks=blocks,
         processes=tuple(sorted({row.process for row in those})),
         backends=tuple(row.backend_pid for row in those),
@@ -189,14 +189,28 @@ def _holder(name: str, those: Sequence[HolderRow], blocks: int, least: float) ->
     )
 
 
+def _state(row: HolderRow) -> str:
+    """As the server says, where it was asked: it has been asked now, and the process has published seconds ago."""
+    return _OF_SERVER.get(row.server_state or "", row.state) if row.on_server else row.state
+
+
+_OF_SERVER = {
+    "active": "running",
+    "idle": "idle",
+    "idle in transaction": "idle in transaction",
+    "idle in transaction (aborted)": "failed transaction",
+}
+
+
 def _does(row: HolderRow) -> str:
-    if row.state == "running":
+    state = _state(row)
+    if state == "running":
         waits = row.server_waits_for
         return f"it runs a statement, which waits for {waits}" if waits else "it runs a statement"
     pinned = f" (pinned: {row.pinned})" if row.pinned else ""
-    if row.state.endswith("transaction"):
-        return f"it is {row.state}{pinned}: it waits for something that is not the database"
-    return f"it is {row.state}{pinned} and asks the database for nothing"
+    if state.endswith("transaction"):
+        return f"it is {state}{pinned}: it waits for something that is not the database"
+    return f"it is {state}{pinned} and asks the database for nothing"
 
 
 def _blocks(number: int) -> str:

@@ -157,11 +157,13 @@ NAMED = {
 def test_runbook_names_it_and_ends_it(name: str) -> None:
     """What it prints can be typed."""
     with Interrupts() as interrupts, running(CULPRITS[name], interrupts) as stage, shell_of() as shell:
-        assert wait_until(lambda: found_by(stage) != [], 3 * PATIENCE)
+        assert wait_until(lambda: is_trouble(stage), 3 * PATIENCE)
         shell.type(stage.command, "dbpool", "runbook")
         text = shell.wait_for("ready>", "What is wrong", "docs/runbook.md#")
         assert all(each in text for each in NAMED[name]), text
-        (command,) = re.findall(r"manage.py (dbpool terminate .*)", text)
+        commands = re.findall(r"manage.py (dbpool terminate --using .*)", text)
+        assert len(commands) == 1, text
+        (command,) = commands
         shell.line(f"clear; {stage.command} {command}")
         shell.wait_for("[y/N]")
         shell.line("y")
@@ -169,6 +171,12 @@ def test_runbook_names_it_and_ends_it(name: str) -> None:
         # Visitors that waited for a connection meanwhile have begun to pay.
         assert wait_until(lambda: all(end(stage, each) for each in found_by(stage)), 2 * PATIENCE)
         assert not stage.is_stuck()
+
+
+def is_trouble(stage: Stage) -> bool:
+    """Somebody is named, and for long enough that something is wrong."""
+    found = json.loads(dbpool(stage, "runbook", "--json").stdout)
+    return bool(found["culprits"] and found["problems"])
 
 
 def found_by(stage: Stage) -> list[dict[str, Any]]:

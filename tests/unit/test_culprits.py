@@ -58,6 +58,14 @@ def test_where_callers_wait_two_seconds_are_long() -> None:
     assert [each.state for each in culprits(fleet(waiting))] == [IDLE, "running"], "who does nothing comes first"
 
 
+def test_the_server_knows_better_than_what_was_published_before() -> None:
+    held = [{**idle(1), "state": "running"}, {**idle(2), "name": "b/", "unit": "GET /b/"}]
+    sessions = [session(1, state=IDLE), session(2, state="active")]
+    found = culprits(with_server(process(holders=held), sessions=sessions))
+    assert [(each.backends, each.state) for each in found] == [((1,), IDLE), ((2,), "running")]
+    assert "it is idle in transaction" in found[0].text
+
+
 def test_threads_of_one_kind_are_one() -> None:
     held = [idle(pid, unit=None, name=None, thread=f"Thread-{pid} (follow)") for pid in (1, 2)]
     (one,) = culprits(fleet(process(holders=held)))
