@@ -13,7 +13,7 @@ from testproject.processes import wait_until
 from tests.browser.addresses import PAGES
 from tests.browser.shop import APPLICATION, MAX_SIZE, PATIENCE, SUPERUSER, TASKS, VIEWER, WORKERS, Shop, load
 
-pytestmark = pytest.mark.ci
+pytestmark = [pytest.mark.ci, pytest.mark.alone]
 
 INTERVAL = 1.0
 """Seconds between two snapshots, and between two refreshes."""

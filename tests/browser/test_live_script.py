@@ -10,7 +10,7 @@ from django.template.loader import render_to_string
 
 import django_dbpool
 
-pytestmark = pytest.mark.ci
+pytestmark = [pytest.mark.ci, pytest.mark.alone]
 
 SCRIPT = "/".join([*django_dbpool.__path__, "static/django_dbpool/live.js"])
 ADDRESS = "http://page.test/holders/?q=shop"

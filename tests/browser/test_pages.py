@@ -13,7 +13,7 @@ from testproject.processes import wait_until
 from tests.browser.addresses import ADMIN, PAGES
 from tests.browser.shop import OPERATOR, PATIENCE, STAFF, SUPERUSER, VIEWER, Person, Shop
 
-pytestmark = pytest.mark.ci
+pytestmark = [pytest.mark.ci, pytest.mark.alone]
 
 ROLES: dict[str, tuple[Person | None, int]] = {
     "superuser": (SUPERUSER, 200),

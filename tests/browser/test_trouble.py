@@ -13,7 +13,7 @@ from testproject.processes import wait_until
 from tests.browser.addresses import PAGES, STATUS
 from tests.browser.shop import OPERATOR, PATIENCE, SUPERUSER, TOKEN, VIEWER, Shop, load
 
-pytestmark = pytest.mark.ci
+pytestmark = [pytest.mark.ci, pytest.mark.alone]
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 

@@ -22,7 +22,7 @@ from testproject.processes import wait_until
 from tests.fixtures.terminal import Terminal, needs_tmux, terminal
 from tests.fixtures.workers import PATIENCE
 
-pytestmark = [pytest.mark.ci, needs_tmux]
+pytestmark = [pytest.mark.ci, pytest.mark.alone, needs_tmux]
 
 ROUTE = "GET /invoices/<int:pk>/pay/"
 
