@@ -331,10 +331,15 @@ class Housekeeping:
             pinned_too_long = entry.pinned is not None and now - entry.pinned_at >= pool.config.pin_max
             if pinned_too_long or now - entry.since >= pool.config.leak_after:
                 holder = entry.holder(pool.alias, now)
-                if holder is not None:
-                    entry.reported = entry.generation
+                if holder is not None and self._is_first_to_report(entry, holder.generation):
                     entry.remarkable = True
                     tell.overdue(pool.alias, holder, "pin" if pinned_too_long else "lease")
+
+    def _is_first_to_report(self, entry: PoolEntry, generation: int) -> bool:
+        """Of two ticks at the same time one, and not for the lease that has begun meanwhile."""
+        with self._claiming:
+            before, entry.reported = entry.reported, generation
+        return before != generation
 
 
 def _has_ended(owner: Owner, entry: PoolEntry) -> bool:
