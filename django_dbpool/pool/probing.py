@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from . import dedicated
 from .connecting import code_of
 from .credentials import NoPassword
 from .entry import PoolEntry
+from .readable import readable
 
 logger = logging.getLogger("django_dbpool.health")
 
@@ -343,7 +343,7 @@ class Probe:
             if self._closed or left <= 0:
                 self._drop()
                 return "closed" if self._closed else "timeout", None
-            if _readable(pgconn.socket, min(left, LOOK)):
+            if readable(pgconn.socket, min(left, LOOK)):
                 pgconn.consume_input()
         code, state = _read(pgconn)
         if code != "ok":
@@ -363,15 +363,6 @@ class Probe:
             self._complained = time.monotonic()
             with suppress(Exception):  # of a filter of the project's log
                 logger.error("database %r: the health probe can't connect", self.alias, exc_info=error)
-
-
-def _readable(fileno: int, timeout: float) -> bool:
-    # Looked up each time, and not entry.make_poll(): under gevent this has to be the one that lets others run.
-    if not hasattr(select, "poll"):
-        return bool(select.select([fileno], (), (), timeout)[0])
-    poller = select.poll()
-    poller.register(fileno, select.POLLIN)
-    return bool(poller.poll(timeout * 1000))
 
 
 def _read(pgconn: PGconn) -> tuple[Code, str | None]:

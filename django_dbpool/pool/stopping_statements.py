@@ -6,7 +6,6 @@ does not look at its socket (https://www.postgresql.org/docs/current/runtime-con
 
 from __future__ import annotations
 
-import select
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -14,6 +13,8 @@ from typing import Any
 import psycopg
 from psycopg import Connection
 from psycopg.pq import ExecStatus, TransactionStatus
+
+from .readable import readable
 
 AGAIN = 0.1
 """
@@ -46,18 +47,10 @@ def stop_statement(conn: Connection[Any], timeout: float) -> bool:
 
 def _is_over(conn: Connection[Any], until: float) -> bool:
     pgconn = conn.pgconn
-    while (left := until - monotonic()) > 0 and _readable(conn.fileno(), left):
+    while (left := until - monotonic()) > 0 and readable(conn.fileno(), left):
         pgconn.consume_input()
         while not pgconn.is_busy():
             result = pgconn.get_result()
             if result is None or result.status in _NEVER_OVER:
                 return True
     return False
-
-
-def _readable(fileno: int, seconds: float) -> bool:
-    if not hasattr(select, "poll"):
-        return bool(select.select([fileno], (), (), seconds)[0])
-    poller = select.poll()  # that of gevent where it has replaced it: the others go on
-    poller.register(fileno, select.POLLIN)
-    return bool(poller.poll(max(1, int(seconds * 1000))))
