@@ -14,14 +14,18 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from .. import reports
-from ..reports import CircuitStep, Database, Fleet, Percentiles, Problem
+from ..reports import CircuitStep, Culprit, Database, Fleet, Percentiles, Problem
 from . import plots
+from .actions import MOST
 from .plots import Plot, Segment
 
 OLDEST = 5
 """Holders on this page."""
 
 CULPRITS = 3
+EVERY = 5000
+"""Leases that are looked through; more are not published."""
+
 SURELY = "idle in transaction"
 """
 Of those who are named here. Who executes something may itself wait for a lock; only the server knows, and this page
@@ -88,6 +92,14 @@ class ProblemView:
 
 
 @dataclass(frozen=True, slots=True)
+class CulpritView:
+    """Who it is, and which of its leases are to be ended: not those of the same name that have just begun."""
+
+    culprit: Culprit
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """One database with its plots, and what these say in words."""
 
@@ -111,12 +123,20 @@ def overview_context(request: HttpRequest, fleet: Fleet) -> dict[str, Any]:
         "overview": found,
         "verdict": VERDICTS[found.status],
         "fleet_text": _fleet_text(fleet),
-        "culprits": [each for each in reports.culprits(fleet) if each.state.startswith(SURELY)][:CULPRITS],
+        "culprits": tuple(_culprits(fleet))[:CULPRITS],
         "problems": tuple(_problems(request, fleet, found.problems)),
         "cards": tuple(card(database, fleet) for database in found.databases),
         "oldest": held.items,
         "held_in_all": held.total,
     }
+
+
+def _culprits(fleet: Fleet) -> Iterator[CulpritView]:
+    found = [each for each in reports.culprits(fleet) if each.kind == "holder" and each.state.startswith(SURELY)]
+    rows = {row.key: row for row in reports.holders(fleet, per_page=EVERY).items} if found else {}
+    for each in found:
+        idle = [row for row in map(rows.get, each.keys) if row is not None and row.state.startswith(SURELY)]
+        yield CulpritView(each, tuple(row.key for row in idle if row.held >= each.youngest)[:MOST])
 
 
 def _fleet_text(fleet: Fleet) -> str:

@@ -164,10 +164,10 @@ def _sentence(fleet: Fleet, found: Sequence[Problem], those: Sequence[Database],
         return f"{past}{found[0].text}{more}"
     if not processes:
         return f"{past}No process is at work."
-    many = "1 process uses" if processes == 1 else f"{processes} processes use"
-    where = {"host": " (of this host)", "process": " (this one)"}.get(fleet.source, "")
+    where = {"host": " of this host", "process": " (this one)"}.get(fleet.source, "")
+    many = f"1 process{where} uses" if processes == 1 else f"{processes} processes{where} use"
     use = f"{sum(each.active for each in those)} of {sum(each.max for each in those)} connections"
-    return f"{past}All is well: {many}{where} {use}, and nobody waits."
+    return f"{past}All is well: {many} {use}, and nobody waits."
 
 
 # -- databases ----------------------------------------------------------------------------------------------------

@@ -216,7 +216,9 @@ def test_overview_names_who_it_is_with_one_button_for_all_of_them(operator: Clie
         for number in (11, 12)
     ]
     running = {**HOLDER, "backend_pid": 13, "state": "running", "pinned": None, "name": "other/"}
-    publish(holders=[*waiting, running])
+    young = {**waiting[0], "backend_pid": 14, "since_seconds": 0.5}
+    at_work = {**waiting[0], "backend_pid": 15, "state": "running"}
+    publish(holders=[*waiting, running, young, at_work])
     page = get(operator)
     assert "Who it is" in page.text
     assert page.having(data_action="terminate-culprit")
