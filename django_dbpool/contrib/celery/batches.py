@@ -74,27 +74,27 @@ class BatchTask(DatabaseTask):
             cls.run = BatchTask.run  # type: ignore[method-assign]
             cls.__header__ = staticmethod(_any_arguments)
 
-    # -- to be written by whoever derives -------------------------------------------------------------------------
+    # -- to be written by whoever derives: with the message's keyword arguments by name, if that is clearer --------
 
-    def get_queryset(self, **kwargs: Any) -> models.QuerySet[Any]:
+    def get_queryset(self, *args: Any, **kwargs: Any) -> models.QuerySet[Any]:
         """
         The rows, without slice or order. Asked once for each go, with the message's keyword arguments; its filter is
         asked for each batch.
         """
         raise NotImplementedError(f"{type(self).__name__}: write get_queryset(self, **kwargs).")
 
-    def process_batch(self, items: list[Any], **kwargs: Any) -> object:
+    def process_batch(self, items: list[Any], *args: Any, **kwargs: Any) -> object:
         """In the batch's transaction. It may be called again with the same rows, if that was rolled back."""
         for item in items:
             self.process_item(item, **kwargs)
         return None
 
-    def process_item(self, item: Any, **kwargs: Any) -> object:
+    def process_item(self, item: Any, *args: Any, **kwargs: Any) -> object:
         raise NotImplementedError(
             f"{type(self).__name__}: write process_batch(self, items, **kwargs) or process_item(self, item, **kwargs)."
         )
 
-    def get_checkpoint(self, **kwargs: Any) -> str:
+    def get_checkpoint(self, *args: Any, **kwargs: Any) -> str:
         """
         The name of the run, which is used once. By default that of the task and the id of the message: each ``delay()``
         is a run of its own. ``delay(..., run="newsletter 7")`` names it; the same name again does nothing again.
@@ -184,7 +184,9 @@ def outcome(result: BatchResult) -> dict[str, Any]:
     }
 
 
-def batch_task(get_queryset: Callable[..., models.QuerySet[Any]], **options: Any) -> Callable[[Callable[..., Any]], Any]:
+def batch_task(
+    get_queryset: Callable[..., models.QuerySet[Any]], **options: Any
+) -> Callable[[Callable[..., Any]], Any]:
     """
     A task out of a function that does a batch.
 
@@ -199,7 +201,10 @@ def batch_task(get_queryset: Callable[..., models.QuerySet[Any]], **options: Any
 
         expire_vouchers.delay(shop_id=7)
     """
-    return shared_task(base=BatchTask, get_queryset=staticmethod(get_queryset), **options)
+    made: Callable[[Callable[..., Any]], Any] = shared_task(
+        base=BatchTask, get_queryset=staticmethod(get_queryset), **options
+    )
+    return made
 
 
 def _any_arguments(*args: Any, **kwargs: Any) -> None: ...
