@@ -95,7 +95,10 @@ def _calls(culprit: Culprit) -> tuple[str, ...]:
     """Of the oldest lease's thread."""
     if not culprit.keys or not culprit.processes:
         return ()
-    lease = target_of(culprit.keys[0])[1:]
+    try:
+        lease = target_of(culprit.keys[0])[1:]
+    except ValueError:  # it was about to end when its process looked at it
+        return ()
     for name in culprit.processes:
         host, _, pid = name.rpartition(":")
         if host != socket.gethostname() or not pid.isdecimal():
