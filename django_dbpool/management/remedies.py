@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -172,7 +173,7 @@ _CURES = {
 
 def _ending(culprit: Culprit) -> tuple[tuple[str, ...], str, str]:
     """Commands, what introduces them, and what they do."""
-    database = f"--using {culprit.alias}"
+    database = f"--using {shlex.quote(culprit.alias)}"
     pids = culprit.backends
     if _case(culprit).endswith("in transaction"):
         age = max(1, int(0.9 * min(culprit.youngest, 3600.0)))
@@ -199,4 +200,4 @@ def _ending(culprit: Culprit) -> tuple[tuple[str, ...], str, str]:
 
 
 def _statement(alias: str, sql: str) -> str:
-    return f'manage.py dbshell --database {alias} -- -c "{sql}"'
+    return f'manage.py dbshell --database {shlex.quote(alias)} -- -c "{sql}"'
