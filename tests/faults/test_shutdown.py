@@ -21,6 +21,7 @@ import django_dbpool
 from django_dbpool.core import reporter
 from django_dbpool.errors import ShuttingDown
 from django_dbpool.pool import background, stopping
+from django_dbpool.pool.registry import pools
 from testproject.postgres import EmbeddedServer
 from testproject.processes import wait_until
 from tests.faults.conftest import MakeDatabase
@@ -45,7 +46,8 @@ def worker() -> Iterator[Worker]:
 
 
 def announced() -> bool:
-    return stopping.announced is not None
+    """And every pool knows: a thread of its own tells them, which may come a moment later."""
+    return stopping.announced is not None and all(pool.gate.suspended for pool in pools())
 
 
 def begin_request(path: str) -> None:
