@@ -12,21 +12,21 @@ from django_dbpool import batch
 from django_dbpool.contrib.celery import FannedOut
 from testproject.processes import wait_until
 from tests.app.models import Item
-from tests.fixtures import batch_tasks
+from tests.fixtures import stopping_tasks
 from tests.fixtures.batches import assert_once, fill
 from tests.fixtures.broker import Broker
 from tests.fixtures.celery_workers import PATIENCE, Workers
 
 pytestmark = [pytest.mark.ci, pytest.mark.django_db(transaction=True)]
 
-APP = "tests.fixtures.batch_tasks"
+APP = "tests.fixtures.stopping_tasks"
 ROWS = 40
 
 
 @pytest.fixture
 def tasks(broker: Broker) -> Iterator[Any]:
     """Those of the workers, to be sent by this process."""
-    app = batch_tasks.application(broker.environment)
+    app = stopping_tasks.application(broker.environment)
     yield app.tasks
     app.close()
 

@@ -17,14 +17,14 @@ from celery.result import AsyncResult
 from django_dbpool.models import BatchCheckpoint, BatchRun
 from testproject.processes import wait_until
 from tests.app.models import Item, Word
-from tests.fixtures.batch_tasks import HANG
+from tests.fixtures.stopping_tasks import HANG
 from tests.fixtures.batches import assert_once, fill
 from tests.fixtures.broker import Broker
 from tests.fixtures.celery_workers import PATIENCE, CeleryWorker, Workers
 
 pytestmark = [pytest.mark.ci, pytest.mark.django_db(transaction=True)]
 
-APP = "tests.fixtures.batch_tasks"
+APP = "tests.fixtures.stopping_tasks"
 ROWS = 40
 
 
