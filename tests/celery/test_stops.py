@@ -17,10 +17,10 @@ from celery.result import AsyncResult
 from django_dbpool.models import BatchCheckpoint, BatchRun
 from testproject.processes import wait_until
 from tests.app.models import Item, Word
-from tests.fixtures.stopping_tasks import HANG
 from tests.fixtures.batches import assert_once, fill
 from tests.fixtures.broker import Broker
 from tests.fixtures.celery_workers import PATIENCE, CeleryWorker, Workers
+from tests.fixtures.stopping_tasks import HANG
 
 pytestmark = [pytest.mark.ci, pytest.mark.django_db(transaction=True)]
 
