@@ -59,6 +59,7 @@ class BatchTask(DatabaseTask):
     """
 
     abstract = True
+    idempotent = True  # its checkpoint sees to that
     acks_late = True
     reject_on_worker_lost = True
 
@@ -222,7 +223,7 @@ class BatchTask(DatabaseTask):
             checkpoint=go.name,
             deadline=self.deadline,
             on_progress=partial(self._note_progress, go),
-            should_stop=is_draining,
+            should_stop=None if self._is_local() else is_draining,
             on_error=self.on_error,
             statement_timeout=self.statement_timeout,
             busy_above=self.busy_above,
