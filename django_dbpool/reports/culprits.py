@@ -82,8 +82,7 @@ def culprits(fleet: Fleet) -> tuple[Culprit, ...]:
         fleet: ``read(servers=True)``; without the servers nothing is known of locks and strangers.
     """
     servers = {server.alias: server for server in fleet.servers if server.joined}
-    leases = {(each.identity.instance, lease.backend_pid) for each in fleet.processes for lease in leases_of(each)}
-    rows = [row for row in holders(fleet, per_page=MOST).items if (row.instance, row.backend_pid) in leases]
+    rows = lease_rows(fleet)
     limits = Limits()
     waiting = {pool.snapshot.alias for process in fleet.processes for pool in process.pools if pool.snapshot.waiting}
     found: list[Culprit] = []
@@ -105,6 +104,17 @@ def leases_of(process: Process) -> Iterator[Holder]:
         dedicated = holder.backend_pid in process.dedicated.get(holder.alias, ())
         if not (dedicated or holder.thread.startswith("dbpool-")):
             yield holder
+
+
+def lease_rows(fleet: Fleet) -> list[HolderRow]:
+    """Theirs, the oldest first."""
+    leases = {
+        (each.identity.instance, lease.alias, lease.backend_pid)
+        for each in fleet.processes
+        for lease in leases_of(each)
+    }
+    found = holders(fleet, per_page=MOST).items
+    return [row for row in found if (row.instance, row.alias, row.backend_pid) in leases]
 
 
 def kind_of_thread(name: str) -> str:

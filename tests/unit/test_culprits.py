@@ -140,6 +140,13 @@ def test_what_is_kept_on_purpose_is_none() -> None:
     assert culprits(with_server(process(holders=[idle(5)]), sessions=[])) == (), "nobody can end it once more"
 
 
+def test_what_is_kept_on_purpose_in_another_database_is_another() -> None:
+    """Backends of two servers may have the same number."""
+    held = [idle(1, 900.0), holder("other", backend_pid=1, since_seconds=900.0, state="idle", name="listen")]
+    (one,) = culprits(fleet(process(holders=held, dedicated={"other": [1]})))
+    assert (one.alias, one.backends) == ("default", (1,))
+
+
 def test_a_statement_is_cancelled_not_terminated() -> None:
     (one,) = culprits(fleet(process(holders=[holder(since_seconds=60.0)])))
     assert remedy_for(one).commands == ('manage.py dbshell --database default -- -c "SELECT pg_cancel_backend(11)"',)
