@@ -95,6 +95,19 @@ def test_who_is_waited_for_is_the_first_and_who_waits_is_none() -> None:
     assert "2 others wait for its locks" in found[0].text
 
 
+def test_who_is_waited_for_may_have_another_alias_of_the_same_server() -> None:
+    """It is a lease that can be named, and no session of which nothing is known."""
+    one = process(holders=[idle(1, 12.0, alias="other", name="first/"), holder(backend_pid=2, since_seconds=11.0)])
+    sessions = [session(1, state=IDLE), lock(2, 1)]
+    there = [
+        Server(alias, True, 10, 100, 3, tuple(sessions), (HeldSession(one, one.holders[place], sessions[place]),), ())
+        for alias, place in (("other", 0), ("default", 1))
+    ]
+    for servers in (there, there[1:]):
+        found = culprits(fleet(one, servers=tuple(servers)))
+        assert [(each.kind, each.alias, each.backends, each.blocks) for each in found] == [("holder", "other", (1,), 1)]
+
+
 def test_a_young_lease_that_is_waited_for_is_one() -> None:
     held = [idle(1, 0.5, name="first/"), holder(backend_pid=2, since_seconds=0.4)]
     found = culprits(with_server(process(holders=held), sessions=[session(1, state=IDLE), lock(2, 1)]))
