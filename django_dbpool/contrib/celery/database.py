@@ -5,5 +5,5 @@ from __future__ import annotations
 from celery.contrib.django.task import DjangoTask
 
 
-class DatabaseTask(DjangoTask):
+class DatabaseTask(DjangoTask):  # type: ignore[misc]  # Celery has no types
     abstract = True

@@ -34,7 +34,7 @@ def _forget(**_: Any) -> None:
     _flag = None
 
 
-class DrainStep(bootsteps.Step):
+class DrainStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
     """Hears of shutdowns that come without a signal: by remote control, or of an embedded worker."""
 
     def close(self, worker: Any) -> None:

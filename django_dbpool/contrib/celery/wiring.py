@@ -1,4 +1,5 @@
 """The signals of every worker: what a task holds has the task's name, pools end with their process, after its tasks."""
+
 from __future__ import annotations
 
 from _thread import get_ident
