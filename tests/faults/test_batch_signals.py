@@ -108,6 +108,9 @@ def observer(observer: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[A
     observer.execute("SET statement_timeout = 30000")
     observer.execute("CREATE TABLE naps (seconds float)")
     yield observer
+    observer.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%FROM naps%' AND pid <> pg_backend_pid()"
+    )
     observer.execute("DROP TABLE naps")
 
 
