@@ -186,8 +186,10 @@ class _Run:
             return run_load(visitors, seconds=seconds)
 
     def _send_tasks(self) -> list[Any]:
-        campaigns = [self.queue.send(f"campaigns.send{self.suffix}", number) for number in range(1, CAMPAIGNS + 1)]
-        shelves = [self.queue.send(f"audio.clean_up{self.suffix}", number) for number in range(SHELVES)]
+        campaigns = [
+            self.queue.send(f"campaigns.send{self.suffix}", campaign=number) for number in range(1, CAMPAIGNS + 1)
+        ]
+        shelves = [self.queue.send(f"audio.clean_up{self.suffix}", shelf=number) for number in range(SHELVES)]
         return campaigns + shelves
 
     def _all_at_work(self) -> bool:
