@@ -127,7 +127,7 @@ class _Attempt:
         try:
             self._thread.start()
         except RuntimeError:  # no more threads: better here than not at all
-            self._run()
+            self._act()
 
     def outcome(self) -> tuple[Answer, list[str]]:
         try:
@@ -139,13 +139,17 @@ class _Attempt:
 
     def _run(self) -> None:
         try:
+            self._act()
+        finally:
+            with suppress(Exception):
+                connections.close_all()
+
+    def _act(self) -> None:
+        try:
             self._answer = self._by_the_first_way()
         except Exception as error:
             logger.exception("an action failed")
             self._answer = Answer("", FAILED, message=f"{type(error).__name__}; see the log.")
-        finally:
-            with suppress(Exception):
-                connections.close_all()
 
     def _by_the_first_way(self) -> Answer:
         for name, way in _WAYS:

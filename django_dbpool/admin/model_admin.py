@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import django
@@ -9,6 +10,7 @@ from django.contrib import admin
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import connections
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.views.decorators.clickjacking import xframe_options_deny
@@ -17,6 +19,7 @@ from ..conf import fleet_config
 from ..core.fleet import FleetConfig
 from ..models import ConnectionPool
 from ..reports import Fleet, read
+from ..transaction import deadline
 from . import actions, batch_actions, pages
 from .reserving import View, reserved_view
 
@@ -26,6 +29,15 @@ else:  # generic for the type checker alone
     ModelAdmin = admin.ModelAdmin
 
 TEMPLATES = "admin/django_dbpool/connectionpool/"
+
+PATIENCE = 8.0
+"""
+Seconds that databases have for a page, from the session on: less than live.js waits for one. Where a server is frozen
+each look of each reader would else keep a thread, and the reserve, until it thaws.
+"""
+
+PATIENCE_OF_ACTIONS = 40.0
+"""Longer than ``actions.LONGEST`` and what comes behind."""
 
 
 class ConnectionPoolAdmin(ModelAdmin):
@@ -68,9 +80,11 @@ class ConnectionPoolAdmin(ModelAdmin):
                 for name in (*pages.PAGES, *pages.BEHIND)
                 if name != "overview"
             ),
-            path("action/", self._guarded(self.action_view), name="django_dbpool_connectionpool_action"),
+            path("action/", self._guarded(self.action_view, acts=True), name="django_dbpool_connectionpool_action"),
             path(
-                "batches/do/", self._guarded(self.batch_action_view), name="django_dbpool_connectionpool_batch_action"
+                "batches/do/",
+                self._guarded(self.batch_action_view, acts=True),
+                name="django_dbpool_connectionpool_batch_action",
             ),
         ]
 
@@ -155,9 +169,15 @@ class ConnectionPoolAdmin(ModelAdmin):
         end = "changelist" if name == "overview" else name
         return reverse(f"admin:django_dbpool_connectionpool_{end}", current_app=self.admin_site.name)
 
-    def _guarded(self, view: View) -> View:
-        """As the admin guards its views, and so that they work when no ordinary connection is left."""
-        guarded = reserved_view(xframe_options_deny(self.admin_site.admin_view(view)))
+    def _guarded(self, view: View, *, acts: bool = False) -> View:
+        """As the admin guards its views, and so that they work when no ordinary connection is left, or end in time."""
+        in_reserve = reserved_view(xframe_options_deny(self.admin_site.admin_view(view)))
+
+        @wraps(in_reserve)
+        def guarded(request: HttpRequest) -> HttpResponseBase:
+            with deadline(PATIENCE_OF_ACTIONS if acts else PATIENCE):
+                return in_reserve(request)
+
         # LoginRequiredMiddleware would load the user before, without the reserve. The admin sends to its own log-in.
         guarded.login_required = False  # type: ignore[attr-defined]
         # What is done in the middle of a transaction of the request would be undone with it: also the log of actions.

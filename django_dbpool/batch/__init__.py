@@ -5,10 +5,12 @@ from .control import cancel, pause, resume
 from .current import idempotency_key
 from .deleting import delete_old
 from .errors import BatchRefused, BatchRunEnded, BatchRunMismatch, BatchRunMissing, BatchRunTaken
+from .origin import Origin
 from .outbox import Delivery, Message
 from .progress import BatchProgress, BatchResult, FailedItem
 from .reaping import dead_runs, reap
 from .running import arun_batches, run_batches
+from .splitting import split
 from .starting import Start, register_starter, unregister_starter
 from .status import PartStatus, RunStatus, databases, runs, status
 
@@ -23,6 +25,7 @@ __all__ = [
     "Delivery",
     "FailedItem",
     "Message",
+    "Origin",
     "PartStatus",
     "RunStatus",
     "Start",
@@ -39,6 +42,7 @@ __all__ = [
     "resume",
     "run_batches",
     "runs",
+    "split",
     "status",
     "unregister_starter",
 ]

@@ -35,7 +35,10 @@ class BatchRunTaken(RuntimeError):
 
 
 class BatchRunMismatch(ValueError):
-    """A run of that name has worked on another model, or by another key. Where it stopped means nothing here."""
+    """
+    A run of that name has worked on another model, or by another key, so that where it stopped means nothing here. Or
+    it is divided in other parts.
+    """
 
 
 class BatchRunMissing(LookupError):

@@ -26,6 +26,9 @@ LONG = 10.0
 LONG_WHILE_OTHERS_WAIT = 2.0
 """The same where callers wait for a connection."""
 
+BETWEEN = 1.0
+"""Seconds up to which one may just be between two statements."""
+
 MOST = 5000
 
 _NUMBER = re.compile(r"\d+")
@@ -48,7 +51,10 @@ class Culprit:
     oldest: float
     """How long the oldest has held its lease, or has been in its state."""
     youngest: float
-    """The same of the youngest that is there for long."""
+    """
+    The shortest time for which one of those that are there for long has executed nothing, where its server was asked;
+    else for which it has held its lease.
+    """
     state: str
     """Of the oldest."""
     blocks: int
@@ -178,7 +184,7 @@ def _holder(name: str, those: Sequence[HolderRow], blocks: int, least: float) ->
         text=f"{text}; {_does(oldest)}{_blocks(blocks)}.",
         count=len(those),
         oldest=oldest.held,
-        youngest=min((row.held for row in those if row.held >= least), default=oldest.held),
+        youngest=_youngest([_rests(row) for row in those if row.held >= least] or [_rests(oldest)]),
         state=_state(oldest),
         blocks=blocks,
         processes=tuple(sorted({row.process for row in those})),
@@ -187,6 +193,17 @@ def _holder(name: str, those: Sequence[HolderRow], blocks: int, least: float) ->
         threads=tuple(row.thread for row in those),
         sql=oldest.sql,
     )
+
+
+def _rests(row: HolderRow) -> float:
+    """Held for ten minutes it may have executed something a second ago, and that is what `terminate` counts from."""
+    seconds = row.server_state_seconds
+    return row.held if not row.on_server or seconds is None or _state(row) == "running" else min(row.held, seconds)
+
+
+def _youngest(rests: Sequence[float]) -> float:
+    """Not of one that was seen between two statements, if others are."""
+    return min([each for each in rests if each >= BETWEEN] or rests)
 
 
 def _state(row: HolderRow) -> str:

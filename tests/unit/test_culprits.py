@@ -66,6 +66,17 @@ def test_the_server_knows_better_than_what_was_published_before() -> None:
     assert "it is idle in transaction" in found[0].text
 
 
+def test_the_command_counts_from_the_last_statement_as_it_does_itself() -> None:
+    """Else it would find nobody: a lease of ten minutes may have executed something a moment ago."""
+    held = [idle(pid, 600.0) for pid in (1, 2, 3)]
+    sessions = [session(pid, state=IDLE, state_age=age) for pid, age in ((1, 0.1), (2, 30.0), (3, 500.0))]
+    (one,) = culprits(with_server(process(holders=held), sessions=sessions))
+    assert (one.oldest, one.youngest) == (600.0, 30.0)
+    assert remedy_for(one).commands == ("manage.py dbpool terminate --using default --older-than 27s",)
+    busy = culprits(with_server(process(holders=held[:1]), sessions=sessions[:1]))
+    assert remedy_for(busy[0]).commands == ("manage.py dbpool terminate --using default --older-than 1s",)
+
+
 def test_threads_of_one_kind_are_one() -> None:
     held = [idle(pid, unit=None, name=None, thread=f"Thread-{pid} (follow)") for pid in (1, 2)]
     (one,) = culprits(fleet(process(holders=held)))

@@ -1,0 +1,19 @@
+"""
+Celery: tasks that hold no connection for longer than a transaction, that outlive what passes, and long jobs in batches
+that no kill makes lose or repeat a row. See docs/celery.md.
+
+In a worker, whatever the kind of its pool: each child has one pool of connections and keeps it between tasks, a
+shutdown waits for the tasks that run, runs of dead runners are taken up again. ``INSTALLED_APPS`` is enough for that; to import
+this beside the Celery application does no harm.
+
+Example:
+    from django_dbpool.contrib.celery import BatchTask, DatabaseTask
+"""
+
+from __future__ import annotations
+
+from . import draining, wiring  # noqa: F401  (they connect themselves)
+from .batches import BatchTask, batch_task
+from .database import DatabaseTask
+
+__all__ = ["BatchTask", "DatabaseTask", "batch_task"]
