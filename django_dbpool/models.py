@@ -125,6 +125,14 @@ class BatchRun(models.Model):
     state = models.CharField(max_length=10, choices=State, default=State.OPEN)
     total = models.BigIntegerField(null=True)
     """How many rows there were at its start; None if to count them took too long and nothing was known."""
+    task = models.CharField(max_length=300, default="", blank=True)
+    """Name of the task that does it, for whoever sends it again; empty: it was started by other code."""
+    arguments = models.JSONField(default=dict, blank=True)
+    """To send the task again: ``{"args": [...], "kwargs": {...}, "options": {...}}``."""
+    parts = models.IntegerField(default=1)
+    """Ranges that it is divided into, each with a checkpoint of its own."""
+    takeover_after = models.FloatField(default=60)
+    """Seconds without a sign of life after which a runner counts as dead."""
     created = models.DateTimeField(db_default=Now())
     ended = models.DateTimeField(null=True)
 
@@ -165,6 +173,16 @@ class BatchCheckpoint(models.Model):
     failed = models.BigIntegerField(default=0)
     batches = models.BigIntegerField(default=0)
     finished = models.BooleanField(default=False)
+    begun = models.DateTimeField(null=True)
+    """When the last runner began with it; None: none has."""
+    begun_with = models.BigIntegerField(default=0)
+    """Items, done and failed, that others had behind them then: the rest is that runner's, and tells its rate."""
+    restarts = models.IntegerField(default=0)
+    """How often it was sent again since it last got ahead; more than the limit: given up."""
+    restarted = models.DateTimeField(null=True)
+    """When it was sent again the last time. Who writes this is who sends it."""
+    restarted_with = models.BigIntegerField(default=0)
+    """Batches that it had behind it then."""
 
     class Meta:
         db_table = "django_dbpool_batchcheckpoint"

@@ -74,7 +74,7 @@ def act(
     actor = one_line(str(actor), 150) or "nobody"
     logger.warning("%s of process %s %s, asked for by %s", verb, instance, one_line(canonical(arguments)), actor)
     if note is not None:
-        _note(note)
+        note_before(note)
     order = Order(instance, verb, arguments, actor, monotonic() + seconds)
     answer, failures = _Attempt(order).outcome()
     text = " ".join([words_for(verb, answer), *_of_way(answer), *failures])
@@ -98,7 +98,7 @@ def _shown(value: object) -> str:
     return one_line(repr(value), 60)
 
 
-def _note(note: Callable[[], object]) -> None:
+def note_before(note: Callable[[], object]) -> None:
     """A table that is locked, or a server that is frozen, must not keep anybody from acting on just that."""
     try:
         with reserved(), deadline(NOTE):

@@ -6,29 +6,22 @@ believes to be. A runner that was given up for dead, or a forked copy of one, fi
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import socket
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
-from django.db import OperationalError, ProgrammingError, connections, models, transaction
-from django.db.models import ExpressionWrapper, F
+from django.db import OperationalError, connections, models, transaction
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Now
 
 from ..backends.losses import driver_error
-from ..core.process import this_process
 from ..core.words import one_line
 from ..models import BatchCheckpoint, BatchFailure, BatchRun
-from .errors import BatchRunMismatch, BatchRunTaken
-from .keys import Key, Keys
+from .claiming import Claim, Place
+from .errors import BatchRunTaken
+from .keys import Keys
 
 LONGEST_ERROR = 2000
-UNDEFINED_TABLE = "42P01"
 LOCK_NOT_AVAILABLE = "55P03"
 
 _RUNS = BatchRun._meta.db_table
@@ -43,36 +36,14 @@ class StillCommitting(Exception):
     """The transaction whose outcome is asked for has not ended."""
 
 
-@dataclass
-class Place:
-    """Where a run is, as this runner knows it."""
-
-    last: Keys | None = None
-    """Up to this key everything is done."""
-    stored: str | None = None
-    """The same as the server has it."""
-    upper: Keys | None = None
-    """The run's end; None if there are no rows."""
-    done: int = 0
-    failed: int = 0
-    total: int | None = None
-    resumed: bool = False
-    ended: str = ""
-    """State of a run that had ended before."""
-    wanted: str = BatchRun.Wanted.RUN
-
-
 class Book:
-    """The rows of one run."""
+    """The rows of one run, or part of one, that is this runner's."""
 
-    def __init__(self, name: str, alias: str, key: Key, takeover_after: float) -> None:
-        self.name = name
-        self.alias = alias
-        self.key = key
-        self.token = secrets.token_hex(16)
-        self._takeover_after = takeover_after
-        self._run_id = 0
-        self._id = 0
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.alias = claim.alias
+        self.key = key = claim.key
+        alias = claim.alias
         jsonb = key.as_jsonb(connections[alias])
         self._advance = (
             f"UPDATE {_CHECKPOINTS} SET last_key = {jsonb}, done = done + %s, failed = failed + %s, "  # noqa: S608
@@ -86,109 +57,6 @@ class Book:
             "skipped = excluded.skipped, error_type = excluded.error_type, error = excluded.error, "
             f"place = excluded.place, times = {_FAILURES}.times + 1, created = clock_timestamp()"
         )
-
-    # -- begin ----------------------------------------------------------------------------------------------------
-
-    def find(self) -> Place | None:
-        """
-        The run, now this runner's; None: there is none of that name. In a transaction.
-
-        Raises:
-            BatchRunTaken: another runner is at work.
-            BatchRunMismatch: it is about other rows.
-            ImproperlyConfigured: the tables are missing.
-        """
-        try:
-            run = BatchRun.objects.using(self.alias).filter(name=self.name).first()
-        except ProgrammingError as error:
-            driver = driver_error(error)
-            if driver is None or driver.sqlstate != UNDEFINED_TABLE:
-                raise
-            raise ImproperlyConfigured(
-                f"run_batches(checkpoint={self.name!r}): database {self.alias!r} has no table {_RUNS}. Run "
-                f"`manage.py migrate --database={self.alias}`: the checkpoint has to be where the work is."
-            ) from error
-        if run is None:
-            return None
-        self._run_id = run.pk
-        if (run.model, run.key) != self._about():
-            raise BatchRunMismatch(
-                f"Batch run {self.name!r} is about {run.model} by {run.key}, not {self.key.model._meta.label} by "
-                f"{', '.join(self.key.names)}. Give a run about other rows another name."
-            )
-        return self._take(run)
-
-    def create(self, upper: Keys | None, total: int | None) -> Place | None:
-        """The run, begun by this runner; None: somebody has been quicker. In a transaction."""
-        model, key = self._about()
-        made = BatchRun(name=self.name, model=model, key=key, total=total)
-        # Not get_or_create(): two that begin at once are to meet here, without an error that ends the transaction.
-        BatchRun.objects.using(self.alias).bulk_create([made], ignore_conflicts=True)
-        run = BatchRun.objects.using(self.alias).filter(name=self.name).values_list("pk", flat=True).first()
-        if run is None:
-            return None
-        checkpoint = BatchCheckpoint(run_id=run, token=self.token, runner=self._runner())
-        BatchCheckpoint.objects.using(self.alias).bulk_create([checkpoint], ignore_conflicts=True)
-        rows = BatchCheckpoint.objects.using(self.alias).filter(run_id=run, token=self.token)
-        found = rows.values_list("pk", flat=True).first()
-        if found is None:
-            return None
-        self._run_id, self._id = run, found
-        if upper is not None:
-            jsonb = RawSQL(self.key.as_jsonb(self._connection), self.key.prepared(upper, self._connection))  # noqa: S611
-            rows.update(upper=ExpressionWrapper(jsonb, output_field=models.JSONField()))
-        return Place(upper=upper, total=total)
-
-    def _take(self, run: BatchRun) -> Place:
-        rows = BatchCheckpoint.objects.using(self.alias).filter(run=run, part=0)
-        # Not waited for: whoever holds the row is in the middle of a batch, and so as alive as can be.
-        free = rows.select_for_update(skip_locked=True).annotate(
-            age=ExpressionWrapper(Now() - F("heartbeat"), output_field=models.DurationField()),
-            **self.key.stored("last_key"),
-            **self.key.stored("upper"),
-            stored=RawSQL("last_key::text", []),
-        )
-        found: Any = free.first()
-        if found is None:
-            raise self._taken(rows.values_list("runner", flat=True).first() or "", None)
-        place = Place(
-            last=self._keys(found, "last_key"),
-            stored=found.stored,
-            upper=self._keys(found, "upper"),
-            done=found.done,
-            failed=found.failed,
-            total=run.total,
-            resumed=found.token != self.token,
-            wanted=run.wanted,
-        )
-        if run.state != BatchRun.State.OPEN or found.finished:
-            place.ended = run.state
-            return place
-        age = found.age.total_seconds()
-        if found.token not in ("", self.token) and age < self._takeover_after:
-            raise self._taken(found.runner, age)
-        rows.update(token=self.token, runner=self._runner(), heartbeat=Now(), reason="")
-        self._id = found.pk
-        return place
-
-    def _about(self) -> tuple[str, str]:
-        return self.key.model._meta.label, ",".join(self.key.names)
-
-    def _keys(self, row: Any, column: str) -> Keys | None:
-        if getattr(row, column) is None:
-            return None
-        return tuple(getattr(row, name) for name in self.key.stored(column))
-
-    def _runner(self) -> str:
-        return f"{socket.gethostname()[:100]} {os.getpid()} {this_process().instance}"
-
-    def _taken(self, runner: str, age: float | None) -> BatchRunTaken:
-        when = "is in the middle of a batch" if age is None else f"was last heard of {age:.0f} s ago"
-        text = (
-            f"another runner ({runner or 'unknown'}) has it, which {when}. If it is dead, its run may be taken over "
-            f"{self._takeover_after:g} s after that (takeover_after)."
-        )
-        return BatchRunTaken(self.name, text, runner, age)
 
     @property
     def _connection(self) -> Any:
@@ -211,7 +79,7 @@ class Book:
         with connection.cursor() as cursor:
             cursor.execute(
                 self._advance,
-                [*self.key.prepared(keys, connection), done, failed, self._id, self.token, place.stored],
+                [*self.key.prepared(keys, connection), done, failed, self.claim.id, self.claim.token, place.stored],
             )
             row = cursor.fetchone()
         if row is None:
@@ -219,11 +87,11 @@ class Book:
         return row[0], row[1]
 
     def _lost(self) -> BatchRunTaken:
-        rows = BatchCheckpoint.objects.using(self.alias).filter(pk=self._id)
+        rows = BatchCheckpoint.objects.using(self.alias).filter(pk=self.claim.id)
         token, runner = rows.values_list("token", "runner").first() or (None, "")
         if token is None:
             text = "its checkpoint was deleted while it ran."
-        elif token == self.token:
+        elif token == self.claim.token:
             text = (
                 "its checkpoint is not where this runner has left it: a forked copy is at work, or the server has lost "
                 "what it had committed (synchronous_commit = off, a failover). This batch was rolled back. The "
@@ -234,7 +102,7 @@ class Book:
                 f"it is no longer this runner's: {runner or 'somebody'} has taken it over. This batch was rolled back, "
                 "and the other one goes on."
             )
-        return BatchRunTaken(self.name, text, runner)
+        return BatchRunTaken(self.claim.name, text, runner)
 
     def is_at(self, stored: str | None) -> bool:
         """
@@ -247,7 +115,7 @@ class Book:
             StillCommitting: that transaction has not ended, so nobody knows yet.
             BatchRunTaken: somebody else has the run by now.
         """
-        rows = BatchCheckpoint.objects.using(self.alias).filter(pk=self._id)
+        rows = BatchCheckpoint.objects.using(self.alias).filter(pk=self.claim.id)
         try:
             # The lock, because what is asked about may still be on its way: it holds the row until it ends.
             found = (
@@ -261,7 +129,7 @@ class Book:
             if driver is not None and driver.sqlstate == LOCK_NOT_AVAILABLE:
                 raise StillCommitting from error
             raise
-        if found is None or found[0] != self.token:
+        if found is None or found[0] != self.claim.token:
             raise self._lost()
         return bool(found[1])
 
@@ -282,7 +150,7 @@ class Book:
         return str(wanted)
 
     def _mine(self) -> models.QuerySet[BatchCheckpoint]:
-        return BatchCheckpoint.objects.using(self.alias).filter(pk=self._id, token=self.token)
+        return BatchCheckpoint.objects.using(self.alias).filter(pk=self.claim.id, token=self.claim.token)
 
     def note_failure(self, keys: Keys, error: Exception, *, skipped: bool) -> None:
         connection = self._connection
@@ -290,7 +158,7 @@ class Book:
             cursor.execute(
                 self._note_failure,
                 [
-                    self._run_id,
+                    self.claim.run_id,
                     *self.key.prepared(keys, connection),
                     skipped,
                     f"{type(error).__module__}.{type(error).__qualname__}"[-200:],
@@ -313,7 +181,7 @@ class Book:
         """
         ends = reason in (BatchRun.State.DONE, BatchRun.State.CANCELLED)
         with transaction.atomic(using=self.alias):
-            run = BatchRun.objects.using(self.alias).select_for_update().filter(pk=self._run_id)
+            run = BatchRun.objects.using(self.alias).select_for_update().filter(pk=self.claim.run_id)
             list(run.values_list("pk"))  # parts that end at the same moment end one after the other
             # Who only stops doesn't wait: a batch whose COMMIT was never answered may have the row for long.
             if not self._mine().select_for_update(skip_locked=not ends).exists():
@@ -324,9 +192,12 @@ class Book:
             fields = {"finished": True} if ends else {"token": ""}
             self._mine().update(reason=reason, heartbeat=Now(), **fields)
             if ends:
-                parts = BatchCheckpoint.objects.using(self.alias).filter(run_id=self._run_id, finished=False)
-                if not parts.exists():
-                    run.filter(state=BatchRun.State.OPEN).update(state=reason, ended=Now())
+                parts = BatchCheckpoint.objects.using(self.alias).filter(run_id=self.claim.run_id)
+                if not parts.filter(finished=False).exists():
+                    # Of several parts that were cancelled one may have come to its end before.
+                    cancelled = parts.filter(reason=BatchRun.State.CANCELLED).exists()
+                    state = BatchRun.State.CANCELLED if cancelled else BatchRun.State.DONE
+                    run.filter(state=BatchRun.State.OPEN).update(state=state, ended=Now())
 
 
 def text_of(error: Exception) -> str:

@@ -35,4 +35,15 @@ class BatchRunTaken(RuntimeError):
 
 
 class BatchRunMismatch(ValueError):
-    """A run of that name has worked on another model, or by another key. Where it stopped means nothing here."""
+    """
+    A run of that name has worked on another model, or by another key, so that where it stopped means nothing here. Or
+    it is divided in other parts.
+    """
+
+
+class BatchRunMissing(LookupError):
+    """There is no run of that name on that database: it was never begun there, or was deleted since it ended."""
+
+
+class BatchRunEnded(ValueError):
+    """The run has ended, so it can't be paused, resumed or cancelled any more."""

@@ -26,8 +26,9 @@ def refuse_held() -> None:
         except RetryingInsideTransaction:
             raise BatchRefused(
                 f"run_batches() was called in a transaction on database {connection.alias!r}: its "
-                "be committed one by one, nor would anything be given back between them. Call it outside of atomic(); "
-                "a view under ATOMIC_REQUESTS needs @non_atomic_requests. (That of a TestCase doesn't count.)"
+                "batches could not be committed one by one, nor would anything be given back between them. Call it "
+                "outside of atomic(); a view under ATOMIC_REQUESTS needs @non_atomic_requests. (That of a TestCase "
+                "doesn't count.)"
             ) from None
         if not is_pooled(connection) or connection.in_atomic_block:
             continue

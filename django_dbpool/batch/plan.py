@@ -14,6 +14,7 @@ from ..core import arguments
 from ..core.names import clean_name
 from ..core.readers import shown
 from .keys import Key, key_of
+from .origin import LONGEST_TASK, Origin
 from .progress import FailedItem
 from .source import alias_of, checked, ordered
 
@@ -35,6 +36,8 @@ class Plan:
     key: Key
     alias: str
     name: str | None
+    part: int | None
+    origin: Origin
     title: str
     """Of the operation."""
     size: int
@@ -58,6 +61,8 @@ def planned(
     key: str | Sequence[str],
     using: str | None,
     checkpoint: str | None,
+    part: int | None,
+    origin: Origin | None,
     **given: Any,
 ) -> Plan:
     """
@@ -69,7 +74,8 @@ def planned(
     called = _handler(handler)
     alias = alias_of(queryset, using, checkpoint=checkpoint is not None)
     found = key_of(queryset.model, key)
-    name = None if checkpoint is None else _name(checkpoint)
+    name = None if checkpoint is None else checked_name(checkpoint)
+    number = _part(part, name)
     own = getattr(called, "__qualname__", type(called).__qualname__)
     return Plan(
         source=ordered(queryset, found, alias),
@@ -77,7 +83,9 @@ def planned(
         key=found,
         alias=alias,
         name=name,
-        title=f"batches {name or own}",
+        part=number,
+        origin=checked_origin(origin),
+        title=f"batches {name or own}" if number is None else f"batches {name} part {number}",
         size=arguments.count(CALL, "size", given["size"]),
         pause=arguments.seconds(CALL, "pause", given["pause"]),
         deadline=_optional("deadline", given["deadline"]),
@@ -108,7 +116,11 @@ def _handler(value: object) -> Callable[[list[Any]], object]:
     return value
 
 
-def _name(value: object) -> str:
+def checked_name(value: object) -> str:
+    """
+    Raises:
+        TypeError, ValueError: it can't be the name of a run.
+    """
     name = clean_name("run_batches", value) if isinstance(value, str) else ""
     if not isinstance(value, str):
         raise TypeError(f"run_batches(checkpoint={shown(value)}): checkpoint must be the name of the run, a string.")
@@ -117,6 +129,32 @@ def _name(value: object) -> str:
             f"run_batches(checkpoint={shown(value)}): the name must be printable, at most {LONGEST_NAME} characters."
         )
     return name
+
+
+def checked_origin(value: object) -> Origin:
+    """
+    Raises:
+        TypeError, ValueError: it can't be written down.
+    """
+    if value is None:
+        return Origin()
+    if not isinstance(value, Origin):
+        raise TypeError(f"run_batches(origin={shown(value)}): origin must be an Origin.")
+    if len(value.task) > LONGEST_TASK:
+        raise ValueError(f"run_batches(origin=...): the task's name has more than {LONGEST_TASK} characters.")
+    return value
+
+
+def _part(value: object, name: str | None) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"run_batches(part={shown(value)}): part must be a whole number.")
+    if value < 0:
+        raise ValueError(f"run_batches(part={shown(value)}): part must be 0 or more.")
+    if name is None:
+        raise ValueError("run_batches(part=...) needs checkpoint=..., the run that split() has made.")
+    return value
 
 
 def _optional(name: str, value: object, *, least: float = 0.0, most: float | None = None) -> float | None:

@@ -11,30 +11,27 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from django.db import OperationalError, connections, transaction
+from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from ..backends.losses import driver_error
 from ..core.blocks import seconds_left
-from ..errors import CommitUnknown, LeaseTimedOut, ShuttingDown
+from ..errors import CommitUnknown, ShuttingDown
 from ..models import BatchRun
 from ..pool import stopping
 from ..transaction.retrying import retrying
 from ..transaction.verdict import was_refused
 from . import waiting
-from .book import Book, Place, StillCommitting, key_text
+from .book import Book, StillCommitting, key_text
+from .claiming import Claim, Place
 from .current import Batch, current_batch
 from .errors import BatchRunTaken
+from .extent import Extent
 from .holding import refuse_broken, refuse_held, release_all, statement_limit
 from .keys import Keys
 from .plan import Plan
 from .progress import KEPT_FAILURES, BatchProgress, BatchResult, FailedItem, Reason
 
 logger = logging.getLogger("django_dbpool.batch")
-
-COUNT_FOR = 1.0
-"""Seconds that counting the rows may take; a run of many more can do without a total."""
-QUERY_CANCELED = "57014"
 
 _STOPS: dict[str, Reason] = {BatchRun.Wanted.PAUSE: "paused", BatchRun.Wanted.CANCEL: "cancelled"}
 
@@ -57,7 +54,8 @@ class Runner:
         """Seconds between two signs of life."""
         self._book: Book | None = None
         if plan.name is not None and not plan.dry_run:
-            self._book = Book(plan.name, plan.alias, plan.key, plan.takeover_after)
+            claim = Claim(plan.name, plan.alias, plan.key, plan.takeover_after, plan.part, plan.origin)
+            self._book = Book(claim)
         self._shared_thread = shared_thread
         self._began = self._heard = time.monotonic()
         self._before = 0
@@ -99,10 +97,10 @@ class Runner:
         """The run, or begin it. Twice does no harm, so a COMMIT that nobody has answered is repeated, too."""
         try:
             if self._book is None:
-                upper = self._upper()
-                self.place = Place(upper=upper, total=self._count(upper))
+                upper, total = self._measured()
+                self.place = Place(upper=upper, total=total)
             else:
-                self.place = self._claimed(self._book)
+                self.place = self._claimed(self._book.claim)
         except Exception as error:
             if not (waiting.passes(error) or isinstance(error, CommitUnknown)):
                 raise
@@ -124,44 +122,21 @@ class Runner:
         self._heard = time.monotonic()
         return 0.0
 
-    def _claimed(self, book: Book) -> Place:
-        claim = retrying(self.plan.alias)
-        place = claim.call(book.find)
+    def _claimed(self, claim: Claim) -> Place:
+        repeated = retrying(self.plan.alias)
+        place = repeated.call(claim.find)
         if place is None:
             # Before anything is written down: to find the end of a large table may take a while.
-            upper = self._upper()
-            total = self._count(upper)
-            place = claim.call(book.create, upper, total) or claim.call(book.find)
+            upper, total = self._measured()
+            place = repeated.call(claim.create, upper, total) or repeated.call(claim.find)
         if place is None:
-            raise BatchRunTaken(book.name, "another runner has begun it at the same moment, and it was deleted since.")
+            raise BatchRunTaken(claim.name, "another runner has begun it at the same moment, and it was deleted since.")
         return place
 
-    def _all_rows(self) -> Any:
-        """Without what only the handler's reading needs."""
-        rows = self.plan.source.prefetch_related(None)
-        rows.query.select_for_update = False
-        return rows
-
-    def _upper(self) -> Keys | None:
-        rows = self._all_rows().order_by(*[f"-{name}" for name in self.plan.key.names])
-        last = retrying(self.plan.alias).call(rows.first)
-        return None if last is None else self.plan.key.of(last)
-
-    def _count(self, upper: Keys | None) -> int | None:
-        if upper is None:
-            return 0
-        rows = self._all_rows().filter(self.plan.key.up_to(upper)).order_by()
-        try:
-            with (
-                transaction.atomic(using=self.plan.alias),
-                statement_limit(connections[self.plan.alias], COUNT_FOR),
-            ):
-                return int(rows.count())
-        except OperationalError as error:
-            driver = driver_error(error)
-            if isinstance(error, LeaseTimedOut) or (driver is not None and driver.sqlstate == QUERY_CANCELED):
-                return None
-            raise
+    def _measured(self) -> tuple[Keys | None, int | None]:
+        extent = Extent.of(self.plan.source, self.plan.key, self.plan.alias)
+        upper = extent.upper()
+        return upper, extent.count(upper)
 
     # -- one step -------------------------------------------------------------------------------------------------
 
@@ -249,8 +224,8 @@ class Runner:
         rows = self._bounded
         if rows is None:
             rows = self._bounded = self.plan.source.filter(self.plan.key.up_to(self._end()))
-        if self.place.last is not None:
-            rows = rows.filter(self.plan.key.after(self.place.last))
+        if (last := self.place.last or self.place.lower) is not None:
+            rows = rows.filter(self.plan.key.after(last))
         items: list[Any] = []
         for item in rows[: self._limit()]:
             self._rows_read += 1
@@ -460,7 +435,9 @@ class Runner:
         if self._book is None or isinstance(error, BatchRunTaken) or self.place.ended or not self.found:
             return
         with suppress(Exception):
-            retrying(self.plan.alias, attempts=1).call(self._book.finish, f"failed: {type(error).__qualname__}"[:200])
+            # An error that somebody sends to stop the run says what is to be known of that.
+            reason = getattr(error, "batch_reason", None) or f"failed: {type(error).__qualname__}"
+            retrying(self.plan.alias, attempts=1).call(self._book.finish, reason[:200])
         self._release()
 
     def result(self) -> BatchResult:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from django.db import models
 
 from .driving import drive, drive_async
+from .origin import Origin
 from .plan import M, OnError, planned
 from .progress import BatchProgress, BatchResult
 
@@ -20,6 +21,7 @@ def run_batches(
     pause: float = 0,
     using: str | None = None,
     checkpoint: str | None = None,
+    part: int | None = None,
     deadline: float | None = None,
     on_progress: Callable[[BatchProgress], object] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -30,6 +32,7 @@ def run_batches(
     patience: float = 300,
     takeover_after: float = 60,
     max_failures: int | None = 1000,
+    origin: Origin | None = None,
 ) -> BatchResult:
     """
     Go through the rows of a queryset in batches, each in a transaction of its own that reads its rows and calls the
@@ -51,6 +54,7 @@ def run_batches(
         pause: seconds between two batches.
         using: database alias; that of the queryset or the one to write to.
         checkpoint: name of the run, used once: of one that has ended nothing is done again.
+        part: of a run that ``split()`` has divided, from 0: only that range of keys.
         deadline: seconds; no batch begins later. What is done is saved.
         on_progress: called after each batch, outside of its transaction.
         should_stop: asked before each batch.
@@ -63,6 +67,7 @@ def run_batches(
             the pool is busy, or raises what is in the way.
         takeover_after: seconds without a sign of life after which another runner may have the run.
         max_failures: items that one call may skip; the next one is raised.
+        origin: what the run's row is to say of how to begin it again; see ``Origin``.
 
     Returns:
         Why it ended, and what was done.
@@ -70,7 +75,7 @@ def run_batches(
     Raises:
         BatchRefused: in a transaction, or while the thread keeps a connection.
         BatchRunTaken: another runner has the run of this name.
-        BatchRunMismatch: the name belongs to a run about something else.
+        BatchRunMismatch: the name belongs to a run about something else, or has no such part.
         TypeError, ValueError, ImproperlyConfigured: what was given can't work.
         KeyboardInterrupt: after the batch at hand, when Ctrl-C was pressed; at once when it was pressed twice.
         Exception: the handler's, with a note that names the item; what the database raised for longer than
@@ -89,6 +94,8 @@ def run_batches(
             key=key,
             using=using,
             checkpoint=checkpoint,
+            part=part,
+            origin=origin,
             size=size,
             pause=pause,
             deadline=deadline,
@@ -114,6 +121,7 @@ async def arun_batches(
     pause: float = 0,
     using: str | None = None,
     checkpoint: str | None = None,
+    part: int | None = None,
     deadline: float | None = None,
     on_progress: Callable[[BatchProgress], Awaitable[object] | object] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -124,6 +132,7 @@ async def arun_batches(
     patience: float = 300,
     takeover_after: float = 60,
     max_failures: int | None = 1000,
+    origin: Origin | None = None,
 ) -> BatchResult:
     """
     ``run_batches`` for a task of an event loop. Each batch runs as ``sync_to_async`` code does, pauses don't block the
@@ -140,6 +149,8 @@ async def arun_batches(
             key=key,
             using=using,
             checkpoint=checkpoint,
+            part=part,
+            origin=origin,
             size=size,
             pause=pause,
             deadline=deadline,

@@ -69,6 +69,10 @@ class ProjectConfig:
     log_format: LogFormat = "text"
     alerts: Mapping[str, Mapping[str, Any] | None] | None = field(default_factory=dict)
     """By the name of a rule what is different in it, or None to switch it off; None: no alerts."""
+    batch_retention: int | None = 30
+    """Days for which runs of batches that have ended are remembered; None: for ever."""
+    batch_restarts: int = 5
+    """How often a run whose runner is dead is sent again without a single batch in between."""
     tokens: tuple[str, ...] = field(default=(), repr=False)
     """SHA-256 digests, in hexadecimal digits, of the bearer tokens that the endpoints take."""
 
@@ -160,6 +164,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "LOG_INTERVAL": optional(seconds(above_zero=True)),
     "LOG_FORMAT": choice("format", text="blocks for people", json="one object per line and database"),
     "ALERTS": optional(read_alerts),
+    "BATCH_RETENTION": optional(hinting(count(1), "It counts days. None keeps runs for ever.")),
+    "BATCH_RESTARTS": hinting(count(0), "0 sends nothing again."),
     "TOKENS": read_tokens,
 }
 

@@ -35,6 +35,10 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("total", models.BigIntegerField(null=True)),
+                ("task", models.CharField(blank=True, default="", max_length=300)),
+                ("arguments", models.JSONField(blank=True, default=dict)),
+                ("parts", models.IntegerField(default=1)),
+                ("takeover_after", models.FloatField(default=60)),
                 ("created", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
                 ("ended", models.DateTimeField(null=True)),
             ],
@@ -110,6 +114,11 @@ class Migration(migrations.Migration):
                 ("failed", models.BigIntegerField(default=0)),
                 ("batches", models.BigIntegerField(default=0)),
                 ("finished", models.BooleanField(default=False)),
+                ("begun", models.DateTimeField(null=True)),
+                ("begun_with", models.BigIntegerField(default=0)),
+                ("restarts", models.IntegerField(default=0)),
+                ("restarted", models.DateTimeField(null=True)),
+                ("restarted_with", models.BigIntegerField(default=0)),
                 (
                     "run",
                     models.ForeignKey(

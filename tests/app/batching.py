@@ -14,6 +14,7 @@ from django_dbpool.batch import (
     idempotency_key,
     outbox,
     run_batches,
+    split,
 )
 from tests.app.models import Item
 
@@ -28,6 +29,14 @@ def count_all() -> None:
 
 def count_once() -> BatchResult:
     return run_batches(Item.objects.all(), count_up, checkpoint="count items, November 2026")
+
+
+def divide() -> int:
+    return split(Item.objects.all(), 4, checkpoint="count items in parts")
+
+
+def count_part(part: int) -> BatchResult:
+    return run_batches(Item.objects.all(), count_up, checkpoint="count items in parts", part=part)
 
 
 def decide(failed: FailedItem[Item]) -> Literal["raise", "skip"]:

@@ -10,7 +10,9 @@ import pytest
 from django.db import connections
 from psycopg import sql
 
+from django_dbpool import batch
 from django_dbpool.backends.leases import LeaseMixin
+from django_dbpool.batch import Start, starting
 from testproject.postgres import Server, free_port
 from testproject.processes import wait_until
 from tests.app import failing
@@ -120,3 +122,12 @@ def failing_alias(
 
     yield make
     observer.execute("DROP ROLE IF EXISTS crowded")
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[Start]:
+    """What is sent again of the runs whose task begins with "tests."; nobody sends others."""
+    monkeypatch.setattr(starting, "_starters", {})
+    starts: list[Start] = []
+    batch.register_starter("tests.", starts.append)
+    return starts

@@ -16,7 +16,8 @@ from tests.app import batching
 from tests.app.models import Item
 from tests.fixtures.batches import fill
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs/batches.md").read_text()
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = (DOCS / "batches.md").read_text()
 
 
 @pytest.mark.django_db(transaction=True)
@@ -28,6 +29,7 @@ def test_samples(capsys: pytest.CaptureFixture[str]) -> None:
     batching.announce_all()
     assert len(capsys.readouterr().out.splitlines()) == 3
     assert not BatchMessage.objects.exists()
+    assert [batching.count_part(part).handled for part in range(batching.divide())] == [1, 1, 1]
     Item.objects.update(n=0)
     assert async_to_sync(batching.count_later)().done == 3
     assert set(Item.objects.values_list("n", flat=True)) == {1}
@@ -41,5 +43,6 @@ def test_every_argument_is_in_the_table() -> None:
     assert [repr(each.default).replace("'", '"') for each in parameters] == list(table.values())
 
 
-def test_every_public_name_is_on_the_page() -> None:
-    assert [name for name in batch.__all__ if f"`{name}" not in PAGE and f"{name}(" not in PAGE] == []
+def test_every_public_name_is_on_a_page() -> None:
+    pages = PAGE + (DOCS / "batches-control.md").read_text()
+    assert [name for name in batch.__all__ if f"`{name}" not in pages and f"{name}(" not in pages] == []

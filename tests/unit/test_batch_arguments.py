@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.utils.connection import ConnectionDoesNotExist
 
-from django_dbpool.batch import run_batches
+from django_dbpool.batch import Origin, run_batches, split
 from tests.app.models import Item, Seat
 
 
@@ -113,3 +113,25 @@ def test_refused_arguments(arguments: dict[str, Any], kind: type[Exception], nam
 def test_rows_and_checkpoint_on_one_database() -> None:
     with pytest.raises(ValueError, match="reads from database 'other'"):
         run_batches(Item.objects.using("other"), nothing, using="default", checkpoint="apart")
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "text"),
+    [
+        ({"part": True, "checkpoint": "x"}, TypeError, "part must be a whole number"),
+        ({"part": -1, "checkpoint": "x"}, ValueError, "part must be 0 or more"),
+        ({"part": 0}, ValueError, "needs checkpoint"),
+        ({"origin": "task"}, TypeError, "must be an Origin"),
+        ({"origin": Origin("t" * 400)}, ValueError, "more than 300"),
+    ],
+)
+def test_refused_parts(options: dict[str, Any], kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text):
+        run_batches(Item.objects.all(), nothing, **options)
+
+
+def test_refused_splits() -> None:
+    with pytest.raises(ValueError, match="n must be 1 or more"):
+        split(Item.objects.all(), 0, checkpoint="x")
+    with pytest.raises(TypeError, match="takeover_after"):
+        split(Item.objects.all(), 2, checkpoint="x", takeover_after="7")  # type: ignore[arg-type]
