@@ -7,9 +7,11 @@ PAGES = {
     "processes": f"{ADMIN}processes/",
     "holders": f"{ADMIN}holders/",
     "operations": f"{ADMIN}operations/",
+    "batches": f"{ADMIN}batches/",
     "statements": f"{ADMIN}statements/",
     "alerts": f"{ADMIN}alerts/",
     "advice": f"{ADMIN}advice/",
 }
 
+BATCH = f"{ADMIN}batch/"
 STATUS = "/dbpool/status"
