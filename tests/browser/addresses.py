@@ -14,4 +14,5 @@ PAGES = {
 }
 
 BATCH = f"{ADMIN}batch/"
+POOLS = "/dbpool/pools"
 STATUS = "/dbpool/status"

@@ -17,10 +17,10 @@ from celery.result import AsyncResult
 from django_dbpool.models import BatchCheckpoint, BatchRun
 from testproject.processes import wait_until
 from tests.app.models import Item, Word
-from tests.fixtures.stopping_tasks import HANG
 from tests.fixtures.batches import assert_once, fill
 from tests.fixtures.broker import Broker
 from tests.fixtures.celery_workers import PATIENCE, CeleryWorker, Workers
+from tests.fixtures.stopping_tasks import HANG
 
 pytestmark = [pytest.mark.ci, pytest.mark.django_db(transaction=True)]
 
@@ -124,3 +124,43 @@ def test_revoked_is_not_done_again(hung: Callable[..., Any], observer: psycopg.C
     # Who wants it all the same names the run.
     again = result.app.send_task("count_up", kwargs={"run": BatchRun.objects.get().name})
     assert end_of(again)["resumed"]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+def test_hard_time_limit_ends_the_query(
+    hung: Callable[..., Any], observer: psycopg.Connection[Any], client: Celery, workers: Workers, pool: str
+) -> None:
+    """The child is killed, and the server notices; the task has failed, the run goes on when it is asked for again."""
+    worker, _ = hung("count_up_soon", time_limit=4, worker={"pool": pool})
+    assert wait_until(lambda: not hanging(worker, observer), PATIENCE)
+    if pool == "gevent":  # where nobody is killed: the task ends by itself
+        assert wait_until(lambda: not checkpoint().token, PATIENCE)
+    Word.objects.all().delete()
+    again = client.send_task("count_up_soon", kwargs={"run": BatchRun.objects.get().name})
+    assert end_of(again)["resumed"]
+
+
+def test_a_killed_child_is_replaced_at_once(hung: Callable[..., Any], observer: psycopg.Connection[Any]) -> None:
+    """``takeover_after`` is a minute, and nobody waits for it: that runner is seen to be gone."""
+    worker, result = hung()
+    before = set(worker.children())
+    at_work = int(checkpoint().runner.split()[1])
+    assert at_work in before
+    Word.objects.all().delete()  # for the next one; this one sleeps already
+    worker.kill_child(at_work)
+    assert end_of(result)["resumed"]
+    assert int(checkpoint().runner.split()[1]) != at_work
+
+
+def test_a_message_delivered_twice_ends_quietly(hung: Callable[..., Any], client: Celery, broker: Broker) -> None:
+    """The same message: nothing is done, and its result is the first one's. Another one for the same run is told."""
+    worker, result = hung()
+    client.send_task("count_up", task_id=result.id)
+    other = client.send_task("count_up", kwargs={"run": BatchRun.objects.get().name})
+    assert other.get(timeout=PATIENCE)["reason"] == "taken"
+    assert wait_until(lambda: broker.queued() == 0 and broker.unacknowledged() == 1, PATIENCE)
+    assert result.state == "PROGRESS"
+    assert "ERROR" not in worker.log()
+    Word.objects.all().delete()
+    worker.kill_child(int(checkpoint().runner.split()[1]))
+    end_of(result)

@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from celery import shared_task
-from celery.exceptions import Retry, SoftTimeLimitExceeded
+from celery import shared_task, uuid
+from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 from django.db import models
 
 from .database import DatabaseTask
 from .draining import is_draining
 from .interrupts import Interrupted, Interrupts
+from .joint import FannedOut
+from .sending import HEADER, headers_of, origin_of, part_id, written
 
 if TYPE_CHECKING:
-    from ...batch import BatchProgress, BatchResult, FailedItem
+    from ...batch import BatchProgress, BatchResult, BatchRunTaken, FailedItem
 
 logger = logging.getLogger("django_dbpool.batch")
 
@@ -26,8 +28,8 @@ TELL_EVERY = 1.0
 """Seconds between two reports of progress to the result backend."""
 FRUITLESS = 3
 """Times in a row that a soft time limit may end a task before its first batch."""
-HEADER = "dbpool"
-"""Of a message: what a task tells its next go."""
+LOOK_AGAIN = 1.0
+"""Seconds to the next attempt, when the server is still at the last batch of a runner that is gone."""
 
 
 class BatchTask(DatabaseTask):
@@ -57,6 +59,7 @@ class BatchTask(DatabaseTask):
     """
 
     abstract = True
+    idempotent = True  # its checkpoint sees to that
     acks_late = True
     reject_on_worker_lost = True
 
@@ -108,78 +111,189 @@ class BatchTask(DatabaseTask):
         """
         return f"{self.name} {self.request.id}"
 
+    def on_progress(self, progress: BatchProgress, *args: Any, **kwargs: Any) -> object:
+        """After each batch, outside of its transaction and with nothing held. What it raises ends this go."""
+
+    def fan_out(self, n: int, /, **kwargs: Any) -> FannedOut:
+        """
+        Divide the rows in parts of the same number of rows, and send a task for each: as many of them as there are
+        workers go on at the same time. Each part has a checkpoint of its own.
+
+        Args:
+            n: parts; of few rows there are fewer.
+            kwargs: as for ``delay()``; ``run="..."`` names the run. The same name again sends its parts again, which
+                does no harm.
+
+        Returns:
+            What tells of all of them together.
+
+        Raises:
+            BatchRefused: in a transaction, or while the thread keeps a connection.
+            BatchRunMismatch: the name belongs to a run about something else.
+            Exception: the broker's.
+
+        Example:
+            expire_vouchers.fan_out(4, shop_id=7).get(timeout=3600).done
+        """
+        from ...batch import Origin, split
+        from ...batch.source import alias_of
+
+        name = kwargs.pop("run", None)
+        if name is None:
+            self.push_request(id=uuid(), called_directly=True)
+            try:
+                name = self.get_checkpoint(**kwargs)
+            finally:
+                self.pop_request()
+        message = {**kwargs, "run": name}
+        rows = self.get_queryset(**kwargs)
+        parts = split(
+            rows,
+            n,
+            key=self.key,
+            checkpoint=name,
+            using=self.using,
+            origin=written(self.name, message, {}) or Origin(),
+            takeover_after=self.takeover_after,
+        )
+        for part in range(parts):
+            headers = {HEADER: {"part": part, "parts": parts}}
+            self.apply_async(kwargs=message, headers=headers, task_id=part_id(name, part))
+        return FannedOut(name, alias_of(rows, self.using, checkpoint=True), parts)
+
     # -- a go -----------------------------------------------------------------------------------------------------
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """
         Returns:
-            How it ended, as a dictionary of what a ``BatchResult`` has.
+            How it ended, as a dictionary of what a ``BatchResult`` has; its reason is "taken" if another message's
+            task is at work on the run.
         """
         if args:
             raise TypeError(f"{self.name}() takes keyword arguments only.")
-        given = dict(kwargs)
-        go = Go(given.pop("run", None))
+        go = self._begin(dict(kwargs))
         with Interrupts() as interrupts:
             try:
                 with interrupts.armed():
-                    result = self._run_batches(go, given)
+                    result = self._run_batches(go)
             except Interrupted as interrupted:
                 if interrupts.terminated:
                     return None  # to nobody: this process ends here
-                raise self._queued_again(interrupted.batch_reason, go) from None
+                raise self._queued_again(interrupted.batch_reason, go, ended=True) from None
+            if isinstance(result, dict):
+                return result
             if result.reason in ("stopped", "shutdown") and not self._is_local():
                 raise self._queued_again(result.reason, go)
         return outcome(result)
 
-    def _run_batches(self, go: Go, given: dict[str, Any]) -> BatchResult:
+    def _begin(self, given: dict[str, Any]) -> Go:
+        name = given.pop("run", None)
+        return Go(
+            name=self.get_checkpoint(**given) if name is None else name,
+            given=given,
+            part=headers_of(self).get("part"),
+            rows=self.get_queryset(**given),
+        )
+
+    def _run_batches(self, go: Go) -> BatchResult | dict[str, Any]:
+        from ...batch import BatchRunTaken
+        from .taken import server_notices_loss
+
+        with server_notices_loss(go.rows, self.using):
+            while True:
+                try:
+                    return self._batches(go)
+                except BatchRunTaken as taken:
+                    if (answer := self._without_it(taken, go)) is not None:
+                        return answer
+
+    def _batches(self, go: Go) -> BatchResult:
         from ...batch import run_batches
 
         def handle(items: list[Any]) -> None:
-            self.process_batch(items, **given)
+            self.process_batch(items, **go.given)
 
         return run_batches(
-            self.get_queryset(**given),
+            go.rows,
             handle,
             key=self.key,
             size=self.size,
             pause=self.pause,
             using=self.using,
-            checkpoint=go.name if go.name is not None else self.get_checkpoint(**given),
+            checkpoint=go.name,
             deadline=self.deadline,
             on_progress=partial(self._note_progress, go),
-            should_stop=is_draining,
+            should_stop=None if self._is_local() else is_draining,
             on_error=self.on_error,
             statement_timeout=self.statement_timeout,
             busy_above=self.busy_above,
             patience=self.patience,
             takeover_after=self.takeover_after,
             max_failures=self.max_failures,
+            part=go.part,
+            origin=origin_of(self),
         )
+
+    def _without_it(self, taken: BatchRunTaken, go: Go) -> dict[str, Any] | None:
+        """
+        Another runner has the run.
+
+        Returns:
+            The task's result; None: it may be tried again at once.
+
+        Raises:
+            Ignore: this is the other one's message, delivered twice.
+            Retry: it is tried again later.
+        """
+        from ...batch.source import alias_of
+        from .taken import is_gone, release, sender_of
+
+        using = alias_of(go.rows, self.using, checkpoint=True)
+        if is_gone(taken.runner):
+            if release(taken, using, go.part):
+                return None
+            if not self._is_local():
+                raise self._queued_again("its last runner is gone, the server not done with it", go, LOOK_AGAIN)
+        if self._is_local():
+            raise taken
+        logger.info("%s", taken)
+        sender = sender_of(taken.name, using, go.part)
+        if sender is None:
+            # Nobody sends it again if its runner dies: this message does.
+            raise self._queued_again("another runner has it", go, self.takeover_after)
+        if sender == self.request.id:
+            raise Ignore(str(taken))
+        return {"run": taken.name, "reason": "taken", "runner": taken.runner}
 
     def _is_local(self) -> bool:
         """Whoever called it has the result; there is no message that could be sent again."""
         return bool(self.request.called_directly or self.request.is_eager)
 
-    def _queued_again(self, why: str, go: Go) -> Retry:
+    def _queued_again(self, why: str, go: Go, countdown: float = 0, *, ended: bool = False) -> Retry:
         """
         The same message once more, not counted as a retry; this one is to be acknowledged.
+
+        Args:
+            countdown: seconds.
+            ended: it had to end in the middle of something.
 
         Raises:
             SoftTimeLimitExceeded: it would never get further.
         """
-        fruitless = 0 if go.batches or is_draining() else headers_of(self).get("fruitless", 0) + 1
+        fruitless = headers_of(self).get("fruitless", 0) + 1 if ended and not (go.batches or is_draining()) else 0
         if fruitless >= FRUITLESS:
-            logger.error("%s: %d times without a batch within the soft time limit", self.name, fruitless)
+            logger.error("%s: %d times in a row no batch ended within the soft time limit", self.name, fruitless)
             raise SoftTimeLimitExceeded
         headers = {**(self.request.headers or {}), HEADER: {**headers_of(self), "fruitless": fruitless}}
         signature = self.signature_from_request(
-            self.request, retries=self.request.retries, countdown=0, headers=headers
+            self.request, retries=self.request.retries, countdown=countdown, headers=headers
         )
         signature.apply_async()
-        return Retry(why, when=0, sig=signature)
+        return Retry(why, when=countdown, sig=signature)
 
     def _note_progress(self, go: Go, progress: BatchProgress) -> None:
         go.batches = progress.batches
+        self.on_progress(progress, **go.given)
         now = time.monotonic()
         if self._is_local() or now - go.told < TELL_EVERY:
             return
@@ -202,14 +316,13 @@ class BatchTask(DatabaseTask):
 class Go:
     """One execution of a task. The task itself is shared by all threads of a worker."""
 
-    name: str | None
+    name: str
+    """Of the run."""
+    given: dict[str, Any]
+    part: int | None
+    rows: models.QuerySet[Any]
     batches: int = 0
     told: float = 0.0
-
-
-def headers_of(task: Any) -> dict[str, Any]:
-    """What we have written on the message."""
-    return dict((task.request.headers or {}).get(HEADER) or {})
 
 
 def outcome(result: BatchResult) -> dict[str, Any]:

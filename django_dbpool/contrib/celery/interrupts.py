@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from billiard.common import _shutdown_cleanup
 from billiard.pool import soft_timeout_sighandler
@@ -52,7 +52,7 @@ class Interrupts:
         """This process is to end, and not to send anything any more."""
         return self.came is not None and self._before[self.came] is _shutdown_cleanup
 
-    def __enter__(self) -> Interrupts:
+    def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
             return self
         for number in _SIGNALS:
