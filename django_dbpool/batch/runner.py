@@ -30,6 +30,7 @@ from .holding import refuse_broken, refuse_held, release_all, statement_limit
 from .keys import Keys
 from .plan import Plan
 from .progress import KEPT_FAILURES, BatchProgress, BatchResult, FailedItem, Reason
+from .reading import Reader
 
 logger = logging.getLogger("django_dbpool.batch")
 
@@ -60,8 +61,7 @@ class Runner:
         self._began = self._heard = time.monotonic()
         self._before = 0
         """Items that earlier calls have handled."""
-        self._bounded: Any = None
-        """The rows up to the run's end; never evaluated itself."""
+        self._reader = Reader(plan.source, plan.key, plan.alias, plan.size)
         self._exhausted = False
         self._sizes: list[int] = []
         """Of the parts that a batch which failed was divided into, the next one last."""
@@ -221,13 +221,9 @@ class Runner:
         self._committed = True
 
     def _batch(self) -> None:
-        rows = self._bounded
-        if rows is None:
-            rows = self._bounded = self.plan.source.filter(self.plan.key.up_to(self._end()))
-        if (last := self.place.last or self.place.lower) is not None:
-            rows = rows.filter(self.plan.key.after(last))
+        assert self.place.upper is not None
         items: list[Any] = []
-        for item in rows[: self._limit()]:
+        for item in self._reader.read(self.place.last or self.place.lower, self.place.upper, self._limit()):
             self._rows_read += 1
             keys = self.plan.key.of(item)
             if not self._keys or keys != self._keys[-1]:  # a join may give one several times
@@ -244,10 +240,6 @@ class Runner:
             self.plan.handler(items)
         finally:
             current_batch.reset(mark)
-
-    def _end(self) -> Keys:
-        assert self.place.upper is not None
-        return self.place.upper
 
     def _step_over(self, failed: FailedItem[Any]) -> None:
         self._keys = [failed.key]
