@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from typing import Any
 
 from django.apps import AppConfig
 from django.core.exceptions import ImproperlyConfigured
+
+logger = logging.getLogger("django_dbpool")
 
 OPERATIONS = 50
 """Of one process that are published."""
@@ -34,6 +41,7 @@ class DatabasePoolConfig(AppConfig):
         process.determine_role = conf.role_of_process
         process.version = __version__
         units.track_requests()
+        _follow_celery()
         if not faults_of_packages():  # else the check says so, before anything fails for it
             self._observe()
 
@@ -64,3 +72,30 @@ class DatabasePoolConfig(AppConfig):
             fleet = conf.project_config().fleet
             if fleet.store is not None:
                 reporter.register("fleet", publisher.tick, interval=fleet.interval)
+
+
+def _follow_celery() -> None:
+    """
+    Celery's signals are connected where Celery is used, and nobody else imports it for that. A worker, and whoever
+    makes an application first, has imported it by now; of others this waits until they become a worker.
+    """
+    if "celery" in sys.modules:
+        _connect_celery()
+    elif not any(isinstance(finder, _WorkerAwaited) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _WorkerAwaited())
+
+
+def _connect_celery() -> None:
+    try:
+        import_module("django_dbpool.contrib.celery").connect()
+    except ImportError as error:
+        logger.warning("Celery is too old or incomplete, so its workers are not looked after: %s", error)
+
+
+class _WorkerAwaited(MetaPathFinder):
+    """Finds nothing; sees what is looked for."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+        if fullname == "celery.worker" and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            _connect_celery()

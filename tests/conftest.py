@@ -7,6 +7,7 @@ import platform
 import signal
 from collections.abc import Generator, Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -17,6 +18,8 @@ from django_dbpool.core.ledger import current_unit, thread_units
 from testproject.postgres import EmbeddedServer, Server
 from tests import settings
 from tests.fixtures.aliases import MakeAlias, temporary_aliases
+from tests.fixtures.broker import Broker, running_broker
+from tests.fixtures.celery_workers import Workers, at_database, worker_starter
 from tests.fixtures.leases import leases_left
 from tests.fixtures.passwords import Vault, password_server
 from tests.fixtures.proxy import Proxy
@@ -99,6 +102,21 @@ def proxy(session_server: Server) -> Iterator[Proxy]:
     """A proxy in front of the session's server, started."""
     with Proxy(session_server.host, session_server.port) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    """A broker for Celery workers; the test is skipped where there is none to be had."""
+    with running_broker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def workers(broker: Broker, session_server: Server, django_db_setup: None, tmp_path: Path) -> Iterator[Workers]:
+    """Starts Celery workers on the test database of alias default; they are gone after the test."""
+    database = at_database(session_server, connections["default"].settings_dict["NAME"])
+    with worker_starter(broker, database, tmp_path) as workers:
+        yield workers
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def act(
     actor = one_line(str(actor), 150) or "nobody"
     logger.warning("%s of process %s %s, asked for by %s", verb, instance, one_line(canonical(arguments)), actor)
     if note is not None:
-        _note(note)
+        note_before(note)
     order = Order(instance, verb, arguments, actor, monotonic() + seconds)
     answer, failures = _Attempt(order).outcome()
     text = " ".join([words_for(verb, answer), *_of_way(answer), *failures])
@@ -98,7 +98,7 @@ def _shown(value: object) -> str:
     return one_line(repr(value), 60)
 
 
-def _note(note: Callable[[], object]) -> None:
+def note_before(note: Callable[[], object]) -> None:
     """A table that is locked, or a server that is frozen, must not keep anybody from acting on just that."""
     try:
         with reserved(), deadline(NOTE):
@@ -127,7 +127,7 @@ class _Attempt:
         try:
             self._thread.start()
         except RuntimeError:  # no more threads: better here than not at all
-            self._run()
+            self._act()
 
     def outcome(self) -> tuple[Answer, list[str]]:
         try:
@@ -139,13 +139,17 @@ class _Attempt:
 
     def _run(self) -> None:
         try:
+            self._act()
+        finally:
+            with suppress(Exception):
+                connections.close_all()
+
+    def _act(self) -> None:
+        try:
             self._answer = self._by_the_first_way()
         except Exception as error:
             logger.exception("an action failed")
             self._answer = Answer("", FAILED, message=f"{type(error).__name__}; see the log.")
-        finally:
-            with suppress(Exception):
-                connections.close_all()
 
     def _by_the_first_way(self) -> Answer:
         for name, way in _WAYS:

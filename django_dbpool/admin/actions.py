@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ from django.utils.translation import ngettext
 
 from .. import reports
 from ..acting import Acted, act
+from ..acting.acted import FAILED
 from ..core.words import one_line
 from ..models import ConnectionPool
 from ..reports import Fleet, HolderRow, ProcessRow
@@ -46,7 +48,15 @@ MOST = 50
 """Victims of one request; more have to be asked for again."""
 
 AT_ONCE = 8
-"""Of them, for whom is waited at one time: each may take seconds, and a worker's time is limited."""
+"""Of them, for whom is waited at one time."""
+
+EACH = 6.0
+LONGEST = 18.0
+"""
+Seconds for one, and after which no more is begun. With what is under way then, and with notes that can't be written, it
+is less than half a minute, after which servers commonly kill who serves a request: then nobody would be told what was
+done.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,22 +158,30 @@ def find(fleet: Fleet, wanted: Wanted) -> tuple[Victim, ...]:
 
 
 def _act_on_all(request: HttpRequest, wanted: Wanted, victims: Sequence[Victim]) -> list[Acted]:
-    one = partial(_act, wanted, user=request.user.pk, actor=request.user.get_username())
+    until = monotonic() + LONGEST
+    one = partial(_act, wanted, user=request.user.pk, actor=request.user.get_username(), until=until)
     if len(victims) == 1:
         return [one(victims[0])]
     with ThreadPoolExecutor(min(len(victims), AT_ONCE), name=f"dbpool: {wanted.name}") as executor:
         return list(executor.map(one, victims))
 
 
-def _act(wanted: Wanted, victim: Victim, *, user: Any, actor: str) -> Acted:
+def _act(wanted: Wanted, victim: Victim, *, user: Any, actor: str, until: float) -> Acted:
+    if monotonic() >= until:
+        return Acted(FAILED, "It was not begun: those before it did not answer. Ask for it again.", 0.0)
     key = _key(victim)
     instance, arguments = _target(wanted.verb, key)
     # To look is nothing that the history of changes is about.
-    note = partial(_write_log_entry, user, key, wanted.name, victim) if wanted.verb.confirmed else None
-    return act(instance, wanted.name, actor=actor, note=note, **arguments)
+    change = f"{wanted.name}: {_told(victim)}"
+    note = partial(write_log_entry, user, key, _title(victim), change) if wanted.verb.confirmed else None
+    try:
+        return act(instance, wanted.name, actor=actor, note=note, timeout=EACH, **arguments)
+    except ValueError as error:  # the store is anybody's who may write to it: there may be no such process or lease
+        return Acted(FAILED, str(error), 0.0)
 
 
-def _write_log_entry(user: Any, key: str, verb: str, victim: Victim) -> None:
+def write_log_entry(user: Any, key: str, title: str, change: str) -> None:
+    """A line of the history of changes, in the admin's index."""
     # Imported here: this module may be imported also where django.contrib.admin is no app, and has no models.
     from django.contrib.admin.models import CHANGE, LogEntry
     from django.contrib.contenttypes.models import ContentType
@@ -172,9 +190,9 @@ def _write_log_entry(user: Any, key: str, verb: str, victim: Victim) -> None:
         user_id=user,
         content_type_id=ContentType.objects.get_for_model(ConnectionPool).pk,
         object_id=key,
-        object_repr=_title(victim)[:200],
+        object_repr=title[:200],
         action_flag=CHANGE,
-        change_message=f"{verb}: {_told(victim)}",
+        change_message=change,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import django
@@ -9,6 +10,7 @@ from django.contrib import admin
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import connections
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.views.decorators.clickjacking import xframe_options_deny
@@ -17,7 +19,8 @@ from ..conf import fleet_config
 from ..core.fleet import FleetConfig
 from ..models import ConnectionPool
 from ..reports import Fleet, read
-from . import actions, pages
+from ..transaction import deadline
+from . import actions, batch_actions, pages
 from .reserving import View, reserved_view
 
 if TYPE_CHECKING:
@@ -26,6 +29,15 @@ else:  # generic for the type checker alone
     ModelAdmin = admin.ModelAdmin
 
 TEMPLATES = "admin/django_dbpool/connectionpool/"
+
+PATIENCE = 8.0
+"""
+Seconds that databases have for a page, from the session on: less than live.js waits for one. Where a server is frozen
+each look of each reader would else keep a thread, and the reserve, until it thaws.
+"""
+
+PATIENCE_OF_ACTIONS = 40.0
+"""Longer than ``actions.LONGEST`` and what comes behind."""
 
 
 class ConnectionPoolAdmin(ModelAdmin):
@@ -65,10 +77,15 @@ class ConnectionPoolAdmin(ModelAdmin):
             path("", self._guarded(self.changelist_view), name="django_dbpool_connectionpool_changelist"),
             *(
                 path(f"{name}/", self._guarded(self._view_of(name)), name=f"django_dbpool_connectionpool_{name}")
-                for name in pages.PAGES
+                for name in (*pages.PAGES, *pages.BEHIND)
                 if name != "overview"
             ),
-            path("action/", self._guarded(self.action_view), name="django_dbpool_connectionpool_action"),
+            path("action/", self._guarded(self.action_view, acts=True), name="django_dbpool_connectionpool_action"),
+            path(
+                "batches/do/",
+                self._guarded(self.batch_action_view, acts=True),
+                name="django_dbpool_connectionpool_batch_action",
+            ),
         ]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
@@ -77,6 +94,10 @@ class ConnectionPoolAdmin(ModelAdmin):
     def action_view(self, request: HttpRequest) -> HttpResponse:
         """Ask for a confirmation, or act."""
         return actions.respond(self, request)
+
+    def batch_action_view(self, request: HttpRequest) -> HttpResponse:
+        """Ask for a confirmation, or pause, resume or cancel a run of batches."""
+        return batch_actions.respond(self, request)
 
     def _view_of(self, name: str) -> View:
         def view(request: HttpRequest) -> HttpResponse:
@@ -89,10 +110,11 @@ class ConnectionPoolAdmin(ModelAdmin):
             raise PermissionDenied
         if request.method not in ("GET", "HEAD"):
             return HttpResponseNotAllowed(["GET", "HEAD"])
-        page = pages.PAGES[name]
-        fleet = read(servers=page.asks_servers(request))
+        page = pages.PAGES.get(name) or pages.BEHIND[name]
+        fleet = read(servers=page.asks_servers(request)) if page.about_fleet else None
         context = {**page.context(request, fleet), **(extra_context or {})}
-        return self.render(request, name, page.title, context, fleet=fleet, live=True)
+        status = context.pop("status", 200)
+        return self.render(request, name, page.title, context, fleet=fleet, live=True, tab=page.tab, status=status)
 
     def render(
         self,
@@ -103,6 +125,7 @@ class ConnectionPoolAdmin(ModelAdmin):
         *,
         fleet: Fleet | None = None,
         live: bool = False,
+        tab: str = "",
         status: int = 200,
     ) -> HttpResponse:
         """
@@ -113,6 +136,7 @@ class ConnectionPoolAdmin(ModelAdmin):
             context: what the template shows beside tabs and breadcrumbs.
             fleet: whose source and age are told.
             live: whether the script keeps it up to date.
+            tab: of a page behind another one: that one's name.
         """
         whole = {
             **self.admin_site.each_context(request),
@@ -121,11 +145,14 @@ class ConnectionPoolAdmin(ModelAdmin):
             "is_nav_sidebar_enabled": False,  # tables need its width, and whoever is here is not on the way to a model
             "page": name,
             "tabs": self._tabs(),
+            "above": next((each for each in self._tabs() if each["name"] == tab), None),
             "fleet": fleet,
             "live": live,
             "interval": _interval(),
             "holders_url": self.url_of("holders"),
             "action_url": self.url_of("action"),
+            "batch_url": self.url_of("batch"),
+            "batch_action_url": self.url_of("batch_action"),
             "back": request.GET.urlencode(),
             "listed_breadcrumbs": django.VERSION >= (6, 1),
             "may_operate": self.has_operate_permission(request),
@@ -142,9 +169,15 @@ class ConnectionPoolAdmin(ModelAdmin):
         end = "changelist" if name == "overview" else name
         return reverse(f"admin:django_dbpool_connectionpool_{end}", current_app=self.admin_site.name)
 
-    def _guarded(self, view: View) -> View:
-        """As the admin guards its views, and so that they work when no ordinary connection is left."""
-        guarded = reserved_view(xframe_options_deny(self.admin_site.admin_view(view)))
+    def _guarded(self, view: View, *, acts: bool = False) -> View:
+        """As the admin guards its views, and so that they work when no ordinary connection is left, or end in time."""
+        in_reserve = reserved_view(xframe_options_deny(self.admin_site.admin_view(view)))
+
+        @wraps(in_reserve)
+        def guarded(request: HttpRequest) -> HttpResponseBase:
+            with deadline(PATIENCE_OF_ACTIONS if acts else PATIENCE):
+                return in_reserve(request)
+
         # LoginRequiredMiddleware would load the user before, without the reserve. The admin sends to its own log-in.
         guarded.login_required = False  # type: ignore[attr-defined]
         # What is done in the middle of a transaction of the request would be undone with it: also the log of actions.

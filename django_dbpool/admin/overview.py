@@ -135,7 +135,8 @@ def _culprits(fleet: Fleet) -> Iterator[CulpritView]:
     found = [each for each in reports.culprits(fleet) if each.kind == "holder" and each.state.startswith(SURELY)]
     rows = {row.key: row for row in reports.holders(fleet, per_page=EVERY).items} if found else {}
     for each in found:
-        idle = [row for row in map(rows.get, each.keys) if row is not None and row.state.startswith(SURELY)]
+        found_again = (row for row in map(rows.get, each.keys) if row is not None and row.can_be_aimed_at)
+        idle = [row for row in found_again if row.state.startswith(SURELY)]
         yield CulpritView(each, tuple(row.key for row in idle if row.held >= each.youngest)[:MOST])
 
 

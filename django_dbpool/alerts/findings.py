@@ -9,6 +9,7 @@ from typing import Any
 from ..core.alerts import Finding, Rule
 from ..core.alerts.trend import Reading, Trend, Usual
 from ..core.ledger import Holder
+from ..core.processors import processor_times
 from ..pool.gauges import Gauges, gauges
 from ..pool.managed import ManagedPool
 from ..pool.measures import Measures
@@ -49,6 +50,7 @@ class PoolWatch:
         self.gauges = gauges(pool) if pool is not None else Gauges()
         self.latest = measured
         taken = measured.snapshot
+        worked, could_work = processor_times() or (None, 0.0)
         self.trend.add(
             Reading(
                 at=now,
@@ -65,6 +67,8 @@ class PoolWatch:
                 max_size=taken.max_size if taken is not None else 1,
                 executing=self.gauges.executing,
                 nested=self.gauges.nested,
+                worked=worked,
+                could_work=could_work,
             )
         )
 

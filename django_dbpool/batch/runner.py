@@ -427,7 +427,9 @@ class Runner:
         if self._book is None or isinstance(error, BatchRunTaken) or self.place.ended or not self.found:
             return
         with suppress(Exception):
-            retrying(self.plan.alias, attempts=1).call(self._book.finish, f"failed: {type(error).__qualname__}"[:200])
+            # An error that somebody sends to stop the run says what is to be known of that.
+            reason = getattr(error, "batch_reason", None) or f"failed: {type(error).__qualname__}"
+            retrying(self.plan.alias, attempts=1).call(self._book.finish, reason[:200])
         self._release()
 
     def result(self) -> BatchResult:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from time import monotonic
 from typing import Any
+from weakref import WeakSet
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
@@ -23,11 +24,11 @@ from django.db import connections
 from ..backends.mixin import PooledDatabaseMixin
 from ..conf import readiness_config
 from ..conf.engines import is_ours
-from ..core.config import PoolConfig
 from ..core.readiness import ReadinessConfig
 from ..pool import stopping
 from ..pool.managed import ManagedPool
 from ..pool.probing import Answer, Probe
+from ..pool.registry import pools
 from . import words
 from .asking import ask, await_, patience, wait
 from .pools import Circuit, Saturation, circuit, config_of, pool_of, saturation
@@ -180,7 +181,7 @@ def _from_memory(alias: str, longest_wait: float | None) -> str | None:
             return words.CIRCUIT[now.state]
         # Else the break of a circuit that nobody probes is over, and the next caller is the trial. With all processes
         # out of service no caller would come, and it would stay open for ever: the server is asked.
-        if config.warm and not _is_warm(alias, config):
+        if config.warm and not _is_warm(alias):
             return words.WARMING
         queueing = longest_wait is not None and saturation(alias).longest_wait >= longest_wait
         return words.QUEUEING if queueing else None
@@ -188,12 +189,15 @@ def _from_memory(alias: str, longest_wait: float | None) -> str | None:
         return "misconfigured"
 
 
-_warmed: set[str] = set()
-"""Aliases whose pools had been filled once. Connections that are replaced later make nobody wait."""
+_warmed: WeakSet[ManagedPool] = WeakSet()
+"""
+Those that had been filled once. Connections that are replaced later make nobody wait. By pool, not by alias: one that
+was made after a fork, or after another was closed, has none yet.
+"""
 
 
-def _is_warm(alias: str, config: PoolConfig) -> bool:
-    if alias in _warmed:
+def _is_warm(alias: str) -> bool:
+    if any(pool.alias == alias for pool in pools() if pool in _warmed):
         return True
     pool = pool_of(alias) or _make_pool(alias)
     if len(pool.entries) < pool.min_size:
@@ -201,7 +205,7 @@ def _is_warm(alias: str, config: PoolConfig) -> bool:
         with suppress(RuntimeError):  # no more threads
             pool.housekeeping.wake()
         return False
-    _warmed.add(alias)
+    _warmed.add(pool)
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -95,7 +96,10 @@ def _calls(culprit: Culprit) -> tuple[str, ...]:
     """Of the oldest lease's thread."""
     if not culprit.keys or not culprit.processes:
         return ()
-    lease = target_of(culprit.keys[0])[1:]
+    try:
+        lease = target_of(culprit.keys[0])[1:]
+    except ValueError:  # it was about to end when its process looked at it
+        return ()
     for name in culprit.processes:
         host, _, pid = name.rpartition(":")
         if host != socket.gethostname() or not pid.isdecimal():
@@ -169,7 +173,7 @@ _CURES = {
 
 def _ending(culprit: Culprit) -> tuple[tuple[str, ...], str, str]:
     """Commands, what introduces them, and what they do."""
-    database = f"--using {culprit.alias}"
+    database = f"--using {shlex.quote(culprit.alias)}"
     pids = culprit.backends
     if _case(culprit).endswith("in transaction"):
         age = max(1, int(0.9 * min(culprit.youngest, 3600.0)))
@@ -196,4 +200,4 @@ def _ending(culprit: Culprit) -> tuple[tuple[str, ...], str, str]:
 
 
 def _statement(alias: str, sql: str) -> str:
-    return f'manage.py dbshell --database {alias} -- -c "{sql}"'
+    return f'manage.py dbshell --database {shlex.quote(alias)} -- -c "{sql}"'

@@ -7,6 +7,18 @@ What people see, as plain objects: dashboard, endpoints and commands show the sa
 from __future__ import annotations
 
 from .alert_rows import AlertRow, alerts
+from .batch_rows import STATES as BATCH_STATES
+from .batch_rows import (
+    BatchFailureRow,
+    BatchPage,
+    BatchPartRow,
+    BatchRow,
+    batch,
+    batch_failures,
+    batch_of,
+    batches,
+    key_of_batch,
+)
 from .changes import CircuitStep
 from .culprits import Culprit, culprits
 from .holder_rows import HolderRow, StrangerRow, holders, holders_left_out, key_of, strangers, target_of
@@ -21,8 +33,13 @@ from .statement_rows import RepeatedStatementRow, SlowStatementRow, repeated_sta
 from .trouble import Problem, problems
 
 __all__ = [
+    "BATCH_STATES",
     "AdviceReport",
     "AlertRow",
+    "BatchFailureRow",
+    "BatchPage",
+    "BatchPartRow",
+    "BatchRow",
     "CircuitStep",
     "Culprit",
     "Database",
@@ -41,11 +58,16 @@ __all__ = [
     "StrangerRow",
     "advice",
     "alerts",
+    "batch",
+    "batch_failures",
+    "batch_of",
+    "batches",
     "culprits",
     "databases",
     "holders",
     "holders_left_out",
     "key_of",
+    "key_of_batch",
     "operations",
     "overview",
     "own",

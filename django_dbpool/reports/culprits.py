@@ -14,6 +14,7 @@ from ..core.config import PoolConfig
 from ..core.ledger import Holder
 from ..core.words import one_line
 from ..fleet import Process, Server, Session
+from ..fleet.server import same_server
 from .holder_rows import HolderRow, holders
 from .limits import Limits
 from .reading import Fleet
@@ -25,6 +26,9 @@ LONG = 10.0
 
 LONG_WHILE_OTHERS_WAIT = 2.0
 """The same where callers wait for a connection."""
+
+BETWEEN = 1.0
+"""Seconds up to which one may just be between two statements."""
 
 MOST = 5000
 
@@ -48,7 +52,10 @@ class Culprit:
     oldest: float
     """How long the oldest has held its lease, or has been in its state."""
     youngest: float
-    """The same of the youngest that is there for long."""
+    """
+    The shortest time for which one of those that are there for long has executed nothing, where its server was asked;
+    else for which it has held its lease.
+    """
     state: str
     """Of the oldest."""
     blocks: int
@@ -76,17 +83,19 @@ def culprits(fleet: Fleet) -> tuple[Culprit, ...]:
         fleet: ``read(servers=True)``; without the servers nothing is known of locks and strangers.
     """
     servers = {server.alias: server for server in fleet.servers if server.joined}
-    leases = {(each.identity.instance, lease.backend_pid) for each in fleet.processes for lease in leases_of(each)}
-    rows = [row for row in holders(fleet, per_page=MOST).items if (row.instance, row.backend_pid) in leases]
+    rows = lease_rows(fleet)
     limits = Limits()
     waiting = {pool.snapshot.alias for process in fleet.processes for pool in process.pools if pool.snapshot.waiting}
+    blockers = {alias: _blockers(server) for alias, server in servers.items()}
     found: list[Culprit] = []
     for alias in sorted({row.alias for row in rows} | set(servers)):
         here = [row for row in rows if row.alias == alias]
-        blockers = _blockers(servers[alias]) if alias in servers else {}
-        found += _holders(here, blockers, limits.of(alias), LONG_WHILE_OTHERS_WAIT if alias in waiting else LONG)
+        # Two aliases may be one server: then leases of one wait for those of the other.
+        near = _together(each for other, each in blockers.items() if same_server(other, alias))
+        found += _holders(here, near, limits.of(alias), LONG_WHILE_OTHERS_WAIT if alias in waiting else LONG)
         if alias in servers:
-            found += _sessions(servers[alias], here, blockers)
+            known = [row for row in rows if same_server(alias, row.alias)]
+            found += _sessions(servers[alias], known, blockers[alias])
     return tuple(sorted(found, key=_urgency))
 
 
@@ -99,6 +108,17 @@ def leases_of(process: Process) -> Iterator[Holder]:
         dedicated = holder.backend_pid in process.dedicated.get(holder.alias, ())
         if not (dedicated or holder.thread.startswith("dbpool-")):
             yield holder
+
+
+def lease_rows(fleet: Fleet) -> list[HolderRow]:
+    """Theirs, the oldest first."""
+    leases = {
+        (each.identity.instance, lease.alias, lease.backend_pid)
+        for each in fleet.processes
+        for lease in leases_of(each)
+    }
+    found = holders(fleet, per_page=MOST).items
+    return [row for row in found if (row.instance, row.alias, row.backend_pid) in leases]
 
 
 def kind_of_thread(name: str) -> str:
@@ -127,6 +147,14 @@ def _blockers(server: Server) -> dict[int, set[int]]:
         for root in _roots(pid, waits):
             if pid in leased:
                 found.setdefault(root, set()).add(pid)
+    return found
+
+
+def _together(several: Iterable[Mapping[int, set[int]]]) -> dict[int, set[int]]:
+    found: dict[int, set[int]] = {}
+    for each in several:
+        for root, waiting in each.items():
+            found.setdefault(root, set()).update(waiting)
     return found
 
 
@@ -178,7 +206,7 @@ def _holder(name: str, those: Sequence[HolderRow], blocks: int, least: float) ->
         text=f"{text}; {_does(oldest)}{_blocks(blocks)}.",
         count=len(those),
         oldest=oldest.held,
-        youngest=min((row.held for row in those if row.held >= least), default=oldest.held),
+        youngest=_youngest([_rests(row) for row in those if row.held >= least] or [_rests(oldest)]),
         state=_state(oldest),
         blocks=blocks,
         processes=tuple(sorted({row.process for row in those})),
@@ -187,6 +215,17 @@ def _holder(name: str, those: Sequence[HolderRow], blocks: int, least: float) ->
         threads=tuple(row.thread for row in those),
         sql=oldest.sql,
     )
+
+
+def _rests(row: HolderRow) -> float:
+    """Held for ten minutes it may have executed something a second ago, and that is what `terminate` counts from."""
+    seconds = row.server_state_seconds
+    return row.held if not row.on_server or seconds is None or _state(row) == "running" else min(row.held, seconds)
+
+
+def _youngest(rests: Sequence[float]) -> float:
+    """Not of one that was seen between two statements, if others are."""
+    return min([each for each in rests if each >= BETWEEN] or rests)
 
 
 def _state(row: HolderRow) -> str:

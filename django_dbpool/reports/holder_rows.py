@@ -55,6 +55,16 @@ class HolderRow:
     server_waits_for: str | None
     """For example ``Lock: transactionid``."""
 
+    @property
+    def is_ours(self) -> bool:
+        """It is of one of our own threads, and will be over in a moment."""
+        return self.thread.startswith(OWN_THREADS)
+
+    @property
+    def can_be_aimed_at(self) -> bool:
+        """Not one that was about to end when its process looked at it: it has no number any more."""
+        return self.generation >= 0
+
     def to_json(self) -> dict[str, Any]:
         """Only values that JSON has."""
         return asdict(self)

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
 
 from django.http import HttpResponse
-from django.urls import reverse
+from django.utils.encoding import escape_uri_path
 
 from .. import health, reports
 from ..core.process import Kind
@@ -139,7 +139,9 @@ COMPUTED: Mapping[type, tuple[str, ...]] = {
 
 
 def _openapi(asked: Asked) -> dict[str, Any]:
-    return {**_document(), "servers": [{"url": reverse("django_dbpool:openapi").removesuffix("/openapi.json")}]}
+    # Where it was asked for: a project may have put these paths into a namespace of its own, or into two places.
+    here = escape_uri_path(asked.request.path)
+    return {**_document(), "servers": [{"url": here.removesuffix("/openapi.json")}]}
 
 
 @cache

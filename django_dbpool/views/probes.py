@@ -5,8 +5,10 @@ as it takes no database to find out who that is.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 
 from .. import health
@@ -14,17 +16,27 @@ from . import access
 from .answers import answer
 from .endpoint import open_to_all
 
+logger = logging.getLogger("django_dbpool.health")
+
 
 def _live(request: HttpRequest) -> HttpResponse:
     """That this process answers. It needs neither database nor thread, and no session is looked at."""
     found = health.live()
-    return _answer(found, details=access.has_token(request))
+    try:
+        details = access.has_token(request)
+    except ImproperlyConfigured:  # a restart would not cure it
+        details = False
+    return _answer(found, details=details)
 
 
 def _ready(request: HttpRequest) -> HttpResponse:
     """Whether requests that need the database should be sent to this process."""
-    found = health.ready()
-    return _answer(found, details=_may_see(request, ready=found.ok))
+    try:
+        found = health.ready()
+        return _answer(found, details=_may_see(request, ready=found.ok))
+    except ImproperlyConfigured as error:  # nor can it be said who may see that
+        logger.error("this process is not ready: %s", error)
+        return answer({"status": NOT_READY}, 503)
 
 
 NOT_READY = "not_ready"

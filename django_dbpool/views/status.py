@@ -66,11 +66,18 @@ def _status(request: HttpRequest) -> HttpResponse:
 def _posted(request: HttpRequest) -> HttpResponse:
     if request.content_type != FORM:
         return _page(status=415, refused=_("Send the form as it is."))
-    if int(request.META.get("CONTENT_LENGTH") or 0) > LARGEST_FORM:
+    if _length(request) > LARGEST_FORM:
         return _page(status=413, refused=_("That is no valid token."))
     if not access.is_known(request.POST.get("token", "").strip(), "utf-8"):
         return _page(status=401, refused=_("That is no valid token."))
     return _page(_readings())
+
+
+def _length(request: HttpRequest) -> int:
+    try:
+        return int(request.META.get("CONTENT_LENGTH") or 0)
+    except ValueError:  # Django then reads nothing
+        return 0
 
 
 status = open_to_all(_status, "GET", "HEAD", "POST")

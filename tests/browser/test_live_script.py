@@ -30,6 +30,7 @@ class Server:
 
     def __init__(self) -> None:
         self.rows = [("a", "41 s"), ("b", "7 s")]
+        self.meant = ["one"]
         self.sentence = "All is well."
         self.stale = "false"
         self.title = "healthy"
@@ -46,6 +47,8 @@ class Server:
               {render_to_string("django_dbpool/live.html")}
               <p data-live-say>{self.sentence}</p>
               <form data-live-keep><input id="q" value="shop"></form>
+              <form id="end">{" ".join(f'<input type="hidden" name="selected" value="{each}">' for each in self.meant)}
+                <button>End {len(self.meant)}</button></form>
               <details><summary>SQL</summary><p>SELECT {len(self.rows)}</p></details>
               <table><tbody>{" ".join(row(*each) for each in self.rows)}</tbody></table>
             </div></body></html>"""
@@ -164,6 +167,15 @@ def test_rows_stay_themselves(page: Any, server: Server) -> None:
     server.rows = [("c", "11 s")]
     refresh(page, server)
     assert page.evaluate("document.activeElement.hasAttribute('data-live')")  # not the top of the page
+
+
+def test_a_button_sends_what_it_says(page: Any, server: Server) -> None:
+    """Fields that the reader fills in are his; what stands behind a button is the page's, and changes with it."""
+    for meant in (["two", "three"], ["three"], ["four", "five", "six"]):
+        server.meant = meant
+        refresh(page, server)
+        assert page.inner_text("#end button") == f"End {len(meant)}"
+        assert page.evaluate("new FormData(document.getElementById('end')).getAll('selected')") == meant
 
 
 def test_nothing_moves_under_the_pointer(page: Any, server: Server) -> None:

@@ -94,6 +94,25 @@ def test_terminate_from_within_a_transaction(database: Database, sleeper: tuple[
     assert wait_until(lambda: not alive(database.observer, holder.backend_pid), PATIENCE)
 
 
+def test_without_a_thread_it_is_done_here(
+    database: Database, sleeper: tuple[Task, Holder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system has no more threads; the caller's connection and its transaction stay his."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    task, holder = sleeper
+    with transaction.atomic(using=database.alias):
+        before = database.backend()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            acted = here("terminate", **target(holder))
+        assert database.backend() == before
+    assert acted.done, acted.text
+    assert task.error() is not None
+
+
 def test_the_stack_of_a_lease(sleeper: tuple[Task, Holder]) -> None:
     _, holder = sleeper
     acted = here("stack", **target(holder))

@@ -158,6 +158,17 @@ def test_warm(make_database: MakeDatabase) -> None:
     assert of(database).ok, "what is replaced later makes nobody wait"
 
 
+def test_a_child_and_a_new_pool_are_warmed_anew(make_database: MakeDatabase) -> None:
+    """A server that asks before it forks its workers, as a check of its configuration, says nothing of theirs."""
+    database = make_database(warm=True, min_size=2, breaker=True)
+    assert wait_until(lambda: of(database).ok, PATIENCE)
+    assert Child(lambda: of(database).code).result() == "warming"
+    assert of(database).ok
+    database.connection.close_pool()
+    assert of(database).code == "warming"
+    assert wait_until(lambda: of(database).ok, PATIENCE)
+
+
 def test_a_pool_that_is_not_marked_is_not_waited_for(make_database: MakeDatabase) -> None:
     database = make_database(min_size=3)
     assert of(database).ok

@@ -279,3 +279,16 @@ def test_without_sessions_and_users_only_tokens_are_known() -> None:
         assert Client().get(url("pools")).status_code == 401
         assert client_of("token").get(url("pools")).status_code == 200
         assert body(Client().get(url("health-ready"))) == {"status": "ready"}
+
+
+def test_settings_with_faults_are_no_error_of_a_probe(caplog: pytest.LogCaptureFixture) -> None:
+    """It is to say yes or no, whoever asks; what is wrong is in the log."""
+    for wrong in ({"READINESS": {"aliases": ["nowhere"]}}, {"TOKENS": "secret"}):
+        for role in ("anonymous", "token"):
+            with site(**wrong):
+                client = client_of(role)
+                assert body(client.get(url("health-live")))["status"] == "ok"
+                ready = client.get(url("health-ready"))
+                assert (ready.status_code, body(ready)) == (503, {"status": "not_ready"})
+    assert "READINESS: aliases names 'nowhere'" in caplog.text
+    assert "secret" not in caplog.text

@@ -84,6 +84,13 @@ def test_the_document_is_valid_and_names_every_endpoint(contract: Contract) -> N
     assert document["paths"]["/holders"]["get"]["parameters"][0]["schema"]["maximum"] == 100_000
 
 
+def test_it_says_where_it_was_asked_for() -> None:
+    """Within a project's own namespace, too."""
+    response = client_of("token").get("/ops/pöols/openapi.json")
+    assert response.status_code == 200
+    assert body(response)["servers"] == [{"url": "/ops/p%C3%B6ols"}]
+
+
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("filled", [True, False], ids=["filled", "empty"])
 def test_every_answer_is_as_documented(role: str, filled: bool, contract: Contract) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,10 +16,11 @@ from django.test import Client
 from django.urls import reverse
 
 from django_dbpool import reports
+from django_dbpool.acting import Acted
 from django_dbpool.admin import actions
 from django_dbpool.reports import HolderRow
 from testproject.processes import wait_until
-from tests.fixtures.api import publish
+from tests.fixtures.api import HOLDER, publish
 from tests.fixtures.dashboard import client_of, site, url
 from tests.fixtures.pools import hold
 from tests.fixtures.workers import Worker
@@ -236,3 +238,51 @@ def test_process_that_is_gone(operator: Client, monkeypatch: pytest.MonkeyPatch)
         (told,) = confirmed(operator, "terminate", row.key)
     assert "There is no such process any more; nothing was done" in told
     assert LogEntry.objects.get().object_id == row.key
+
+
+def test_what_processes_say_of_themselves_may_be_anything(operator: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who can write to the store can't make the page fail for the others that are ticked."""
+    monkeypatch.setattr(actions, "EACH", 0.5)  # of the last, whom nobody finds
+    odd: list[dict[str, Any]] = [{"backend_pid": 2**40}, {"alias": "d" * 250}, {"generation": 2**52}, {}]
+    with site():
+        publish("b" * 16, host="elsewhere", holders=[{**HOLDER, **values} for values in odd])
+        publish("not one of ours", host="nowhere", holders=[])
+        keys = [row.key for row in reports.holders(reports.read()).items]
+        (first, *_) = found = confirmed(operator, "terminate", *keys[:2], keys[3])
+        assert len(found) == 3
+        assert "It was not done." in first and "backend_pid" in first
+        (told,) = confirmed(operator, "drain", "not one of ours")
+        assert "It was not done." in told
+
+
+def test_a_lease_without_a_number_is_shown_and_not_offered(operator: Client) -> None:
+    """One that was about to end when its process looked at it."""
+    with site():
+        publish(holders=[{**HOLDER, "generation": -1}, {**HOLDER, "backend_pid": 12}])
+        (over, row) = sorted(reports.holders(reports.read()).items, key=lambda row: row.backend_pid)
+        page = operator.get(url("holders")).content.decode()
+        assert f'name="terminate" value="{row.key}"' in page
+        assert f'data-key="{over.key}"' in page and f'value="{over.key}"' not in page
+        assert f'value="{over.key}"' not in operator.get(url("changelist")).content.decode()
+
+
+def test_many_that_do_not_answer_are_told_before_the_request_is_killed(
+    operator: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not begun within its time is said to be so, and is not begun."""
+    begun: list[int] = []
+
+    def act(instance: str, verb: str, *, backend_pid: int, **_: Any) -> Acted:
+        begun.append(backend_pid)
+        time.sleep(0.5)
+        return Acted("unknown", "It does not answer.", 0.5)
+
+    monkeypatch.setattr(actions, "act", act)
+    monkeypatch.setattr(actions, "LONGEST", 0.7)
+    with site():
+        publish(holders=[{**HOLDER, "backend_pid": pid} for pid in range(1, 41)])
+        keys = [row.key for row in reports.holders(reports.read()).items]
+        found = confirmed(operator, "terminate", *keys)
+    assert len(found) == 40
+    assert sum("It was not begun" in text for text in found) == 40 - len(begun)
+    assert actions.AT_ONCE <= len(begun) <= 2 * actions.AT_ONCE

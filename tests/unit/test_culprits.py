@@ -66,6 +66,17 @@ def test_the_server_knows_better_than_what_was_published_before() -> None:
     assert "it is idle in transaction" in found[0].text
 
 
+def test_the_command_counts_from_the_last_statement_as_it_does_itself() -> None:
+    """Else it would find nobody: a lease of ten minutes may have executed something a moment ago."""
+    held = [idle(pid, 600.0) for pid in (1, 2, 3)]
+    sessions = [session(pid, state=IDLE, state_age=age) for pid, age in ((1, 0.1), (2, 30.0), (3, 500.0))]
+    (one,) = culprits(with_server(process(holders=held), sessions=sessions))
+    assert (one.oldest, one.youngest) == (600.0, 30.0)
+    assert remedy_for(one).commands == ("manage.py dbpool terminate --using default --older-than 27s",)
+    busy = culprits(with_server(process(holders=held[:1]), sessions=sessions[:1]))
+    assert remedy_for(busy[0]).commands == ("manage.py dbpool terminate --using default --older-than 1s",)
+
+
 def test_threads_of_one_kind_are_one() -> None:
     held = [idle(pid, unit=None, name=None, thread=f"Thread-{pid} (follow)") for pid in (1, 2)]
     (one,) = culprits(fleet(process(holders=held)))
@@ -82,6 +93,19 @@ def test_who_is_waited_for_is_the_first_and_who_waits_is_none() -> None:
     found = culprits(with_server(process(holders=held), sessions=sessions))
     assert [(each.backends, each.blocks) for each in found] == [((1,), 2), ((2,), 0)]
     assert "2 others wait for its locks" in found[0].text
+
+
+def test_who_is_waited_for_may_have_another_alias_of_the_same_server() -> None:
+    """It is a lease that can be named, and no session of which nothing is known."""
+    one = process(holders=[idle(1, 12.0, alias="other", name="first/"), holder(backend_pid=2, since_seconds=11.0)])
+    sessions = [session(1, state=IDLE), lock(2, 1)]
+    there = [
+        Server(alias, True, 10, 100, 3, tuple(sessions), (HeldSession(one, one.holders[place], sessions[place]),), ())
+        for alias, place in (("other", 0), ("default", 1))
+    ]
+    for servers in (there, there[1:]):
+        found = culprits(fleet(one, servers=tuple(servers)))
+        assert [(each.kind, each.alias, each.backends, each.blocks) for each in found] == [("holder", "other", (1,), 1)]
 
 
 def test_a_young_lease_that_is_waited_for_is_one() -> None:
@@ -127,6 +151,13 @@ def test_what_is_kept_on_purpose_is_none() -> None:
     held = [idle(1, 900.0), holder(backend_pid=2, since_seconds=20.0, pinned="LISTEN", state="idle"), own]
     assert culprits(fleet(process(holders=held, dedicated={"default": [1]}))) == ()
     assert culprits(with_server(process(holders=[idle(5)]), sessions=[])) == (), "nobody can end it once more"
+
+
+def test_what_is_kept_on_purpose_in_another_database_is_another() -> None:
+    """Backends of two servers may have the same number."""
+    held = [idle(1, 900.0), holder("other", backend_pid=1, since_seconds=900.0, state="idle", name="listen")]
+    (one,) = culprits(fleet(process(holders=held, dedicated={"other": [1]})))
+    assert (one.alias, one.backends) == ("default", (1,))
 
 
 def test_a_statement_is_cancelled_not_terminated() -> None:

@@ -27,7 +27,12 @@ class TestCommand:
     def test_list(self) -> None:
         out = io.StringIO()
         call_command(Command(), "--list", stdout=out)
-        assert [line.split()[0] for line in out.getvalue().splitlines()] == ["reports", "tickets", "webhooks"]
+        assert [line.split()[0] for line in out.getvalue().splitlines()] == [
+            "campaigns",
+            "reports",
+            "tickets",
+            "webhooks",
+        ]
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -43,6 +43,8 @@ class Room:
     others: int = 0
     """Of them, taken by others than this project."""
     cpus: int | None = None
+    shared: bool = False
+    """They are those of the processes, too: the server is on their machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ class Measured:
     """The share of the time in use in which a statement ran; the rest is work elsewhere in a transaction."""
     nested: int = 1
     """Most connections of this alias that one thread held at once."""
+    processors: float | None = None
+    """The share of its time that the processors of the process's machine worked at the busiest."""
     overdue: int = 0
     pinned: int = 0
     repeated: int = 0
@@ -93,7 +97,7 @@ class Measured:
             if item.name not in values:
                 continue
             value = values[item.name]
-            if value is None and item.name == "executing":
+            if value is None and item.name in _UNKNOWN:
                 known[item.name] = None
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
@@ -107,6 +111,9 @@ class Measured:
             return "measured"
         return "estimated" if self.leases >= LITTLE and self.seconds >= SHORT else "prior"
 
+
+_UNKNOWN = frozenset({"executing", "processors"})
+"""What may not be known."""
 
 _WHOLE = frozenset({"leases", "most", "late", "timeouts", "nested", "overdue", "pinned", "repeated", "slow"})
 

@@ -62,11 +62,17 @@ def measured(
         timeouts=sum(step.timeouts for step in steps),
         executing=executing / in_use if in_use >= LEAST else None,
         nested=max(reading.nested for reading in readings),
+        processors=_processors(crowded),
         overdue=overdue,
         pinned=pinned,
         repeated=repeated,
         slow=slow,
     )
+
+
+def _processors(steps: Sequence[Span]) -> float | None:
+    known = [(step.processors, step.seconds) for step in steps if step.processors is not None]
+    return sum(share * seconds for share, seconds in known) / sum(seconds for _, seconds in known) if known else None
 
 
 def _quantile(steps: Sequence[Span], q: float) -> float:

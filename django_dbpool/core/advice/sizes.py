@@ -27,11 +27,17 @@ SHORTEST = 0.005
 WAITED = 0.5
 """Callers that waited on average, from which on the present size is not too large."""
 
+LEAST_BUSY = 2
+"""Connections of a process, however busy processors are: one long statement should not stop all others."""
+
 LATE = 0.05
 """The share of callers that may wait for longer."""
 
 GROWTH = 1.5
 """Where the averages don't explain who waits."""
+
+SATURATED = 0.95
+"""The share of its time that a machine works from which on it can't work more."""
 
 NEAR = 0.15
 """A size that differs by less is as good."""
@@ -44,6 +50,8 @@ class _Wish:
     size: int
     reason: str
     confidence: Confidence
+    at_peak: bool = False
+    """It was seen at a moment with more work than which there can't be."""
 
 
 def advise_sizes(facts: Facts) -> list[Advice]:
@@ -63,7 +71,7 @@ def advise_sizes(facts: Facts) -> list[Advice]:
     if size < nested <= current:
         found.append(Advice(facts.alias, "max_size", "keep", current, current, _too_few(nested, size), confidence))
         size = current
-    elif size < current and not over and confidence == "estimated":
+    elif size < current and not over and confidence == "estimated" and not wish.at_peak:
         reason = f"{reason} Too little was measured to take any away: ask again after the busiest hour."
         found.append(Advice(facts.alias, "max_size", "keep", current, current, reason, confidence))
         size = current
@@ -148,25 +156,52 @@ def _from_load(facts: Facts, measured: Measured) -> _Wish:
     if facts.threads is not None and size > facts.threads * measured.nested:
         size = facts.threads * measured.nested
         parts.append(f"No more than {size} can be used by {facts.threads} threads.")
-    size = _no_more_than_cores(facts, measured, size, demand, parts)
+    if facts.room.cpus is not None and measured.executing is not None:
+        if facts.room.shared and measured.processors is not None and measured.processors >= SATURATED:
+            wanted, size = size, _for_saturated_cores(facts, measured, size, parts)
+            return _Wish(size, " ".join(parts), measured.confidence, at_peak=size < wanted)
+        size = _no_more_than_cores(facts, measured, size, parts)
     return _Wish(size, " ".join(parts), measured.confidence)
 
 
-def _no_more_than_cores(facts: Facts, measured: Measured, size: int, demand: float, parts: list[str]) -> int:
-    """More statements at once than the server's processors and disks can work on only take turns."""
-    if facts.room.cpus is None or measured.executing is None:
+def _for_each(facts: Facts, measured: Measured, statements: int) -> int:
+    """Connections of each process with which so many statements run at once."""
+    share = max(0.05, min(1.0, measured.executing or 0.0))
+    return math.ceil(statements / share / (facts.processes or 1))
+
+
+def _for_saturated_cores(facts: Facts, measured: Measured, size: int, parts: list[str]) -> int:
+    """
+    Processes and server share processors that have no time left. What callers wait for is these, not connections, and
+    leases are long because they wait for them, too: neither tells how many connections are needed. Work for each
+    processor and one more that is ready does; what is beyond only takes their time to take turns.
+    """
+    cpus = facts.room.cpus or 1
+    busy = max(LEAST_BUSY, _for_each(facts, measured, cpus + 1))
+    if size <= busy:
         return size
-    useful = busy_cores(facts.room.cpus)
-    share = max(0.05, min(1.0, measured.executing))
-    busy = max(1, math.ceil(useful / share / (facts.processes or 1)))
+    parts.append(
+        f"But the machine's {cpus} processors, of processes and server, are busy for {measured.processors:.0%} of the "
+        f"time: callers wait for these. A statement runs in {measured.executing:.0%} of the time in use, so {busy} "
+        "connections have one for each processor and one that is ready, and more would only take turns. Where "
+        "statements wait for disks or locks meanwhile, try more."
+    )
+    return busy
+
+
+def _no_more_than_cores(facts: Facts, measured: Measured, size: int, parts: list[str]) -> int:
+    """More statements at once than the server's processors and disks can work on only take turns."""
+    cpus = facts.room.cpus or 1
+    useful = busy_cores(cpus)
+    busy = max(1, _for_each(facts, measured, useful))
     # It limits growth only: other processes may be idle while this one needs what it has.
     cap = max(min(size, facts.settings.max_size), busy)
     if size <= cap:
         return size
     whom = "this process" if (facts.processes or 1) == 1 else f"each of {facts.processes} processes"
     parts.append(
-        f"The server's {facts.room.cpus} processors work on {useful} statements at once (2 x processors + 1); a "
-        f"statement runs in {share:.0%} of the time in use, so {busy} for {whom} keep them busy, and more would only "
+        f"The server's {cpus} processors work on {useful} statements at once (2 x processors + 1); a statement runs in "
+        f"{measured.executing:.0%} of the time in use, so {busy} for {whom} keep them busy, and more would only "
         f"wait inside the server{f': no more than the present {cap}' if cap > busy else ''}. Where statements wait "
         "for disks or locks, try more."
     )

@@ -239,8 +239,9 @@
     return old !== null && old.nodeName === fresh.nodeName && !keyOf(old) && !keyOf(fresh);
   }
 
+  /* The reader's. Hidden fields are the page's: they say whom the button behind them is about. */
   function mine(element) {
-    return element.hasAttribute("data-live-keep") || element.matches("input, select, textarea");
+    return element.hasAttribute("data-live-keep") || element.matches("input:not([type=hidden]), select, textarea");
   }
 
   // -- running ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from testproject.harness.interrupts import Interrupts, Stopped
 
 # An app of the project per incident. Its module `incident` has TITLE, SWITCHES (what --without can switch off)
 # and run(engines, without, interrupts, say), which returns a Report.
-INCIDENTS = ["reports", "tickets", "webhooks"]
+INCIDENTS = ["campaigns", "reports", "tickets", "webhooks"]
 ENGINES = ["stock", "dbpool"]
 
 

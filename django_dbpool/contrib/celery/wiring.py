@@ -1,10 +1,4 @@
-"""
-Celery: pools end with the processes of a worker, and a shutdown waits for running tasks. Import it beside the Celery
-application.
-
-Example:
-    import django_dbpool.contrib.celery
-"""
+"""The signals of every worker: what a task holds has the task's name, pools end with their process, after its tasks."""
 
 from __future__ import annotations
 
@@ -14,10 +8,8 @@ from typing import Any
 from celery import signals
 from celery.app.task import Context
 
-from .. import shutdown
-from ..core.ledger import begin_unit, end_unit, thread_units, unit_labels, unit_names
-
-__all__: list[str] = []
+from ... import shutdown
+from ...core.ledger import begin_unit, end_unit, thread_units, unit_labels, unit_names
 
 
 def _label(context: Any) -> str:
