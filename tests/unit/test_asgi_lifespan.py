@@ -67,7 +67,7 @@ def test_start_and_end(make_alias: MakeAlias) -> None:
     async def start_only() -> None:
         answers: list[str] = []
         running = asyncio.create_task(converse(STARTUP, answers=answers))
-        assert await asyncio.to_thread(wait_until, lambda: answers, PATIENCE)
+        assert await asyncio.to_thread(wait_until, lambda: bool(answers), PATIENCE)
         assert (answers, size(alias)) == (["lifespan.startup.complete"], 2)
         assert not running.done(), "it waits for the end"
         running.cancel()
