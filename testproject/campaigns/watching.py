@@ -12,7 +12,7 @@ import psycopg
 
 from testproject.postgres import Server
 
-STILL = 0.8
+STILL = 1.2
 """Seconds: shorter than a pause, and far longer than what is between two statements, on a busy machine too."""
 
 _SESSIONS = """
