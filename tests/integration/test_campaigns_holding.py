@@ -50,6 +50,8 @@ def run(engine: str, task: str) -> Job:
         queue = Queue(where)
         with Watch(own, still=PAUSE) as watch, Worker(for_process(env, "worker", {"max_size": 1}), 1):
             told = queue.send(task).get(timeout=600)
+            if engine == "dbpool":
+                told |= queue.send("holding.told").get(timeout=60)
         return Job(told, watch.of("worker"), server.log())
 
 
