@@ -45,7 +45,7 @@ def engine() -> str:
 def env(engine: str, shop: Server, folder: Path) -> dict[str, str]:
     """With two shelves of recordings whose time is up, and one on each whose is not."""
     variables = {"DJANGO_SETTINGS_MODULE": SETTINGS, VARIABLE: str(folder), "DBPOOL_CAMPAIGNS_PAUSE": "0.01"}
-    env = environment(shop, engine) | variables
+    env = environment(shop, engine, None, **variables)
     with shop.connect() as connection:
         connection.execute("TRUNCATE django_dbpool_batchrun CASCADE")
     manage(env, "seed_audio", f"--recordings={RECORDINGS}")
