@@ -57,6 +57,14 @@ def remember(error: DatabaseError) -> None:
         raised[:] = [*raised[-63:], error]
 
 
+_UNKNOWN_EXPIRY = Expiry("command_timeout", None, 0.0, True, False)
+_UNKNOWN_LOSS = Loss("commit")
+
+
+def _known(refusal: Refusal | str) -> Refusal:
+    return Refusal("", 0.0, 0, 0, 0, told=refusal) if isinstance(refusal, str) else refusal
+
+
 class PoolError(OperationalError):
     """
     No connection could be leased, or a lease ended before its time.
@@ -74,7 +82,9 @@ class PoolError(OperationalError):
     retry_after: float = 1.0
     advice: ClassVar[str] = ""
 
-    def __init__(self, refusal: Refusal) -> None:
+    def __init__(self, refusal: Refusal | str) -> None:
+        # A text is all that Celery's results keep of an error.
+        refusal = _known(refusal)
         self.alias = refusal.alias
         self.waited = refusal.waited
         self.in_use = refusal.in_use
@@ -85,7 +95,7 @@ class PoolError(OperationalError):
         if refusal.retry_after is not None:
             self.retry_after = refusal.retry_after
         self.refusal = refusal
-        super().__init__(self.describe())
+        super().__init__(refusal.told or self.describe())
         remember(self)
 
     def __reduce__(self) -> tuple[type[PoolError], tuple[Any, ...], dict[str, Any]]:
@@ -115,7 +125,8 @@ class PoolExhausted(PoolError):
         'max_connections) or POOL["timeout"].'
     )
 
-    def __init__(self, refusal: Refusal) -> None:
+    def __init__(self, refusal: Refusal | str) -> None:
+        refusal = _known(refusal)
         self.holders_age = refusal.holders_age
         super().__init__(refusal)
 
@@ -230,7 +241,7 @@ class LeaseTimedOut(PoolError):
         "deadline": "Do less in the block, or give it more time.",
     }
 
-    def __init__(self, refusal: Refusal, expiry: Expiry) -> None:
+    def __init__(self, refusal: Refusal | str, expiry: Expiry = _UNKNOWN_EXPIRY) -> None:
         self.expiry = expiry
         self.setting = expiry.setting
         self.limit = expiry.limit
@@ -307,7 +318,7 @@ class ConnectionLost(PoolError):
         "server ended the connection is in its log."
     )
 
-    def __init__(self, refusal: Refusal, loss: Loss) -> None:
+    def __init__(self, refusal: Refusal | str, loss: Loss = _UNKNOWN_LOSS) -> None:
         self.loss = loss
         self.maybe_committed = loss.maybe_committed
         super().__init__(refusal)

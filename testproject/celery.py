@@ -5,8 +5,6 @@ begin with CELERY_; without a broker there is none.
 
 from celery import Celery
 
-import django_dbpool.contrib.celery  # noqa: F401  (a shutdown waits for tasks, pools end with their process)
-
 app = Celery("testproject", set_as_current=False)
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.set_default()

@@ -172,14 +172,16 @@ def _act(wanted: Wanted, victim: Victim, *, user: Any, actor: str, until: float)
     key = _key(victim)
     instance, arguments = _target(wanted.verb, key)
     # To look is nothing that the history of changes is about.
-    note = partial(_write_log_entry, user, key, wanted.name, victim) if wanted.verb.confirmed else None
+    change = f"{wanted.name}: {_told(victim)}"
+    note = partial(write_log_entry, user, key, _title(victim), change) if wanted.verb.confirmed else None
     try:
         return act(instance, wanted.name, actor=actor, note=note, timeout=EACH, **arguments)
     except ValueError as error:  # the store is anybody's who may write to it: there may be no such process or lease
         return Acted(FAILED, str(error), 0.0)
 
 
-def _write_log_entry(user: Any, key: str, verb: str, victim: Victim) -> None:
+def write_log_entry(user: Any, key: str, title: str, change: str) -> None:
+    """A line of the history of changes, in the admin's index."""
     # Imported here: this module may be imported also where django.contrib.admin is no app, and has no models.
     from django.contrib.admin.models import CHANGE, LogEntry
     from django.contrib.contenttypes.models import ContentType
@@ -188,9 +190,9 @@ def _write_log_entry(user: Any, key: str, verb: str, victim: Victim) -> None:
         user_id=user,
         content_type_id=ContentType.objects.get_for_model(ConnectionPool).pk,
         object_id=key,
-        object_repr=_title(victim)[:200],
+        object_repr=title[:200],
         action_flag=CHANGE,
-        change_message=f"{verb}: {_told(victim)}",
+        change_message=change,
     )
 
 

@@ -20,7 +20,7 @@ from ..core.fleet import FleetConfig
 from ..models import ConnectionPool
 from ..reports import Fleet, read
 from ..transaction import deadline
-from . import actions, pages
+from . import actions, batch_actions, pages
 from .reserving import View, reserved_view
 
 if TYPE_CHECKING:
@@ -77,10 +77,15 @@ class ConnectionPoolAdmin(ModelAdmin):
             path("", self._guarded(self.changelist_view), name="django_dbpool_connectionpool_changelist"),
             *(
                 path(f"{name}/", self._guarded(self._view_of(name)), name=f"django_dbpool_connectionpool_{name}")
-                for name in pages.PAGES
+                for name in (*pages.PAGES, *pages.BEHIND)
                 if name != "overview"
             ),
             path("action/", self._guarded(self.action_view, acts=True), name="django_dbpool_connectionpool_action"),
+            path(
+                "batches/do/",
+                self._guarded(self.batch_action_view, acts=True),
+                name="django_dbpool_connectionpool_batch_action",
+            ),
         ]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
@@ -89,6 +94,10 @@ class ConnectionPoolAdmin(ModelAdmin):
     def action_view(self, request: HttpRequest) -> HttpResponse:
         """Ask for a confirmation, or act."""
         return actions.respond(self, request)
+
+    def batch_action_view(self, request: HttpRequest) -> HttpResponse:
+        """Ask for a confirmation, or pause, resume or cancel a run of batches."""
+        return batch_actions.respond(self, request)
 
     def _view_of(self, name: str) -> View:
         def view(request: HttpRequest) -> HttpResponse:
@@ -101,10 +110,11 @@ class ConnectionPoolAdmin(ModelAdmin):
             raise PermissionDenied
         if request.method not in ("GET", "HEAD"):
             return HttpResponseNotAllowed(["GET", "HEAD"])
-        page = pages.PAGES[name]
-        fleet = read(servers=page.asks_servers(request))
+        page = pages.PAGES.get(name) or pages.BEHIND[name]
+        fleet = read(servers=page.asks_servers(request)) if page.about_fleet else None
         context = {**page.context(request, fleet), **(extra_context or {})}
-        return self.render(request, name, page.title, context, fleet=fleet, live=True)
+        status = context.pop("status", 200)
+        return self.render(request, name, page.title, context, fleet=fleet, live=True, tab=page.tab, status=status)
 
     def render(
         self,
@@ -115,6 +125,7 @@ class ConnectionPoolAdmin(ModelAdmin):
         *,
         fleet: Fleet | None = None,
         live: bool = False,
+        tab: str = "",
         status: int = 200,
     ) -> HttpResponse:
         """
@@ -125,6 +136,7 @@ class ConnectionPoolAdmin(ModelAdmin):
             context: what the template shows beside tabs and breadcrumbs.
             fleet: whose source and age are told.
             live: whether the script keeps it up to date.
+            tab: of a page behind another one: that one's name.
         """
         whole = {
             **self.admin_site.each_context(request),
@@ -133,11 +145,14 @@ class ConnectionPoolAdmin(ModelAdmin):
             "is_nav_sidebar_enabled": False,  # tables need its width, and whoever is here is not on the way to a model
             "page": name,
             "tabs": self._tabs(),
+            "above": next((each for each in self._tabs() if each["name"] == tab), None),
             "fleet": fleet,
             "live": live,
             "interval": _interval(),
             "holders_url": self.url_of("holders"),
             "action_url": self.url_of("action"),
+            "batch_url": self.url_of("batch"),
+            "batch_action_url": self.url_of("batch_action"),
             "back": request.GET.urlencode(),
             "listed_breadcrumbs": django.VERSION >= (6, 1),
             "may_operate": self.has_operate_permission(request),

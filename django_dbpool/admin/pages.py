@@ -10,11 +10,13 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from .. import reports
-from ..core.words import one_line
 from ..reports import Fleet
+from .asked import Choice, chosen, number, paged, text
+from .batch_pages import batch_context, batches_context
 from .overview import overview_context
 
-Context = Callable[[HttpRequest, Fleet], dict[str, Any]]
+Context = Callable[[HttpRequest, Any], dict[str, Any]]
+"""Of a request and, unless the page is about something else, a reading of the fleet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,55 +28,14 @@ class PageOf:
     title: Any
     context: Context
     may_ask_servers: bool = False
+    about_fleet: bool = True
+    """Whether it shows what processes have published."""
+    tab: str = ""
+    """Of a page behind another one: that one's name."""
 
     def asks_servers(self, request: HttpRequest) -> bool:
         """Whether the reader wants to know what the servers say, too: that is a query each."""
         return self.may_ask_servers and request.GET.get("servers") == "1"
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One of several in a filter."""
-
-    value: str
-    label: Any
-    chosen: bool
-
-
-def chosen(request: HttpRequest, name: str, values: Mapping[str, Any]) -> tuple[Choice, ...]:
-    """The options of a filter, "all" first. An unknown value in the address stays, and finds nothing: no surprise."""
-    now = text(request, name)
-    options = {"": _("all"), **values}
-    if now not in options:
-        options[now] = now
-    return tuple(Choice(value, label, value == now) for value, label in options.items())
-
-
-def text(request: HttpRequest, name: str) -> str:
-    return one_line(request.GET.get(name, ""), 200)
-
-
-def number(request: HttpRequest, name: str = "page") -> int:
-    """Of a page. What is none is the first."""
-    given = request.GET.get(name, "")
-    return int(given) if given.isascii() and given.isdigit() and len(given) < 9 else 1
-
-
-def link(request: HttpRequest, name: str, page: int) -> str:
-    """The same address with another number of a page."""
-    query = request.GET.copy()
-    query[name] = str(page)
-    return f"?{query.urlencode()}"
-
-
-def paged(request: HttpRequest, page: reports.Page[Any], name: str = "page") -> dict[str, Any]:
-    """A page of a list with its neighbours' addresses."""
-    return {
-        "items": page.items,
-        "page": page,
-        "previous": link(request, name, page.number - 1) if page.has_previous else None,
-        "next": link(request, name, page.number + 1) if page.has_next else None,
-    }
 
 
 def aliases(fleet: Fleet) -> dict[str, str]:
@@ -206,8 +167,14 @@ PAGES: dict[str, PageOf] = {
     "processes": PageOf(_("Processes"), _("Processes"), processes_context),
     "holders": PageOf(_("Holders"), _("Who holds connections"), holders_context, may_ask_servers=True),
     "operations": PageOf(_("Operations"), _("What runs"), operations_context),
+    "batches": PageOf(_("Batches"), _("Runs of batches"), batches_context, about_fleet=False),
     "statements": PageOf(_("Statements"), _("Slow and repeated statements"), statements_context),
     "alerts": PageOf(_("Alerts"), _("Alerts"), alerts_context),
     "advice": PageOf(_("Advice"), _("Advice on settings"), advice_context),
 }
 """By name, in the order of the tabs."""
+
+BEHIND: dict[str, PageOf] = {
+    "batch": PageOf(_("Batch run"), _("Batch run"), batch_context, about_fleet=False, tab="batches"),
+}
+"""Pages that others lead to."""

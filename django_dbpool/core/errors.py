@@ -33,6 +33,8 @@ class Refusal:
     """The first line of what the driver said."""
     reason: str = ""
     """What is wrong, where the general advice would lead astray."""
+    told: str = ""
+    """The whole text, of an error of another process of which nothing else is known here."""
 
 
 @dataclass(frozen=True, slots=True)

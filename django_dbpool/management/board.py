@@ -19,13 +19,12 @@ from ..reports import (
     ProcessRow,
     StrangerRow,
     culprits,
-    holders,
     holders_left_out,
     overview,
     processes,
     strangers,
 )
-from ..reports.culprits import MOST, duration, leases_of
+from ..reports.culprits import duration, lease_rows
 from ..reports.page import PER_PAGE
 from .text import Line, Part, Style, cut_line, line, padded, table, width_of, wrapped
 
@@ -82,8 +81,7 @@ class View:
 
     @classmethod
     def of(cls, fleet: Fleet) -> View:
-        leases = {(each.identity.instance, lease.backend_pid) for each in fleet.processes for lease in leases_of(each)}
-        held = [row for row in holders(fleet, per_page=MOST).items if (row.instance, row.backend_pid) in leases]
+        held = lease_rows(fleet)
         listed = processes(fleet)
         return cls(
             fleet=fleet,

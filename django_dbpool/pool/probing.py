@@ -50,6 +50,12 @@ Code = Literal[
 FRESH = 1.0
 """Seconds for which an answer is good for everybody who asks."""
 
+PATIENT = 0.5
+"""
+Seconds that a caller has to have for its giving up to be everybody's answer. One that is in a hurry says nothing of the
+server: others, such as readiness, wait for the same question for as long as they like.
+"""
+
 LINGER = 60.0
 """Seconds for which the connection is kept though nobody asks: load balancers ask every 5 to 30."""
 
@@ -116,6 +122,7 @@ class Probe:
         let_in: changes when the server lets somebody of this process in, as the pool's count of connections made does.
         clock: seconds; injected by tests.
         linger: seconds, see ``LINGER``.
+        patient: seconds, see ``PATIENT``.
     """
 
     def __init__(
@@ -126,12 +133,14 @@ class Probe:
         let_in: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         linger: float = LINGER,
+        patient: float = PATIENT,
     ) -> None:
         self.alias = alias
         self._connect = connect
         self._let_in = let_in
         self._clock = clock
         self._linger = linger
+        self._patient = patient
         # Guards what follows. Held for a few lines: no call of others, no input or output, no logging under it.
         self._changed = threading.Condition(threading.Lock())
         self._last: Answer | None = None
@@ -186,7 +195,8 @@ class Probe:
         The answer, within so many seconds.
 
         Args:
-            patience: seconds. When they are over the answer is ``timeout``, also for those who ask next.
+            patience: seconds. When they are over the answer is ``timeout``, also for those who ask next, unless they
+                were less than ``PATIENT``.
         """
         found = self.answer(fresh=fresh)
         if isinstance(found, Answer):
@@ -202,7 +212,7 @@ class Probe:
             return flight.result()
         late = Answer("timeout", self._clock(), patience)
         with self._changed:
-            if self._flight is flight:
+            if self._flight is flight and patience >= self._patient:
                 self._last = late
         return late
 

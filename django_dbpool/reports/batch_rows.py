@@ -6,6 +6,7 @@ database that has the tables is asked, in a few short questions.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
@@ -13,6 +14,7 @@ from datetime import datetime
 from functools import reduce
 from operator import or_
 from typing import Any
+from urllib.parse import urlencode
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections, models
@@ -30,6 +32,7 @@ from .page import Page, words_of
 PATIENCE = 3.0
 """Seconds for all that one database is asked for one list."""
 PER_PAGE = 25
+LONGEST_ERROR = 500
 STATES = ("open", "trouble", "done", "cancelled")
 """``trouble``: those that are open, and nobody gets on with them."""
 
@@ -60,6 +63,12 @@ class BatchPartRow:
     """Up to this one everything is done."""
     upper: str | None
     """The last one."""
+
+    @property
+    def place(self) -> str:
+        """Where the runner is: host and process id, as processes are named elsewhere."""
+        host, _, rest = self.runner.partition(" ")
+        return f"{host}:{rest.partition(' ')[0]}" if rest else host
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +118,31 @@ class BatchRow:
         return tuple(each for each in self.parts if each.condition in ("running", "pausing", "cancelling", "dead"))
 
     @property
+    def title(self) -> str:
+        """Its name, as it is shown."""
+        return one_line(self.name, 200)
+
+    @property
+    def handled(self) -> int:
+        """Items that are done or were skipped."""
+        return self.done + self.failed
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was begun."""
+        return max(0.0, time.time() - self.created)
+
+    @property
+    def took(self) -> float | None:
+        """Seconds from its beginning to its end."""
+        return None if self.ended is None else max(0.0, self.ended - self.created)
+
+    @property
+    def query(self) -> str:
+        """Of the address of its page."""
+        return urlencode({"alias": self.alias, "name": self.name})
+
+    @property
     def may_pause(self) -> bool:
         return self.state == "open" and self.wanted == "run"
 
@@ -139,6 +173,11 @@ class BatchFailureRow:
     times: int
     at: float
     """Unix time of the last attempt."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since then."""
+        return max(0.0, time.time() - self.at)
 
     def to_json(self) -> dict[str, Any]:
         """Only values that JSON has."""
@@ -203,7 +242,7 @@ def batch(name: str, alias: str) -> tuple[BatchRow | None, str]:
     Example:
         run, why = batch("expire vouchers 2026-11", "default")
     """
-    if alias not in databases():
+    if alias not in databases() or "\0" in name:
         return None, ""
     try:
         with _asking(alias):
@@ -223,7 +262,7 @@ def batch_failures(
         q: words that are all found in key, error or place.
     """
     nothing: Page[BatchFailureRow] = Page((), 1, 1, 0, per_page)
-    if alias not in databases():
+    if alias not in databases() or "\0" in name:
         return nothing, ""
     rows = BatchFailure.objects.using(alias).filter(run__name=name).order_by("-created", "-pk")
     rows = rows.annotate(text=Cast("key", models.TextField()))
@@ -253,7 +292,10 @@ def batch_of(key: str) -> tuple[str, str]:
     Raises:
         ValueError: it is none.
     """
-    found = json.loads(key)
+    try:
+        found = json.loads(key)
+    except RecursionError as error:
+        raise ValueError(key) from error
     if not (isinstance(found, list) and len(found) == 2 and all(isinstance(each, str) for each in found)):
         raise ValueError(key)
     return found[0], found[1]
@@ -313,8 +355,8 @@ def _row(run: RunStatus) -> BatchRow:
         key=key_of_batch(run.using, run.name),
         name=run.name,
         alias=run.using,
-        model=run.model,
-        task=run.task,
+        model=one_line(run.model),
+        task=one_line(run.task),
         state=run.state,
         wanted=run.wanted,
         condition=run.condition,
@@ -337,7 +379,8 @@ def _row(run: RunStatus) -> BatchRow:
 
 def _part(part: PartStatus) -> BatchPartRow:
     values = {each.name: getattr(part, each.name) for each in fields(BatchPartRow)}
-    return BatchPartRow(**{**values, "last_key": _key(part.last_key), "upper": _key(part.upper)})
+    told = {"last_key": _key(part.last_key), "upper": _key(part.upper)}
+    return BatchPartRow(**{**values, **told, "runner": one_line(part.runner), "reason": one_line(part.reason)})
 
 
 def _key(stored: Any) -> str | None:
@@ -351,9 +394,9 @@ def _failure(row: BatchFailure) -> BatchFailureRow:
     return BatchFailureRow(
         key=_key(row.key) or "",
         skipped=row.skipped,
-        error_type=row.error_type,
-        error=row.error,
-        place=row.place,
+        error_type=one_line(row.error_type),
+        error=one_line(row.error, LONGEST_ERROR),
+        place=one_line(row.place),
         times=row.times,
         at=row.created.timestamp(),
     )

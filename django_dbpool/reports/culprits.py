@@ -14,6 +14,7 @@ from ..core.config import PoolConfig
 from ..core.ledger import Holder
 from ..core.words import one_line
 from ..fleet import Process, Server, Session
+from ..fleet.server import same_server
 from .holder_rows import HolderRow, holders
 from .limits import Limits
 from .reading import Fleet
@@ -82,17 +83,19 @@ def culprits(fleet: Fleet) -> tuple[Culprit, ...]:
         fleet: ``read(servers=True)``; without the servers nothing is known of locks and strangers.
     """
     servers = {server.alias: server for server in fleet.servers if server.joined}
-    leases = {(each.identity.instance, lease.backend_pid) for each in fleet.processes for lease in leases_of(each)}
-    rows = [row for row in holders(fleet, per_page=MOST).items if (row.instance, row.backend_pid) in leases]
+    rows = lease_rows(fleet)
     limits = Limits()
     waiting = {pool.snapshot.alias for process in fleet.processes for pool in process.pools if pool.snapshot.waiting}
+    blockers = {alias: _blockers(server) for alias, server in servers.items()}
     found: list[Culprit] = []
     for alias in sorted({row.alias for row in rows} | set(servers)):
         here = [row for row in rows if row.alias == alias]
-        blockers = _blockers(servers[alias]) if alias in servers else {}
-        found += _holders(here, blockers, limits.of(alias), LONG_WHILE_OTHERS_WAIT if alias in waiting else LONG)
+        # Two aliases may be one server: then leases of one wait for those of the other.
+        near = _together(each for other, each in blockers.items() if same_server(other, alias))
+        found += _holders(here, near, limits.of(alias), LONG_WHILE_OTHERS_WAIT if alias in waiting else LONG)
         if alias in servers:
-            found += _sessions(servers[alias], here, blockers)
+            known = [row for row in rows if same_server(alias, row.alias)]
+            found += _sessions(servers[alias], known, blockers[alias])
     return tuple(sorted(found, key=_urgency))
 
 
@@ -105,6 +108,17 @@ def leases_of(process: Process) -> Iterator[Holder]:
         dedicated = holder.backend_pid in process.dedicated.get(holder.alias, ())
         if not (dedicated or holder.thread.startswith("dbpool-")):
             yield holder
+
+
+def lease_rows(fleet: Fleet) -> list[HolderRow]:
+    """Theirs, the oldest first."""
+    leases = {
+        (each.identity.instance, lease.alias, lease.backend_pid)
+        for each in fleet.processes
+        for lease in leases_of(each)
+    }
+    found = holders(fleet, per_page=MOST).items
+    return [row for row in found if (row.instance, row.alias, row.backend_pid) in leases]
 
 
 def kind_of_thread(name: str) -> str:
@@ -133,6 +147,14 @@ def _blockers(server: Server) -> dict[int, set[int]]:
         for root in _roots(pid, waits):
             if pid in leased:
                 found.setdefault(root, set()).add(pid)
+    return found
+
+
+def _together(several: Iterable[Mapping[int, set[int]]]) -> dict[int, set[int]]:
+    found: dict[int, set[int]] = {}
+    for each in several:
+        for root, waiting in each.items():
+            found.setdefault(root, set()).update(waiting)
     return found
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from testproject.campaigns.rhythm import PAUSE
+from testproject.campaigns.rhythm import PAUSE, TAKEOVER_AFTER
 
-__all__ = ["PAUSE", "SIZE"]
+__all__ = ["PAUSE", "SIZE", "TAKEOVER_AFTER"]
 
 SIZE = 50
 """Recordings at a time."""

@@ -1,52 +1,61 @@
-"""The task as it is now: a connection for one batch at a time, and none while letters are sent."""
+"""The task as it is now: a connection for one batch at a time, and none while letters are sent or in the pauses."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from celery import shared_task
-from django.db.models import F
+from django.db.models import F, QuerySet
 
-from django_dbpool.batch import BatchRunTaken, Message, idempotency_key, outbox, run_batches
-from testproject.campaigns.models import Campaign, Recipient
+from django_dbpool.batch import BatchProgress, Message, idempotency_key, outbox
+from django_dbpool.contrib.celery import BatchTask, DatabaseTask
+from testproject.campaigns import rhythm, switches
+from testproject.campaigns.models import Recipient
 from testproject.campaigns.post import letter
-from testproject.campaigns.rhythm import PAUSE, SIZE
+from testproject.celery import app
 
 TOPIC = "campaigns.letter"
 CLAIM = 5
 """Seconds: after that somebody else may send a letter whose sender was killed."""
 
 
-@shared_task(name="campaigns.send", bind=True, acks_late=True, reject_on_worker_lost=True, max_retries=None)  # type: ignore[untyped-decorator]
-def send_campaign(self: Any, campaign: int) -> int:
-    """Returns how many letters were sent."""
-    subject = Campaign.objects.get(pk=campaign).subject
+class SendCampaign(BatchTask):
+    name = "campaigns.send"
+    size, pause = rhythm.SIZE, rhythm.PAUSE
+    takeover_after = rhythm.TAKEOVER_AFTER
 
-    def send(recipients: list[Recipient]) -> None:
+    def get_checkpoint(self, campaign: int, **kwargs: Any) -> str:
+        return f"campaign {campaign}"  # whoever starts it a second time starts nothing
+
+    def get_queryset(self, campaign: int, **kwargs: Any) -> QuerySet[Recipient]:
+        return Recipient.objects.filter(campaign=campaign, sent=0).select_related("campaign")
+
+    def process_batch(self, recipients: list[Recipient], **kwargs: Any) -> None:
         Recipient.objects.filter(pk__in=[each.pk for each in recipients]).update(sent=F("sent") + 1)
         for each in recipients:
-            payload = {"campaign": campaign, "subject": subject, "address": each.address}
-            outbox.put(TOPIC, payload, key=idempotency_key(each))
+            if switches.has("outbox"):
+                outbox.put(TOPIC, contents(each), key=idempotency_key(each))
+            else:
+                letter(**contents(each)).send()
 
-    try:
-        return run_batches(
-            Recipient.objects.filter(campaign=campaign, sent=0),
-            send,
-            checkpoint=f"campaign {campaign}",
-            size=SIZE,
-            pause=PAUSE,
-            takeover_after=2,
-            on_progress=lambda progress: deliver_letters(),
-        ).done
-    except BatchRunTaken as error:
-        raise self.retry(exc=error, countdown=1) from error
+    def on_progress(self, progress: BatchProgress, **kwargs: Any) -> None:
+        deliver_letters()
 
 
-@shared_task(name="campaigns.deliver")  # type: ignore[untyped-decorator]
+send_campaign = app.register_task(SendCampaign())
+
+
+@shared_task(base=DatabaseTask, name="campaigns.deliver")  # type: ignore[untyped-decorator]
 def deliver_letters() -> int:
-    """What is committed and not sent yet; to be called every minute, for what a process that was killed has left."""
-    return outbox.deliver(TOPIC, _post, claim=CLAIM).delivered
+    """What is committed and not sent yet. Beat calls it every minute, for what a process that was killed has left."""
+    return outbox.deliver(TOPIC, send, claim=CLAIM).delivered
 
 
-def _post(message: Message) -> None:
+def send(message: Message) -> None:
+    """At least once, and always with the same Message-ID: whoever gets it twice keeps one."""
     letter(**message.payload, key=message.key).send()
+
+
+def contents(recipient: Recipient) -> dict[str, Any]:
+    campaign = recipient.campaign
+    return {"campaign": campaign.pk, "subject": campaign.subject, "address": recipient.address}

@@ -12,7 +12,7 @@ import psycopg
 
 from testproject.postgres import Server
 
-STILL = 0.8
+STILL = 1.2
 """Seconds: shorter than a pause, and far longer than what is between two statements, on a busy machine too."""
 
 _SESSIONS = """
@@ -33,7 +33,7 @@ class Seen:
     peak: int = 0
     """At once."""
     standing: set[int] = field(default_factory=set)
-    """Those that were idle in a transaction for longer than STILL."""
+    """Those that stood still, by the process ids of their backends."""
     longest: float = 0.0
     """Seconds for which one was idle in a transaction."""
     in_transaction: float = 0.0
@@ -41,9 +41,16 @@ class Seen:
 
 
 class Watch:
-    """Asks pg_stat_activity every few milliseconds, as a superuser, for whom slots are reserved."""
+    """
+    Asks pg_stat_activity every few milliseconds, as a superuser, for whom slots are reserved.
 
-    def __init__(self, server: Server, interval: float = 0.02) -> None:
+    Args:
+        still: seconds; sessions that are idle in a transaction for longer stand still.
+        interval: seconds between two looks.
+    """
+
+    def __init__(self, server: Server, still: float = STILL, interval: float = 0.02) -> None:
+        self._still = still
         self._server = server
         self._interval = interval
         self._stop = threading.Event()
@@ -69,7 +76,7 @@ class Watch:
         # The server going away ends it, not the program that started it.
         with contextlib.suppress(psycopg.OperationalError):
             while not self._stop.wait(self._interval):
-                rows = self._connection.execute(_SESSIONS, [STILL]).fetchall()
+                rows = self._connection.execute(_SESSIONS, [self._still]).fetchall()
                 now = time.monotonic()
                 self.samples += 1
                 for name, sessions, in_transaction, standing, longest in rows:

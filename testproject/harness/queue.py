@@ -52,9 +52,9 @@ class Queue:
         self._app = Celery("sender", set_as_current=False)
         self._app.conf.update(settings(folder, "outbox"))
 
-    def send(self, task: str, *arguments: object, **options: Any) -> Any:
+    def send(self, task: str, **arguments: Any) -> Any:
         """Returns Celery's AsyncResult."""
-        result = self._app.send_task(task, arguments, **options)
+        result = self._app.send_task(task, kwargs=arguments)
         for message in (self._folder / "outbox").iterdir():
             message.rename(self._folder / "queue" / message.name)
         return result

@@ -12,4 +12,5 @@ PAGES = {
     "advice": f"{ADMIN}advice/",
 }
 
+POOLS = "/dbpool/pools"
 STATUS = "/dbpool/status"

@@ -151,6 +151,8 @@ def test_lease_that_is_over(the_shop: Shop, visitors: Any) -> None:
     with visitors.visit(OPERATOR) as visitor:
         with held(the_shop, PAY) as pid:
             page = choose(visitor, pid, "terminate")
+        with the_shop.observer() as observer:
+            assert wait_until(lambda: pid not in in_use(observer), PATIENCE)
         said = confirm(page)
         assert "nothing was done" in said, said
 

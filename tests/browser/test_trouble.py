@@ -6,12 +6,13 @@ import re
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
 from testproject.processes import wait_until
-from tests.browser.addresses import PAGES, STATUS
-from tests.browser.shop import OPERATOR, PATIENCE, SUPERUSER, TOKEN, VIEWER, Shop, load
+from tests.browser.addresses import PAGES, POOLS, STATUS
+from tests.browser.shop import OPERATOR, PATIENCE, SUPERUSER, TOKEN, VIEWER, WORKERS, Shop, load
 
 pytestmark = [pytest.mark.ci, pytest.mark.alone]
 
@@ -24,8 +25,18 @@ def exhausted(the_shop: Shop) -> Iterator[None]:
     with the_shop.flag("payments"):
         the_shop.fill()
         with load(the_shop, pause=0.3):
+            published(the_shop)
             yield
     the_shop.end_requests()
+
+
+def published(shop: Shop) -> None:
+    """Wait until what the web processes have said is of now: those who held connections before are no longer told."""
+    sql = "SELECT count(*) FROM django_dbpool_process WHERE taken > %s AND document LIKE %s"
+    with shop.observer() as observer:
+        (now,) = observer.execute("SELECT clock_timestamp()").fetchone() or (None,)
+        given = [now, '%"role":"web"%']
+        assert wait_until(lambda: observer.execute(sql, given).fetchone() == (WORKERS,), PATIENCE)
 
 
 def wait_for_status(page: Any, *statuses: str) -> None:
@@ -103,11 +114,27 @@ def test_503_while_the_database_is_stopped(visitors: Any, stopped: None, path: s
         assert page.inner_text("h1")
 
 
+def remembering(shop: Shop) -> None:
+    """Wait until each web process has read the fleet once, whichever the requests come to."""
+    known: set[str] = set()
+    deadline = time.monotonic() + PATIENCE
+    while len(known) < WORKERS:
+        assert time.monotonic() < deadline, known
+        text(shop, POOLS)  # who answers this reads it
+        own, _, remembered = text(shop, STATUS).partition("All processes, as last read")
+        if remembered:
+            known |= {pid for pid in map(str, shop.web_pids()) if f":{pid}<" in own}
+
+
+def text(shop: Shop, path: str) -> str:
+    with urlopen(Request(shop.url + path, headers=BEARER), timeout=PATIENCE) as answer:
+        return str(answer.read().decode())
+
+
 def test_status_page_while_the_database_is_stopped(the_shop: Shop, visitors: Any) -> None:
     """It needs no database: this process as it is, the fleet as it was, marked as old."""
+    remembering(the_shop)
     with visitors.visit(None, extra_http_headers=BEARER) as visitor:
-        for _ in range(6):  # each of three processes has to have read the fleet once
-            visitor.open(STATUS)
         the_shop.server.stop("immediate")
         try:
             page = visitor.open(STATUS)

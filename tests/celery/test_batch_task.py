@@ -64,7 +64,7 @@ def test_each_message_is_a_run_and_a_name_is_one(app: Celery) -> None:
 def test_functions_that_are_decorated(app: Celery) -> None:
     fill(5)
 
-    @app.task(base=BatchTask, bind=True, get_queryset=lambda self, **kwargs: Item.objects.all(), size=2)
+    @app.task(shared=False, base=BatchTask, bind=True, get_queryset=lambda self, **kwargs: Item.objects.all(), size=2)
     def bound(self: BatchTask, items: list[Item], word: str = "") -> None:
         Log.objects.bulk_create(Log(key=f"{self.name} {word} {len(items)}") for _ in range(1))
 

@@ -114,7 +114,7 @@ def test_an_answer_is_good_for_a_second(make_probe: MakeProbe) -> None:
 
 def test_one_thread_hangs_however_often_it_is_asked(make_probe: MakeProbe, connecting: Connecting) -> None:
     clock = Clock()
-    probe = make_probe(clock=clock)
+    probe = make_probe(clock=clock, patient=0.01)
     connecting.held.clear()
     for _ in range(20):
         assert probe.wait(0.01).code == "timeout"
@@ -129,7 +129,7 @@ def test_one_thread_hangs_however_often_it_is_asked(make_probe: MakeProbe, conne
 def test_an_answer_that_comes_late_is_told_at_once(make_probe: MakeProbe, connecting: Connecting) -> None:
     """Not when the second has passed in which callers hear of the time-out."""
     clock = Clock()
-    probe = make_probe(clock=clock)
+    probe = make_probe(clock=clock, patient=0.01)
     connecting.held.clear()
     flight = probe.answer()
     assert isinstance(flight, Future)
@@ -137,6 +137,18 @@ def test_an_answer_that_comes_late_is_told_at_once(make_probe: MakeProbe, connec
     connecting.held.set()
     assert flight.result(PATIENCE).ok
     assert probe.wait(0).ok
+    assert probe.asked == 1
+
+
+def test_who_is_in_a_hurry_says_nothing_to_the_others(make_probe: MakeProbe, connecting: Connecting) -> None:
+    """Else a look with a short limit would take a process out of service whose server needs a moment to answer."""
+    probe = make_probe()
+    connecting.held.clear()
+    assert probe.wait(0.0).code == "timeout"
+    flight = probe.answer()
+    assert isinstance(flight, Future), "readiness waits for it"
+    connecting.held.set()
+    assert flight.result(PATIENCE).ok
     assert probe.asked == 1
 
 

@@ -137,8 +137,8 @@ def test_random_kills(make_database: MakeDatabase, kills: int, pool: dict[str, A
         while killed < kills or not load.has_seen_everything():
             load.check()
             assert monotonic() - began < 60, load.told
-            # On a slow machine the killer would be so much faster than who connects that a read is killed eight times in
-            # a row, which is all that it may try.
+            # On a slow machine the killer would be so much faster than who connects that a read is killed eight times
+            # in a row, which is all that it may try.
             load.moved.acquire(timeout=1)
             if pids := sorted(database.backends()):
                 row = database.observer.execute("SELECT pg_terminate_backend(%s)", [chance.choice(pids)]).fetchone()

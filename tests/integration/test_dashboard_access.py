@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import urlencode
 
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
+from django_dbpool import reports
+from django_dbpool.models import BatchRun
 from django_dbpool.reports import key_of
 from tests.fixtures.api import publish
 from tests.fixtures.dashboard import LET_IN, MAY_ACT, PAGES, REDIRECTED, ROLES, client_of, site, url
@@ -16,6 +19,7 @@ from tests.fixtures.dashboard import LET_IN, MAY_ACT, PAGES, REDIRECTED, ROLES, 
 pytestmark = pytest.mark.django_db(databases=["default", "other"])
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
+ACTIONS = ("action", "batch_action")
 SITES = ("admin", "operators")
 VICTIM = key_of("a" * 16, "default", 11, 3)
 """Of the process that `publish` puts into the table; it doesn't exist, and must not be looked for."""
@@ -31,9 +35,11 @@ def pages() -> Iterator[None]:
 def expected(role: str, page: str, method: str) -> int:
     if role in REDIRECTED:
         return 302
-    if role not in (MAY_ACT if page == "action" else LET_IN):
+    if role not in (MAY_ACT if page in ACTIONS else LET_IN):
         return 403
-    if page == "action":
+    if page == "batch" and method in ("GET", "HEAD"):
+        return 404  # there is none of that name
+    if page in ACTIONS:
         return {"GET": 302, "HEAD": 302, "POST": 200}.get(method, 405)
     return 200 if method in ("GET", "HEAD") else 405
 
@@ -42,11 +48,12 @@ def expected(role: str, page: str, method: str) -> int:
 def test_who_gets_what(role: str) -> None:
     client = client_of(role)
     found, wanted = {}, {}
-    for page in (*PAGES, "action"):
+    BatchRun.objects.create(name="job", model="app.Item", key="id")
+    forms = {"batch_action": urlencode({"cancel": reports.key_of_batch("default", "job")})}
+    for page in (*PAGES, "batch", *ACTIONS):
         for method in METHODS:
-            answer = client.generic(
-                method, url(page), f"terminate={VICTIM}", content_type="application/x-www-form-urlencoded"
-            )
+            form = forms.get(page, f"terminate={VICTIM}")
+            answer = client.generic(method, url(page), form, content_type="application/x-www-form-urlencoded")
             found[page, method] = answer.status_code
             wanted[page, method] = expected(role, page, method)
             if role in REDIRECTED:

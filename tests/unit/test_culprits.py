@@ -95,6 +95,19 @@ def test_who_is_waited_for_is_the_first_and_who_waits_is_none() -> None:
     assert "2 others wait for its locks" in found[0].text
 
 
+def test_who_is_waited_for_may_have_another_alias_of_the_same_server() -> None:
+    """It is a lease that can be named, and no session of which nothing is known."""
+    one = process(holders=[idle(1, 12.0, alias="other", name="first/"), holder(backend_pid=2, since_seconds=11.0)])
+    sessions = [session(1, state=IDLE), lock(2, 1)]
+    there = [
+        Server(alias, True, 10, 100, 3, tuple(sessions), (HeldSession(one, one.holders[place], sessions[place]),), ())
+        for alias, place in (("other", 0), ("default", 1))
+    ]
+    for servers in (there, there[1:]):
+        found = culprits(fleet(one, servers=tuple(servers)))
+        assert [(each.kind, each.alias, each.backends, each.blocks) for each in found] == [("holder", "other", (1,), 1)]
+
+
 def test_a_young_lease_that_is_waited_for_is_one() -> None:
     held = [idle(1, 0.5, name="first/"), holder(backend_pid=2, since_seconds=0.4)]
     found = culprits(with_server(process(holders=held), sessions=[session(1, state=IDLE), lock(2, 1)]))
@@ -138,6 +151,13 @@ def test_what_is_kept_on_purpose_is_none() -> None:
     held = [idle(1, 900.0), holder(backend_pid=2, since_seconds=20.0, pinned="LISTEN", state="idle"), own]
     assert culprits(fleet(process(holders=held, dedicated={"default": [1]}))) == ()
     assert culprits(with_server(process(holders=[idle(5)]), sessions=[])) == (), "nobody can end it once more"
+
+
+def test_what_is_kept_on_purpose_in_another_database_is_another() -> None:
+    """Backends of two servers may have the same number."""
+    held = [idle(1, 900.0), holder("other", backend_pid=1, since_seconds=900.0, state="idle", name="listen")]
+    (one,) = culprits(fleet(process(holders=held, dedicated={"other": [1]})))
+    assert (one.alias, one.backends) == ("default", (1,))
 
 
 def test_a_statement_is_cancelled_not_terminated() -> None:

@@ -232,7 +232,7 @@ def test_one_that_works_in_a_transaction_is_not_taken_for_one_that_waits() -> No
     held = holder(since_seconds=20.0, state="idle in transaction")
 
     def operation(*, holds_idle: bool) -> dict[str, Any]:
-        return {"operations": [{"holds_idle": holds_idle, "held": [{"backend_pid": 11}]}]}
+        return {"operations": [{"holds_idle": holds_idle, "held": [{"alias": "default", "backend_pid": 11}]}]}
 
     assert reports.problems(fleet(process(holders=[held], sections=operation(holds_idle=False)))) == ()
     (found,) = reports.problems(fleet(process(holders=[held], sections=operation(holds_idle=True))))
@@ -242,6 +242,18 @@ def test_one_that_works_in_a_transaction_is_not_taken_for_one_that_waits() -> No
         there = session(state="idle in transaction", state_age=seconds)
         found_ = reports.problems(fleet(holding, servers=(server(holding, session=there),)))
         assert [each.code for each in found_] == codes, "the server knows best"
+
+
+def test_backends_of_two_servers_may_have_the_same_number() -> None:
+    """In containers they count from one, and often have."""
+    held = [holder(alias, since_seconds=20.0, state="idle in transaction") for alias in ("default", "other")]
+    works = [{"holds_idle": False, "held": [{"alias": "other", "backend_pid": 11}]}]
+    (found,) = reports.problems(fleet(process(holders=held, sections={"operations": works})))
+    assert (found.code, found.alias) == ("held-idle", "default")
+    both = process(holders=held)
+    there = server(both, session=session(state="idle in transaction", state_age=3.0))
+    (found,) = reports.problems(fleet(both, servers=(there,)))
+    assert (found.code, found.alias) == ("held-idle", "other"), "of the other server nobody has asked"
 
 
 def test_what_is_dedicated_may_be_held_for_ever() -> None:

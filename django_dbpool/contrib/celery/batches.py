@@ -59,6 +59,7 @@ class BatchTask(DatabaseTask):
     """
 
     abstract = True
+    idempotent = True  # its checkpoint sees to that
     acks_late = True
     reject_on_worker_lost = True
 
@@ -92,13 +93,13 @@ class BatchTask(DatabaseTask):
         """
         raise NotImplementedError(f"{type(self).__name__}: write get_queryset(self, **kwargs).")
 
-    def process_batch(self, items: list[Any], *args: Any, **kwargs: Any) -> object:
+    def process_batch(self, items: list[Any], /, *args: Any, **kwargs: Any) -> object:
         """In the batch's transaction. It may be called again with the same rows, if that was rolled back."""
         for item in items:
             self.process_item(item, **kwargs)
         return None
 
-    def process_item(self, item: Any, *args: Any, **kwargs: Any) -> object:
+    def process_item(self, item: Any, /, *args: Any, **kwargs: Any) -> object:
         raise NotImplementedError(
             f"{type(self).__name__}: write process_batch(self, items, **kwargs) or process_item(self, item, **kwargs)."
         )
@@ -222,7 +223,7 @@ class BatchTask(DatabaseTask):
             checkpoint=go.name,
             deadline=self.deadline,
             on_progress=partial(self._note_progress, go),
-            should_stop=is_draining,
+            should_stop=None if self._is_local() else is_draining,
             on_error=self.on_error,
             statement_timeout=self.statement_timeout,
             busy_above=self.busy_above,

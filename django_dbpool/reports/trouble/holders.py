@@ -65,7 +65,7 @@ class _Idle:
 
     def __init__(self, fleet: Fleet) -> None:
         self._on_server = {
-            (each.process.identity.instance, each.holder.backend_pid): each.idle_in_transaction_seconds
+            (each.process.identity.instance, server.alias, each.holder.backend_pid): each.idle_in_transaction_seconds
             for server in fleet.servers
             if server.joined
             for each in server.held
@@ -74,20 +74,22 @@ class _Idle:
 
     def is_long(self, held: _Held) -> bool:
         """As the server says; else as the looks at its request, task or thread, once a second, have found."""
-        key = held.process.identity.instance, held.holder.backend_pid
+        key = held.process.identity.instance, held.holder.alias, held.holder.backend_pid
         if key in self._on_server:
             return (self._on_server[key] or 0.0) >= IDLE_LONG
-        return held.holder.backend_pid not in self._backends_that_work(held.process)
+        return key[1:] not in self._backends_that_work(held.process)
 
     def _backends_that_work(self, process: Process) -> set[object]:
         instance = process.identity.instance
         if instance not in self._working:
             self._working[instance] = {
-                held.get("backend_pid")
+                (held.get("alias"), held.get("backend_pid"))
                 for operation in listed(raw_section(process.document, "operations"))
                 if isinstance(operation, dict) and operation.get("holds_idle") is False
                 for held in listed(operation.get("held"))
-                if isinstance(held, dict) and isinstance(held.get("backend_pid"), int)
+                if isinstance(held, dict)
+                and isinstance(held.get("backend_pid"), int)
+                and isinstance(held.get("alias"), str)
             }
         return self._working[instance]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
@@ -21,7 +22,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, shelves: int, recordings: int, **options: Any) -> None:
         where = files(folder())
-        where.mkdir(exist_ok=True)
+        shutil.rmtree(where, ignore_errors=True)
+        where.mkdir()
         with transaction.atomic():
             Recording.objects.all().delete()
             made = Recording.objects.bulk_create(
