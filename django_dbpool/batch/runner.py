@@ -207,8 +207,10 @@ class Runner(Failing):
         if self._book is None or isinstance(error, BatchRunTaken) or self.place.ended or not self.found:
             return
         with suppress(Exception):
-            # An error that somebody sends to stop the run says what is to be known of that.
-            reason = getattr(error, "batch_reason", None) or f"failed: {type(error).__qualname__}"
+            # An error that somebody sends to stop the run says what is to be known of that. What is none, like the
+            # SystemExit of a worker that is made to end, is no failure of the run's: somebody else is to go on.
+            other = f"failed: {type(error).__qualname__}" if isinstance(error, Exception) else "stopped"
+            reason = getattr(error, "batch_reason", None) or other
             retrying(self.plan.alias, attempts=1).call(self._book.finish, reason[:200])
         self._release()
 
