@@ -189,11 +189,13 @@ def test_request(single: str, worker: Worker, request_of: Callable[[str], dict[s
 
 def test_task(single: str, worker: Worker) -> None:
     """Of Celery, registered by its signals."""
-    celery = pytest.importorskip("django_dbpool.contrib.celery")
+    pytest.importorskip("django_dbpool.contrib.celery")
+    from celery.app.task import Context
+
     step = Step()
 
     class Task:
-        request = celery.Context(id="1f0c", task="shop.tasks.send")
+        request = Context(id="1f0c", task="shop.tasks.send")
 
     def run() -> None:
         celery._begin(task=Task)
