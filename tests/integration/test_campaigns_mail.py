@@ -36,7 +36,7 @@ def shop(session_server: Server) -> Iterator[Server]:
 def env(shop: Server, tmp_path: Path) -> dict[str, str]:
     """With one campaign that nobody has got yet."""
     variables = {"DJANGO_SETTINGS_MODULE": SETTINGS, VARIABLE: str(tmp_path), "DBPOOL_CAMPAIGNS_PAUSE": "0.01"}
-    env = environment(shop, "dbpool", **variables)
+    env = environment(shop, "dbpool", None, **variables)
     with shop.connect() as connection:
         connection.execute("TRUNCATE django_dbpool_batchrun, django_dbpool_batchmessage CASCADE")
     manage(env, "seed_campaigns", "--campaigns=1", f"--recipients={RECIPIENTS}")

@@ -93,13 +93,13 @@ class BatchTask(DatabaseTask):
         """
         raise NotImplementedError(f"{type(self).__name__}: write get_queryset(self, **kwargs).")
 
-    def process_batch(self, items: list[Any], *args: Any, **kwargs: Any) -> object:
+    def process_batch(self, items: list[Any], /, *args: Any, **kwargs: Any) -> object:
         """In the batch's transaction. It may be called again with the same rows, if that was rolled back."""
         for item in items:
             self.process_item(item, **kwargs)
         return None
 
-    def process_item(self, item: Any, *args: Any, **kwargs: Any) -> object:
+    def process_item(self, item: Any, /, *args: Any, **kwargs: Any) -> object:
         raise NotImplementedError(
             f"{type(self).__name__}: write process_batch(self, items, **kwargs) or process_item(self, item, **kwargs)."
         )
@@ -111,7 +111,7 @@ class BatchTask(DatabaseTask):
         """
         return f"{self.name} {self.request.id}"
 
-    def on_progress(self, progress: BatchProgress, *args: Any, **kwargs: Any) -> object:
+    def on_progress(self, progress: BatchProgress, /, *args: Any, **kwargs: Any) -> object:
         """After each batch, outside of its transaction and with nothing held. What it raises ends this go."""
 
     def fan_out(self, n: int, /, **kwargs: Any) -> FannedOut:
