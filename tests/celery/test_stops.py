@@ -6,7 +6,7 @@ the run goes on where that is right.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -41,7 +41,7 @@ def checkpoint() -> BatchCheckpoint:
 
 
 @pytest.fixture
-def hung(workers: Workers, client: Celery, observer: psycopg.Connection[Any]) -> Callable[..., Any]:
+def hung(workers: Workers, client: Celery, observer: psycopg.Connection[Any]) -> Iterator[Callable[..., Any]]:
     """Start a worker with a task whose fifth batch sleeps on the server."""
 
     def hang(task: str = "count_up", **options: Any) -> tuple[CeleryWorker, AsyncResult[Any]]:
@@ -52,7 +52,9 @@ def hung(workers: Workers, client: Celery, observer: psycopg.Connection[Any]) ->
         assert wait_until(lambda: hanging(worker, observer), PATIENCE)
         return worker, result
 
-    return hang
+    yield hang
+    # Of a test that has failed: its rows are locked, and would be for ten minutes.
+    observer.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(600)%'")
 
 
 def end_of(result: AsyncResult[Any]) -> dict[str, Any]:
