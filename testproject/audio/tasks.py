@@ -24,8 +24,8 @@ class CleanUp(BatchTask):
     def get_queryset(self, shelf: int, **kwargs: Any) -> QuerySet[Recording]:
         return cleaning.expired(shelf)
 
-    def process_batch(self, recordings: list[Recording], **kwargs: Any) -> None:
-        cleaning.forget(recordings)
+    def process_batch(self, items: list[Recording], **kwargs: Any) -> None:
+        cleaning.forget(items)
 
     def on_progress(self, progress: BatchProgress, **kwargs: Any) -> None:
         cleaning.remove_files()
@@ -34,7 +34,7 @@ class CleanUp(BatchTask):
 clean_up = app.register_task(CleanUp())
 
 
-@shared_task(base=DatabaseTask, name="audio.remove_files")  # type: ignore[untyped-decorator]
+@shared_task(base=DatabaseTask, idempotent=True, name="audio.remove_files")  # type: ignore[untyped-decorator]
 def remove_files() -> int:
     """Beat calls it every minute, for what a process that was killed has left."""
     return cleaning.remove_files()

@@ -59,6 +59,6 @@ def taken(where: Path) -> list[dict[str, Any]]:
 def delivered(letters: list[dict[str, Any]]) -> Counter[str]:
     """
     How many letters each address finds in its box. The receiving side drops a letter whose Message-ID it has seen, as
-    mail servers do; it can't tell otherwise.
+    many mail servers do; it can't tell otherwise.
     """
     return Counter({each["id"]: each["to"][0] for each in letters}.values())

@@ -30,25 +30,30 @@ class SendCampaign(BatchTask):
     def get_queryset(self, campaign: int, **kwargs: Any) -> QuerySet[Recipient]:
         return Recipient.objects.filter(campaign=campaign, sent=0).select_related("campaign")
 
-    def process_batch(self, recipients: list[Recipient], **kwargs: Any) -> None:
-        Recipient.objects.filter(pk__in=[each.pk for each in recipients]).update(sent=F("sent") + 1)
-        for each in recipients:
+    def process_batch(self, items: list[Recipient], **kwargs: Any) -> None:
+        Recipient.objects.filter(pk__in=[each.pk for each in items]).update(sent=F("sent") + 1)
+        for each in items:
             if switches.has("outbox"):
                 outbox.put(TOPIC, contents(each), key=idempotency_key(each))
             else:
                 letter(**contents(each)).send()
 
     def on_progress(self, progress: BatchProgress, **kwargs: Any) -> None:
-        deliver_letters()
+        deliver()
 
 
 send_campaign = app.register_task(SendCampaign())
 
 
-@shared_task(base=DatabaseTask, name="campaigns.deliver")  # type: ignore[untyped-decorator]
-def deliver_letters() -> int:
-    """What is committed and not sent yet. Beat calls it every minute, for what a process that was killed has left."""
+def deliver() -> int:
+    """What is committed and not sent yet."""
     return outbox.deliver(TOPIC, send, claim=CLAIM).delivered
+
+
+@shared_task(base=DatabaseTask, idempotent=True, name="campaigns.deliver")  # type: ignore[untyped-decorator]
+def deliver_letters() -> int:
+    """Beat calls it every minute, for what a process that was killed has left."""
+    return deliver()
 
 
 def send(message: Message) -> None:

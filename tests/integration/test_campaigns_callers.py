@@ -75,10 +75,14 @@ def test_script_of_cron_with_threads(env: dict[str, str], shop: Server, folder: 
 def test_task_of_django(env: dict[str, str], shop: Server, folder: Path) -> None:
     code = """
 from testproject.audio.background import clean_up
-from django.db import connection
+from django.db import transaction
+with transaction.atomic():
+    refused = clean_up.enqueue(shelf=1)
+print(refused.status, refused.errors[0].exception_class_path)
 found = clean_up.enqueue(shelf=1)
-print(found.status, found.return_value, connection.in_atomic_block)
+print(found.status, found.return_value)
 """
     output = manage(env, "shell", "--no-imports", "-c", code)
-    assert output == f"SUCCESSFUL {RECORDINGS} False\n"
+    # Run at once, it would be a part of the transaction.
+    assert output == f"FAILED django_dbpool.batch.errors.BatchRefused\nSUCCESSFUL {RECORDINGS}\n"
     assert_clean(shop, folder, shelves=1)

@@ -50,6 +50,8 @@ def run(engine: str, task: str) -> Job:
         queue = Queue(where)
         with Watch(own, still=PAUSE) as watch, Worker(for_process(env, "worker", {"max_size": 1}), 1):
             told = queue.send(task).get(timeout=600)
+            if engine == "dbpool":
+                told |= queue.send("holding.told").get(timeout=60)
         return Job(told, watch.of("worker"), server.log())
 
 
@@ -69,7 +71,7 @@ def test_holds_a_connection_for_its_transactions(jobs: tuple[Job, Job]) -> None:
     assert len(batches) == ours.told["batches"] == BATCHES
     work = sum(each.seconds for each in batches)
     held = ours.told["held"]
-    (held_naively,) = sessions(naive.log, "worker")
+    held_naively = max(sessions(naive.log, "worker"))  # the others are looks for runs of dead runners
     print(
         f"held {held:.2f} s for {work:.2f} s of batches ({held / work:.3f}) in {ours.told['seconds']:.1f} s; "
         f"naively {held_naively:.2f} s ({held_naively / work:.1f})"

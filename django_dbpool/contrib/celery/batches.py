@@ -111,7 +111,7 @@ class BatchTask(DatabaseTask):
         """
         return f"{self.name} {self.request.id}"
 
-    def on_progress(self, progress: BatchProgress, *args: Any, **kwargs: Any) -> object:
+    def on_progress(self, progress: BatchProgress, /, *args: Any, **kwargs: Any) -> object:
         """After each batch, outside of its transaction and with nothing held. What it raises ends this go."""
 
     def fan_out(self, n: int, /, **kwargs: Any) -> FannedOut:
