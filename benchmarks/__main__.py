@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from django.db import connection
 
 from benchmarks import (
+    cases_batch_pages,
+    cases_batch_parts,
     cases_batches,
     cases_exporters,
     cases_footprint,
@@ -39,6 +41,8 @@ CASES: tuple[Case, ...] = (
     *cases_threads.CASES,
     *cases_footprint.CASES,
     *cases_batches.CASES,
+    *cases_batch_parts.CASES,
+    *cases_batch_pages.CASES,
 )
 REPORT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 CUSTOMERS = 100
@@ -55,6 +59,8 @@ def main() -> int:
             rounds=arguments.rounds,
             load_rounds=arguments.rounds,
             footprint_rounds=arguments.rounds,
+            batch_rounds=arguments.rounds,
+            page_rounds=arguments.rounds,
         )
     chosen = [case for case in CASES if case.name in arguments.only] if arguments.only else list(CASES)
     load_before = os.getloadavg()

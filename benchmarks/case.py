@@ -20,8 +20,11 @@ class Plan:
     throughput_rounds: int = 7
     throughput_seconds: float = 2.0
     footprint_rounds: int = 7
+    batch_rounds: int = 15
     batch_rows: int = 10_000
     batch_rows_for_memory: int = 1_000_000
+    page_rounds: int = 7
+    page_seconds: float = 5.0
 
     @classmethod
     def quick(cls) -> Plan:
@@ -36,6 +39,9 @@ class Plan:
             footprint_rounds=1,
             batch_rows=1000,
             batch_rows_for_memory=20_000,
+            batch_rounds=1,
+            page_rounds=1,
+            page_seconds=1.0,
         )
 
 

@@ -58,6 +58,8 @@ LABELS = {
     "slow-running": gettext_lazy("A statement runs for long"),
     "strangers": gettext_lazy("Sessions that no process knows of"),
     "not-publishing": gettext_lazy("A process can't publish"),
+    "batch-stuck": gettext_lazy("Nobody gets on with a run of batches"),
+    "batch-failures": gettext_lazy("Items of a run of batches fail"),
 }
 """Headings of problems; those of alerts that are not here are named by their rule."""
 
@@ -71,6 +73,8 @@ LINKS = {
     "pins": ("holders", _LOOK_AT_HOLDERS, {"state": "pinned"}),
     "reserve-full": ("holders", _LOOK_AT_HOLDERS, {"state": "reserved"}),
     "strangers": ("holders", gettext_lazy("Ask the server who they are"), {"servers": "1"}),
+    "batch-stuck": ("batches", gettext_lazy("Look at the runs"), {"state": "trouble"}),
+    "batch-failures": ("batches", gettext_lazy("Look at the runs"), {}),
     "slow-running": ("statements", gettext_lazy("Look at the statements"), {}),
     "stale": ("processes", _LOOK_AT_PROCESSES, {"state": "stale"}),
     **dict.fromkeys(("not-publishing", "circuit-open", "circuit-isolated"), ("processes", _LOOK_AT_PROCESSES, {})),

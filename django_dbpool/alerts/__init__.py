@@ -9,7 +9,7 @@ for pages and programs. Thresholds are in ``DBPOOL["ALERTS"]``; docs/alerts.md h
 from __future__ import annotations
 
 from ..core.alerts import Alert, Change
-from .providers import provide
+from .providers import BatchTrouble, provide
 from .service import active, alert_changed, recent
 
-__all__ = ["Alert", "Change", "active", "alert_changed", "provide", "recent"]
+__all__ = ["Alert", "BatchTrouble", "Change", "active", "alert_changed", "provide", "recent"]

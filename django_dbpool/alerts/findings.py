@@ -10,10 +10,11 @@ from ..core.alerts import Finding, Rule
 from ..core.alerts.trend import Reading, Trend, Usual
 from ..core.ledger import Holder
 from ..core.processors import processor_times
+from ..core.words import one_line
 from ..pool.gauges import Gauges, gauges
 from ..pool.managed import ManagedPool
 from ..pool.measures import Measures
-from .providers import Active, ask
+from .providers import Active, BatchTrouble, ask
 
 NAMED = 3
 """Holders that an alert names."""
@@ -104,6 +105,8 @@ def findings(watch: PoolWatch, rules: dict[str, Rule], pool: ManagedPool | None)
         ("pins", _pins),
         ("server_connections", _server_connections),
         ("strangers", _strangers),
+        ("batch_stuck", _batch_stuck),
+        ("batch_failures", _batch_failures),
     ):
         rule = rules.get(name)
         if rule is None:
@@ -191,6 +194,23 @@ def _server_connections(watch: PoolWatch, rule: Rule, pool: ManagedPool | None) 
 def _strangers(watch: PoolWatch, rule: Rule, pool: ManagedPool | None) -> _Value:
     answer = ask("strangers", watch.alias)
     return (None if answer is None else float(answer)), {}
+
+
+def _batch_stuck(watch: PoolWatch, rule: Rule, pool: ManagedPool | None) -> _Value:
+    answer: BatchTrouble | None = ask("batches", watch.alias)
+    return (None, {}) if answer is None else (float(len(answer.stuck)), {"names": _some(answer.stuck)})
+
+
+def _batch_failures(watch: PoolWatch, rule: Rule, pool: ManagedPool | None) -> _Value:
+    answer: BatchTrouble | None = ask("batches", watch.alias)
+    return (None, {}) if answer is None else (float(answer.failed), {"names": _some(answer.failing)})
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first of them, each once."""
+    known = list(dict.fromkeys(names))
+    more = [f"{len(known) - NAMED} more"] if len(known) > NAMED else []
+    return ", ".join([*(one_line(name, 60) for name in known[:NAMED]), *more])
 
 
 def route_findings(rule: Rule, active: tuple[tuple[str, str], ...]) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import Any, Literal, Protocol, overload
+from typing import Any, Literal, NamedTuple, Protocol, overload
 
 logger = logging.getLogger("django_dbpool.alerts")
 
@@ -33,11 +33,23 @@ class Active(Protocol):
     def observed(self) -> float: ...
 
 
+class BatchTrouble(NamedTuple):
+    """What is wrong with the runs of batches of one database."""
+
+    stuck: tuple[str, ...]
+    """Names of open runs that nobody gets on with, once for each part."""
+    failed: int
+    """Items that could not be done, of the last hour."""
+    failing: tuple[str, ...]
+    """Names of their runs."""
+
+
 ServerConnections = Callable[[str], tuple[int, int] | None]
 Strangers = Callable[[str], int | None]
 Activity = Callable[[], Iterable[Active]]
+Batches = Callable[[str], BatchTrouble | None]
 
-NAMES = ("server_connections", "strangers", "activity")
+NAMES = ("server_connections", "strangers", "activity", "batches")
 
 _providers: dict[str, Callable[..., Any]] = {}
 _defaults: dict[str, Callable[..., Any]] = {}
@@ -51,6 +63,8 @@ def provide(name: Literal["server_connections"], function: ServerConnections | N
 def provide(name: Literal["strangers"], function: Strangers | None) -> None: ...
 @overload
 def provide(name: Literal["activity"], function: Activity | None) -> None: ...
+@overload
+def provide(name: Literal["batches"], function: Batches | None) -> None: ...
 def provide(name: str, function: Callable[..., Any] | None) -> None:
     """
     Say who knows what a rule looks at. Without a provider its rule never raises an alert.
@@ -58,8 +72,8 @@ def provide(name: str, function: Callable[..., Any] | None) -> None:
     Args:
         name: ``server_connections``: called with an alias, returns how many connections of its server are taken, and
             how many it has. ``strangers``: called with an alias, returns how many connections of the project's role
-            belong to none of its pools. ``activity``: returns what each route holds. None from any of them: not known
-            now.
+            belong to none of its pools. ``activity``: returns what each route holds. ``batches``: called with an alias,
+            returns the ``BatchTrouble`` of its database. None from any of them: not known now.
         function: must answer at once, from what it has: it is called every few seconds in a thread that serves others
             too. What it raises is logged, and means "not known". None: what this package finds out by itself.
 

@@ -6,9 +6,10 @@ the order of a text's collation or of a UUID. Here keys are carried, never looke
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from django.core.exceptions import FieldDoesNotExist
@@ -38,8 +39,13 @@ class Key:
         """The same with the fields that foreign keys lead to, which know how a value is written and read."""
         return tuple(_plain(field) for field in self.fields)
 
-    def of(self, item: models.Model) -> Keys:
-        return tuple(getattr(item, name) for name in self.names)
+    @cached_property
+    def of(self) -> Callable[[models.Model], Keys]:
+        """Called with each item."""
+        if len(self.names) == 1:
+            get = attrgetter(*self.names)
+            return lambda item: (get(item),)
+        return attrgetter(*self.names)
 
     def after(self, values: Keys) -> Q | RowComparison:
         # Of one column Django's own lookup, which is made in half the time: this is asked for with each batch.
@@ -70,7 +76,12 @@ class Key:
 
 
 class RowComparison(Func):
-    """``(a, b) > (1, 2)``: one condition that an index on the same columns serves."""
+    """
+    ``(a, b) > (1, 2)``: one condition that an index on the same columns serves.
+
+    Args:
+        values: of the key, or expressions of them.
+    """
 
     output_field = models.BooleanField()
 
@@ -78,7 +89,10 @@ class RowComparison(Func):
         columns = [F(name) for name in key.names]
         super().__init__(
             *columns,
-            *[Value(value, output_field=field) for field, value in zip(key.plain, values, strict=True)],
+            *[
+                value if isinstance(value, Value) else Value(value, output_field=field)
+                for field, value in zip(key.plain, values, strict=True)
+            ],
         )
         self.operator = operator
 

@@ -135,7 +135,14 @@ def _claim(alias: str, limit: int, name: str | None) -> list[_Claimed]:
         cursor.execute(_CLAIM, {"limit": limit, "run": name, "prefixes": prefixes()})
         rows: list[Any] = cursor.fetchall()
     return [
-        _Claimed(pk, Start(run, alias, task, json.loads(arguments), part, parts), runner, restarts, batches)
+        _Claimed(
+            pk,
+            # resume() alone begins to count anew.
+            Start(run, alias, task, json.loads(arguments), part, parts, resumed=restarts == 0),
+            runner,
+            restarts,
+            batches,
+        )
         for pk, run, task, arguments, part, parts, runner, restarts, batches in rows
     ]
 

@@ -25,6 +25,8 @@ class Start:
     """As they were written down when the run began: ``{"args": [...], "kwargs": {...}, "options": {...}}``."""
     part: int
     parts: int
+    resumed: bool = False
+    """Somebody has asked for it (``resume()``), and may have taken the last message back before."""
 
 
 Starter = Callable[[Start], object]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,16 @@ _SERVING = frozenset({"runserver", "runserver_plus", "testserver", "test"})
 
 def management_command() -> str | None:
     """The command that this process was started for, "" if none was named; None outside of ``manage.py``."""
-    program = Path(sys.argv[0]) if sys.argv else Path()
-    by_module = program.parts[-2:] == ("django", "__main__.py")
-    if by_module or program.name in {"manage.py", "django-admin", "django-admin.py"}:
-        return sys.argv[1] if len(sys.argv) > 1 else ""
-    return None
+    return _management_command(*sys.argv[:2])
+
+
+@lru_cache(
+    maxsize=8
+)  # asked with each connection that is given back, and a path takes longer than all the rest of that
+def _management_command(program: str = "", command: str = "") -> str | None:
+    path = Path(program)
+    by_module = path.parts[-2:] == ("django", "__main__.py")
+    return command if by_module or path.name in {"manage.py", "django-admin", "django-admin.py"} else None
 
 
 def program() -> str:

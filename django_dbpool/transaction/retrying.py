@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import random as _random
@@ -16,7 +15,7 @@ from django.db import DEFAULT_DB_ALIAS
 from ..core import arguments
 from ..core.readers import shown
 from ..core.retry import RetryPolicy
-from .runs import Plan, Run, RunningAttempt
+from .runs import Plan, Run, RunningAttempt, name_of
 from .verdict import ErrorTypes
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,7 +33,7 @@ class Retrying:
         """Decorate a function, method, view or, with ``atomic=False``, coroutine function."""
         arguments.decorated_function("transaction.retrying()", function)
         if iscoroutinefunction(function):
-            self._refuse_atomic(f"{_name_of(function)}() is a coroutine function")
+            self._refuse_atomic(f"{name_of(function)}() is a coroutine function")
 
             @functools.wraps(function)
             async def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -60,7 +59,7 @@ class Retrying:
     def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the function until it succeeds, and give what it returns."""
         _refuse_uncallable(function, "call")
-        run = Run(self._named(function))
+        run = Run(self._plan, function)
         while True:
             attempt = run.begin()
             try:
@@ -76,7 +75,7 @@ class Retrying:
         """Await the function until it succeeds, and give what it returns. Needs ``atomic=False``."""
         self._refuse_atomic("call_async() is asynchronous")
         _refuse_uncallable(function, "call_async")
-        run = Run(self._named(function))
+        run = Run(self._plan, function)
         while True:
             attempt = await run.begin_async()
             try:
@@ -124,9 +123,6 @@ class Retrying:
             finally:
                 await sync_to_async(attempt.unwatch)()
             _refuse_unused(attempt)
-
-    def _named(self, function: Callable[..., Any]) -> Plan:
-        return dataclasses.replace(self._plan, name=f"{_name_of(function)}()")
 
     def _refuse_atomic(self, what: str) -> None:
         if self._plan.atomic:
@@ -234,7 +230,7 @@ def _refuse_coroutine(result: object, function: Callable[..., Any]) -> None:
     if inspect.iscoroutine(result):
         result.close()
         raise TypeError(
-            f"transaction.retrying(): {_name_of(function)}() returned a coroutine, which would run after the block. "
+            f"transaction.retrying(): {name_of(function)}() returned a coroutine, which would run after the block. "
             "Decorate the coroutine function itself, with atomic=False."
         )
 
@@ -242,9 +238,3 @@ def _refuse_coroutine(result: object, function: Callable[..., Any]) -> None:
 def _refuse_unused(attempt: RunningAttempt) -> None:
     if not attempt.entered:
         raise RuntimeError("A loop over transaction.retrying() needs `with attempt:` as its body.")
-
-
-def _name_of(function: Callable[..., Any]) -> str:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return str(getattr(function, "__qualname__", type(function).__name__))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
 import sys
@@ -45,14 +46,15 @@ class Plan:
     clock: Callable[[], float]
     sleep: Callable[[float], Any] | None
     random: Callable[[], float]
-    name: str = "a block"
 
 
 class Run:
     """All attempts of one call or loop."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, function: Callable[..., Any] | None = None) -> None:
         self.plan = plan
+        self.function = function
+        """What it calls; None: a block."""
         self.finished = False
         self._retrier = Retrier(
             plan.policy, deadline=plan.clock() + seconds_left(), clock=plan.clock, random=plan.random
@@ -124,7 +126,7 @@ class Run:
             plan.alias,
             number,
             plan.policy.attempts,
-            plan.name,
+            "a block" if self.function is None else f"{name_of(self.function)}()",
             _name(error),
             delay,
             extra={"alias": plan.alias, "attempt": number, "error_type": type(error).__name__, "delay": delay},
@@ -187,6 +189,12 @@ class RunningAttempt(Attempt):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         return self.__exit__(kind, error, traceback)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return str(getattr(function, "__qualname__", type(function).__name__))
 
 
 def _note(error: BaseException, text: str) -> None:

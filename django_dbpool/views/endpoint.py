@@ -11,7 +11,7 @@ from django.contrib.auth.decorators import login_not_required
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 
-from ..transaction import reserved
+from ..transaction import deadline, reserved
 from . import parameters
 from .access import Denied, Viewer, viewer_of
 from .answers import answer, denied, not_allowed, problem
@@ -20,6 +20,9 @@ from .parameters import Parameter
 View = Callable[[HttpRequest], HttpResponse]
 
 SAFE = ("GET", "HEAD")
+
+PATIENCE = 8.0
+"""Seconds that the store and all servers have together. Each has less; but there may be many, and all be frozen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ def view_of(endpoint: Endpoint) -> View:
             return denied(refusal.status)
         except parameters.Invalid as invalid:
             return problem(400, "Some query parameters can't be used.", errors=dict(invalid.errors))
-        with reserved():
+        with reserved(), deadline(PATIENCE):
             found = endpoint.read(Asked(viewer, values, request))
         return found if isinstance(found, HttpResponse) else answer(found)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import time
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
@@ -119,6 +120,16 @@ def _advice(asked: Asked) -> dict[str, Any]:
     return {**_reading(fleet), "items": [each.to_json() for each in reports.advice(fleet)]}
 
 
+def _batches(asked: Asked) -> dict[str, Any]:
+    found = reports.batches(**asked.values)
+    return {"timestamp": time.time(), "remarks": list(found.remarks), **_paged(found.rows)}
+
+
+def _batch_failures(asked: Asked) -> dict[str, Any]:
+    found, why = reports.batch_failures(**asked.values)
+    return {"timestamp": time.time(), "remarks": [why] if why else [], **_paged(found)}
+
+
 def _metrics(asked: Asked) -> dict[str, Any] | HttpResponse:
     exported = metrics.for_prometheus(asked.request)
     if exported is not None:
@@ -213,6 +224,28 @@ ENDPOINTS = (
         reports.operations,
         flag("running", "Those that run; else those that have ended.", default=True),
         choice("kind", "Only such.", ["request", "task", "command", "operation", "thread"]),
+    ),
+    Endpoint(
+        "batches",
+        "batches",
+        "Runs of batches, the latest first",
+        {"timestamp": float, "remarks": tuple[str, ...], **PAGED, "items": tuple[reports.BatchRow, ...]},
+        _batches,
+        (
+            PAGE,
+            SEARCH,
+            ALIAS,
+            choice("state", "Only such. trouble: open, and dead, given up or failed.", reports.BATCH_STATES),
+        ),
+        "Each database that remembers runs is asked; remarks tell which could not be. Pages have 25 runs.",
+    ),
+    Endpoint(
+        "batches-failures",
+        "batches/failures",
+        "Items that one run of batches could not do, the latest first",
+        {"timestamp": float, "remarks": tuple[str, ...], **PAGED, "items": tuple[reports.BatchFailureRow, ...]},
+        _batch_failures,
+        (PAGE, SEARCH, text("name", "Of the run."), text("alias", "Its database.", "default")),
     ),
     _list(
         "statements-slow",

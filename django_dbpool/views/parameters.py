@@ -45,13 +45,13 @@ class Parameter:
         return {"name": self.name, "in": "query", "description": self.description, "schema": dict(self.schema)}
 
 
-def text(name: str, description: str) -> Parameter:
+def text(name: str, description: str, default: str = "") -> Parameter:
     def read(raw: str) -> str:
         if len(raw) > LONGEST:
             raise Wrong(f"is longer than {LONGEST} characters")
         return raw
 
-    return Parameter(name, description, {"type": "string", "maxLength": LONGEST, "default": ""}, read)
+    return Parameter(name, description, {"type": "string", "maxLength": LONGEST, "default": default}, read)
 
 
 def choice(name: str, description: str, values: Sequence[str], default: str = "") -> Parameter:

@@ -7,10 +7,12 @@ PAGES = {
     "processes": f"{ADMIN}processes/",
     "holders": f"{ADMIN}holders/",
     "operations": f"{ADMIN}operations/",
+    "batches": f"{ADMIN}batches/",
     "statements": f"{ADMIN}statements/",
     "alerts": f"{ADMIN}alerts/",
     "advice": f"{ADMIN}advice/",
 }
 
+BATCH = f"{ADMIN}batch/"
 POOLS = "/dbpool/pools"
 STATUS = "/dbpool/status"

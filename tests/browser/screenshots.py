@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.browser import chromium, png
-from tests.browser.addresses import PAGES, STATUS
+from tests.browser.addresses import BATCH, PAGES, STATUS
+from tests.browser.batches import plant
 from tests.browser.shop import OPERATOR, TOKEN, Person, Shop, load, shop
 
 FOLDER = Path(__file__).parents[2] / "docs" / "screenshots"
@@ -80,10 +81,15 @@ def take_all(shop: Shop, photographer: Photographer) -> None:
         photographer.take("healthy-overview", PAGES["overview"])
     with sick(shop):
         for name, path in PAGES.items():
-            photographer.take(name, path)
+            if name != "batches":
+                photographer.take(name, path)
         for name, action in (("confirm", "terminate"), ("stack", "stack")):
             photographer.take(name, PAGES["holders"], click=f"[data-action={action}] >> nth=0")
     shop.end_requests()
+    for name, path in (("batches", PAGES["batches"]), ("batch", f"{BATCH}?alias=default&name=newsletter+7")):
+        plant(shop)  # each time, as heartbeats grow old
+        photographer.take(name, path)
+    photographer.take("batch-confirm", PAGES["batches"], click="[data-action=cancel] >> nth=0")
     shop.server.stop("immediate")
     photographer.take("503", PAGES["overview"], status=503)
     photographer.take("status", STATUS, None, extra_http_headers={"Authorization": f"Bearer {TOKEN}"})

@@ -19,10 +19,11 @@ from django.test import Client, override_settings
 
 from django_dbpool import reports, transaction
 from django_dbpool.pool import probing
+from django_dbpool.views import endpoint
 from testproject.postgres import EmbeddedServer
 from tests.faults.conftest import MakeDatabase
 from tests.faults.helpers import PATIENCE, Database, Task
-from tests.fixtures.api import TOKEN, body, client_of, site
+from tests.fixtures.api import POOL, TOKEN, body, client_of, publish, site
 
 # Both, because readiness asks for every alias of the settings.
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
@@ -152,6 +153,25 @@ def test_while_the_database_is_away(
     finally:
         server.thaw() if how == "freeze" else server.start()
     assert ask(people["superuser"], "pools", PATIENCE).status_code == 200
+
+
+def test_many_servers_that_are_frozen(
+    make_database: MakeDatabase, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has three seconds, and all have them at the same time, as it were."""
+    server.start()
+    aliases = [make_database(server).alias for _ in range(5)]
+    pools = [{**POOL, "alias": alias} for alias in aliases]
+    with site(FLEET={"using": "default"}):
+        publish(pools=pools, holders=[])
+        server.freeze()
+        try:
+            monkeypatch.setattr(endpoint, "PATIENCE", 1.0)
+            found = body(ask(client_of("token"), "pools?servers=true"))
+        finally:
+            server.thaw()
+    assert all(any(repr(alias) in remark for remark in found["remarks"]) for alias in aliases)
+    assert {each["alias"] for each in found["databases"]} >= set(aliases), "what was published is told all the same"
 
 
 @pytest.mark.ci

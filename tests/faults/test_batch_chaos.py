@@ -51,7 +51,7 @@ def make_chaos(
     client = use_broker(Celery("client", set_as_current=False), broker.environment)
 
     def start() -> CeleryWorker:
-        return workers.start(APP, server=server)
+        return workers.start(APP, concurrency=4, server=server)
 
     yield lambda task: Chaos(
         server,
@@ -73,9 +73,19 @@ def test_twenty_kills(make_chaos: MakeChaos) -> None:
         print(chaos.figures)
 
 
+@pytest.mark.ci
+def test_kills_of_a_divided_run(make_chaos: MakeChaos) -> None:
+    chaos = make_chaos("count in parts")
+    try:
+        chaos.rounds(6, per_run=6)
+    finally:
+        print(chaos.figures)
+
+
 @pytest.mark.soak
-def test_a_hundred_kills(make_chaos: MakeChaos) -> None:
-    chaos = make_chaos("count")
+@pytest.mark.parametrize("task", ["count", "count in parts"])
+def test_a_hundred_kills(make_chaos: MakeChaos, task: str) -> None:
+    chaos = make_chaos(task)
     try:
         chaos.rounds(100, per_run=10)
     finally:

@@ -54,7 +54,8 @@ def opened_by_tasks(workers: Workers, broker: Broker, database: Server, **enviro
     shares = Counter(answer["process"] for answer in answers)
     backends = len({answer["backend"] for answer in answers})
     print(
-        f"{environment or 'dbpool'}: {len(answers)} tasks of {len(shares)} children in {took:.1f} s on {backends} backends, {opened} connections opened"
+        f"{environment or 'dbpool'}: {len(answers)} tasks of {len(shares)} children in {took:.1f} s "
+        f"on {backends} backends, {opened} connections opened"
     )
     assert len(answers) == CHILDREN * TASKS
     return opened, len(shares)
@@ -69,5 +70,5 @@ def test_one_connection_for_each_child(workers: Workers, broker: Broker, databas
 def test_the_pool_of_django_opens_one_for_each_task(workers: Workers, broker: Broker, database: Server) -> None:
     """Side by side: Celery closes that pool around each task (https://github.com/celery/celery/issues/10554)."""
     settings = "tests.fixtures.stock_celery_settings"
-    opened, children = opened_by_tasks(workers, broker, database, DJANGO_SETTINGS_MODULE=settings)
+    opened, _ = opened_by_tasks(workers, broker, database, DJANGO_SETTINGS_MODULE=settings)
     assert opened >= CHILDREN * TASKS

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from celery import Celery
 
-from django_dbpool.models import BatchRun
+from django_dbpool.models import BatchCheckpoint, BatchRun
 from testproject.processes import wait_until
 from tests.fixtures.batches import assert_once, fill
 from tests.fixtures.broker import Broker, running_broker, use_broker
@@ -109,7 +109,8 @@ def observer(observer: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[A
     observer.execute("CREATE TABLE naps (seconds float)")
     yield observer
     observer.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%FROM naps%' AND pid <> pg_backend_pid()"
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE query LIKE '%FROM naps%' AND pid <> pg_backend_pid()"
     )
     observer.execute("DROP TABLE naps")
 
@@ -150,5 +151,6 @@ def test_in_the_middle_of_a_batch(
 def resume_revoked() -> None:
     from django_dbpool.batch import resume
 
-    assert BatchRun.objects.get(name=RUN).state == "open"
+    assert wait_until(lambda: BatchCheckpoint.objects.get().reason == "revoked", PATIENCE)
+    assert BatchRun.objects.get().state == "open"
     resume(RUN)

@@ -100,7 +100,7 @@ def test_a_frozen_server_keeps_nobody_waiting(
         start = time.monotonic()
         for _ in range(100):
             mine.tick()
-        assert time.monotonic() - start < 2, "a snapshot is memory alone"
+        assert time.monotonic() - start < 20, "a snapshot is memory alone: else each would take half a second"
         assert mine.wait(PATIENCE), "and its thread gives up"
     finally:
         server.thaw()

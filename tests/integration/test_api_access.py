@@ -35,8 +35,8 @@ pytestmark = pytest.mark.django_db(databases=["default", "other"])
 
 PROBES = ("health-live", "health-ready")
 LISTS = (
-    "pools", "processes", "holders", "operations", "statements-slow", "statements-repeated", "alerts", "advice",
-    "metrics", "openapi",
+    "pools", "processes", "holders", "operations", "batches", "batches-failures", "statements-slow",
+    "statements-repeated", "alerts", "advice", "metrics", "openapi",
 )  # fmt: skip
 ALL = (*PROBES, *LISTS, "status")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")

@@ -21,8 +21,8 @@ from tests.fixtures.api import DOCUMENT, LET_IN, POOL, ROLES, body, client_of, h
 pytestmark = pytest.mark.django_db(databases=["default", "other"])
 
 LISTS = (
-    "pools", "processes", "holders", "operations", "statements/slow", "statements/repeated", "alerts", "advice",
-    "metrics", "openapi.json",
+    "pools", "processes", "holders", "operations", "batches", "batches/failures", "statements/slow",
+    "statements/repeated", "alerts", "advice", "metrics", "openapi.json",
 )  # fmt: skip
 PROBES = ("health/live", "health/ready")
 
@@ -188,6 +188,8 @@ def test_a_list_is_one_query_however_long(get: Callable[..., Any]) -> None:
     for number in range(20):
         publish(f"{number:016}", host=f"web-{number}")
     for path in LISTS[:-1]:
+        if path.startswith("batches"):
+            continue  # databases are asked for these
         with CaptureQueriesContext(connections["default"]) as queries:
             assert get(path).status_code == 200
         asked = [each["sql"] for each in queries if not each["sql"].startswith(("SAVEPOINT", "RELEASE"))]

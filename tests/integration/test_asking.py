@@ -75,7 +75,8 @@ def test_others_are_told(make_pool: Callable[..., str]) -> None:
 
 
 def test_nobody_is_asked_where_nobody_wants_to_know() -> None:
-    with override_settings(DBPOOL={"ALERTS": {"server_connections": None, "strangers": None}}):
+    nothing = dict.fromkeys(("server_connections", "strangers", "batch_stuck", "batch_failures"))
+    with override_settings(DBPOOL={"ALERTS": nothing}):
         asking.begin()
     assert counts.JOB not in reporter._jobs
 

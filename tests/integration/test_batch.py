@@ -416,7 +416,7 @@ def test_async_cancelled_in_a_batch() -> None:
     asyncio.run(main())
     assert Log.objects.count() == 10
     row = BatchCheckpoint.objects.get()
-    assert (row.token, row.reason) == ("", "failed: CancelledError")
+    assert (row.token, row.reason) == ("", "stopped")
     run_batches(Item.objects.all(), count_up, checkpoint="cancelled")
     assert_once(30)
 

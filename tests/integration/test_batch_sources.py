@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
-from django.db.models import Count, F, Q
+from django.db.models import Count, F, Q, QuerySet
 from django.db.models.functions import Lower
 from django.test.utils import CaptureQueriesContext, override_settings
 
@@ -163,3 +163,48 @@ def test_the_handler_sees_rows_of_now() -> None:
 
     run_batches(Item.objects.all(), handler, size=1)
     assert seen == [0, 1, 2, 3]
+
+
+def test_the_read_is_compiled_once_a_run() -> None:
+    """Also what the queryset brings along, and with rows that were changed meanwhile."""
+    compiled: list[str] = []
+
+    class Counting(Lower):
+        def as_sql(self, *args: Any, **kwargs: Any) -> Any:
+            compiled.append("once")
+            return super().as_sql(*args, **kwargs)
+
+    fill(40)
+    source = Item.objects.annotate(lower=Counting("name"))
+    seen: list[str] = []
+    run_batches(source, lambda items: seen.extend(item.lower for item in items), size=2)
+    assert seen == list(Item.objects.order_by("pk").values_list("name", flat=True))
+    assert len(compiled) <= 5  # the end, the number, the first batch, all the others
+
+
+def test_querysets_that_are_evaluated_in_another_way() -> None:
+    evaluated: list[int] = []
+
+    class Own(QuerySet[Item]):
+        def _fetch_all(self) -> None:
+            evaluated.append(1)
+            super()._fetch_all()  # type: ignore[misc]
+
+    fill(10)
+    run_batches(Own(Item), count_up, size=2)
+    assert len(evaluated) >= 5
+    assert_once(10)
+
+
+def test_related_objects_come_along() -> None:
+    items = Item.objects.bulk_create(Item(name=str(n)) for n in range(6))
+    Seat.objects.bulk_create(Seat(item=item, number=n) for item in items for n in range(2))
+    found: list[tuple[str, int]] = []
+
+    def handler(seats: list[Any]) -> None:
+        with CaptureQueriesContext(connection) as queries:
+            found.extend((seat.item.name, len(seat.item.seats.all())) for seat in seats)
+        assert not queries.captured_queries
+
+    run_batches(Seat.objects.select_related("item").prefetch_related("item__seats"), handler, size=5)
+    assert found == [(str(n // 2), 2) for n in range(12)]

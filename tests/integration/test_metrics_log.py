@@ -28,7 +28,7 @@ def test_settings_are_all_it_takes(
     make_alias: MakeAlias, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics_log, "SHORTEST", 0.0)
-    alias = make_alias(POOL={"max_size": 3})
+    alias = make_alias(POOL={"min_size": 0, "max_size": 3})
     caplog.set_level(logging.INFO, "django_dbpool.metrics")
 
     def told() -> dict[str, int]:

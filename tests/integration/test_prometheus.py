@@ -45,7 +45,7 @@ def numbers(metrics: Any, alias: str) -> dict[str, float]:
 
 
 def test_what_a_pool_does(registry: CollectorRegistry, make_alias: MakeAlias) -> None:
-    alias = make_alias(POOL={"max_size": 1, "reserve_size": 0, "timeout": 0.05, "retry": False, "breaker": False})
+    alias = make_alias(POOL={"max_size": 1, "reserve_size": 0, "timeout": 1, "retry": False, "breaker": False})
     assert numbers(registry.collect(), alias) == {}
     for _ in range(3):
         execute(alias, "SELECT 1")
@@ -70,7 +70,8 @@ def test_what_a_pool_does(registry: CollectorRegistry, make_alias: MakeAlias) ->
 
 
 def test_server_that_is_away(registry: CollectorRegistry, make_alias: MakeAlias) -> None:
-    alias = make_alias(PORT=free_port(), POOL={"max_size": 1, "retry": {"attempts": 3, "max_delay": 0.01}})
+    pool = {"min_size": 0, "max_size": 1, "retry": {"attempts": 3, "max_delay": 0.01}}
+    alias = make_alias(PORT=free_port(), POOL=pool)
     with pytest.raises(DatabaseUnavailable):
         execute(alias, "SELECT 1")
     found = numbers(registry.collect(), alias)

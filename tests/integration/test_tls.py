@@ -34,7 +34,7 @@ ALL = {
 
 def test_every_setting_arrives(make_alias: MakeAlias) -> None:
     """libpq reports what it was given: no server with certificates is needed for that."""
-    alias = make_alias(OPTIONS=ALL)
+    alias = make_alias(OPTIONS=ALL, POOL={"min_size": 0})
     execute(alias, "SELECT 1")
     (entry,) = connections[alias].pool.entries
     given = {option.keyword.decode(): option.val for option in entry.pgconn.info}
@@ -58,7 +58,7 @@ def test_the_server_without_tls_is_refused_by_a_mode_that_wants_it(make_alias: M
 )
 def test_what_no_attempt_changes_is_not_tried_again(make_alias: MakeAlias, options: dict[str, str]) -> None:
     """Else each caller would wait for the whole of POOL["retry"]["total"]."""
-    alias = make_alias(OPTIONS=options, POOL={"retry": {"attempts": 5, "base_delay": 0.01}})
+    alias = make_alias(OPTIONS=options, POOL={"min_size": 0, "retry": {"attempts": 5, "base_delay": 0.01}})
     with pytest.raises(DatabaseUnavailable):
         execute(alias, "SELECT 1")
     assert connections[alias].pool.get_stats()["connections_num"] == 1

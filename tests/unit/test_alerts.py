@@ -28,6 +28,7 @@ FACTS: dict[str, Any] = {
     "limit": 60.0,
     "oldest": 75.0,
     "reasons": "SET",
+    "names": "import",
     "used": 95,
     "held": 5.0,
     "usual": 0.5,

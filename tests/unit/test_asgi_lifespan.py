@@ -12,8 +12,10 @@ import django_dbpool
 from django_dbpool.asgi import lifespan
 from django_dbpool.errors import ShuttingDown
 from django_dbpool.pool import stopping
+from testproject.processes import wait_until
 from tests.fixtures.aliases import MakeAlias
 from tests.fixtures.pools import backend, size
+from tests.fixtures.workers import PATIENCE
 
 STARTUP, SHUTDOWN = {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}
 
@@ -29,12 +31,12 @@ async def inner(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "served", "scope": scope})
 
 
-async def converse(*messages: dict[str, str], application: Any = None) -> list[str]:
-    """The types of the answers to these messages."""
+async def converse(*messages: dict[str, str], application: Any = None, answers: list[str] | None = None) -> list[str]:
+    """The types of the answers to these messages, which are also put into the list that is given."""
     queue: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     for message in messages:
         queue.put_nowait(message)
-    answers: list[str] = []
+    answers = [] if answers is None else answers
 
     async def send(message: dict[str, Any]) -> None:
         answers.append(message["type"])
@@ -61,15 +63,16 @@ def test_everything_else_is_passed_on() -> None:
 def test_start_and_end(make_alias: MakeAlias) -> None:
     """Warm when the server is told that it may begin; shut down before it is told that it may go."""
     alias = make_alias(POOL={"min_size": 2, "max_size": 3, "warm": True})
-    sizes: list[int] = []
 
     async def start_only() -> None:
-        with pytest.raises(TimeoutError):  # it waits for the end
-            await asyncio.wait_for(converse(STARTUP), 2)
-        sizes.append(size(alias))
+        answers: list[str] = []
+        running = asyncio.create_task(converse(STARTUP, answers=answers))
+        assert await asyncio.to_thread(wait_until, lambda: bool(answers), PATIENCE)
+        assert (answers, size(alias)) == (["lifespan.startup.complete"], 2)
+        assert not running.done(), "it waits for the end"
+        running.cancel()
 
     asyncio.run(start_only())
-    assert sizes == [2]
     assert asyncio.run(converse(STARTUP, SHUTDOWN)) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     with pytest.raises(ShuttingDown):
         backend(alias)

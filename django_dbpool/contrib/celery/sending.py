@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import uuid
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, _state
+from django.db import transaction
 from kombu.utils.json import dumps, loads
 
 if TYPE_CHECKING:
@@ -17,6 +20,9 @@ logger = logging.getLogger("django_dbpool.batch")
 
 HEADER = "dbpool"
 """Of a message: which part of a run it is about, and what a task tells its next go."""
+
+RENEWED = "task_ids"
+"""Of a run's arguments: ids of the tasks of its parts that were resumed."""
 
 _NOT_KEPT = ("countdown", "eta", "expires", "headers", "retries")
 """Options of a message that say nothing of one that is sent much later."""
@@ -32,6 +38,28 @@ def headers_of(task: Any) -> dict[str, Any]:
 def part_id(run: str, part: int) -> str:
     """The id of the task that does a part: the same for whoever asks, so that nobody has to keep it."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"django_dbpool/{run}/{part}"))
+
+
+def message_id(arguments: Mapping[str, Any], run: str, part: int, parts: int) -> str:
+    """The id of the task that does a run, or a part of it, as the run's row has it now; empty if it has none."""
+    if (renewed := arguments.get(RENEWED, {}).get(str(part))) is not None:
+        return str(renewed)
+    return part_id(run, part) if parts > 1 else str((arguments.get("options") or {}).get("task_id") or "")
+
+
+def _renewed(start: Start) -> Start:
+    """
+    With a message of another id, now and when it is sent again: workers throw away what has an id that they were told
+    to revoke.
+    """
+    from ...models import BatchRun
+
+    with transaction.atomic(using=start.using):
+        rows = BatchRun.objects.using(start.using).filter(name=start.name)
+        found = rows.select_for_update(no_key=True).values_list("arguments", flat=True).first() or start.arguments
+        arguments = {**found, RENEWED: {**found.get(RENEWED, {}), str(start.part): str(uuid.uuid4())}}
+        rows.update(arguments=arguments)
+    return replace(start, arguments=arguments)
 
 
 def origin_of(task: Any) -> Origin | None:
@@ -64,11 +92,13 @@ def send(start: Start) -> None:
         LookupError: this process has no Celery application.
         Exception: the broker's.
     """
+    if start.resumed:
+        start = _renewed(start)
     arguments = loads(json.dumps(dict(start.arguments)))  # type: ignore[no-untyped-call]
     options = dict(arguments.get("options") or {})
     kwargs = {**(arguments.get("kwargs") or {}), "run": start.name}
-    if start.parts > 1:
-        options["task_id"] = part_id(start.name, start.part)
+    if message := message_id(start.arguments, start.name, start.part, start.parts):
+        options["task_id"] = message
     options |= {"headers": {HEADER: {"part": start.part, "parts": start.parts}}, "retry_policy": _LONGEST_WAIT}
     app = _app_with(start.task)
     if start.task in app.tasks:

@@ -16,7 +16,7 @@ from ...batch.source import alias_of
 from ...models import BatchCheckpoint, BatchRun
 from ...transaction import session
 from ...transaction.attempt import is_pooled
-from .sending import part_id
+from .sending import message_id
 
 NOTICE = 0.5
 """Seconds between two looks of the server whether the client of a statement is still there."""
@@ -67,7 +67,7 @@ def sender_of(run: str, using: str, part: int | None) -> str | None:
     found = BatchRun.objects.using(using).filter(name=run).exclude(task="").first()
     if found is None:
         return None
-    return part_id(run, part or 0) if found.parts > 1 else str(found.arguments.get("options", {}).get("task_id", ""))
+    return message_id(found.arguments, run, part or 0, found.parts)
 
 
 @contextmanager

@@ -151,6 +151,24 @@ _ALL = (
         after=60.0,
     ),
     Rule(
+        "batch_stuck",
+        "number",
+        "Runs of batches, or parts of them, that nobody gets on with: {value} ({names}).",
+        "`manage.py dbpool batches --state trouble` says whether the runner is dead or has failed; the log of who had "
+        "it says why. `manage.py dbpool batches resume NAME` sends a run's task again.",
+        warning=0.5,
+        after=60.0,
+    ),
+    Rule(
+        "batch_failures",
+        "number",
+        "Items that runs of batches could not do within the last hour: {value} ({names}).",
+        "`manage.py dbpool batches failures NAME` has each with its error and line of code. Mend the cause, then do "
+        "these items again: the run won't.",
+        warning=0.5,
+        after=0.0,
+    ),
+    Rule(
         "route_load",
         "times",
         "{subject} holds {value} as many connections as usual: {held:.1f} on average, usually {usual:.2f}.",
