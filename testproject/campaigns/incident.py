@@ -126,8 +126,12 @@ def database(
 
 
 def for_process(env: dict[str, str], process: str, pool: dict[str, Any]) -> dict[str, str]:
-    ours = env["DBPOOL_ENGINE"] == "dbpool"
-    return {**env, "DBPOOL_CAMPAIGNS_PROCESS": process, "DBPOOL_DEMO_POOL": json.dumps(pool if ours else {})}
+    return {
+        **env,
+        "DBPOOL_CAMPAIGNS_PROCESS": process,
+        "DBPOOL_DEMO_POOL": json.dumps(pool if env["DBPOOL_ENGINE"] == "dbpool" else {}),
+        "TMPDIR": env[FOLDER],  # Celery leaves a directory behind when it is killed
+    }
 
 
 class _Run:
