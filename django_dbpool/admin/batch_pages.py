@@ -19,6 +19,23 @@ STATES = {
     "done": _("done"),
     "cancelled": _("cancelled"),
 }
+HINTS = {
+    "dead": _(
+        "Nothing was heard of its runner for so long that it counts as dead. A worker that looks for such runs sends "
+        "it again by itself; Resume does so now."
+    ),
+    "given up": _(
+        "It was sent again several times, and not one batch was done: perhaps it kills whoever works on it. Look at "
+        "the log of the runner that is named below, then resume it."
+    ),
+    "failed": _("An error has ended its last runner. Mend what it failed of, then resume it: it goes on there."),
+    "waiting": _("Its task was sent, and no worker has begun it yet."),
+    "pausing": _("It stops when the batch at hand is done."),
+    "cancelling": _("It ends when the batch at hand is done."),
+}
+"""What to know, or do, by its condition."""
+OF_ANY_CODE = ("failed", "pausing", "cancelling")
+"""Conditions whose hint is right also where no task does the run."""
 
 
 def batches_context(request: HttpRequest, fleet: object) -> dict[str, Any]:
@@ -42,6 +59,7 @@ def batch_context(request: HttpRequest, fleet: object) -> dict[str, Any]:
     return {
         "run": run,
         "title": run.title if run is not None else _("Batch run"),
+        "hint": HINTS.get(run.condition) if run is not None and (run.task or run.condition in OF_ANY_CODE) else None,
         "q": text(request, "q"),
         "failed": paged(request, failures),
         "remarks": tuple(dict.fromkeys(filter(None, (why, reason)))),

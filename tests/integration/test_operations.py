@@ -189,20 +189,24 @@ def test_request(single: str, worker: Worker, request_of: Callable[[str], dict[s
 
 def test_task(single: str, worker: Worker) -> None:
     """Of Celery, registered by its signals."""
-    celery = pytest.importorskip("django_dbpool.contrib.celery")
+    pytest.importorskip("celery")
+    from celery.app.task import Context
+
+    from django_dbpool.contrib.celery import wiring
+
     step = Step()
 
     class Task:
-        request = celery.Context(id="1f0c", task="shop.tasks.send")
+        request = Context(id="1f0c", task="shop.tasks.send")
 
     def run() -> None:
-        celery._begin(task=Task)
+        wiring._begin(task=Task)
         try:
             with transaction.atomic(using=single), track_operation("part"):
                 backend(single)
                 step.wait()
         finally:
-            celery._end(task=Task)
+            wiring._end(task=Task)
 
     task = worker.start(run)
     step.reached()
