@@ -62,8 +62,10 @@ def control(verb: str, name: str, using: str, *, actor: str, note: Callable[[], 
         outcome, text = GONE, str(error)
     except BatchRunEnded as error:
         outcome, text = OVER, str(error)
-    except (DatabaseError, ImproperlyConfigured) as error:
+    except DatabaseError as error:
         outcome, text = UNREACHABLE, first_line(error)
+    except ImproperlyConfigured as error:  # there are no tables: nothing can have been done
+        outcome, text = FAILED, first_line(error)
     except Exception as error:
         logger.exception("%s of batch run %r failed", verb, name)
         outcome, text = FAILED, f"{type(error).__name__}; see the log."

@@ -298,6 +298,8 @@ def batch_of(key: str) -> tuple[str, str]:
         raise ValueError(key) from error
     if not (isinstance(found, list) and len(found) == 2 and all(isinstance(each, str) for each in found)):
         raise ValueError(key)
+    for each in found:
+        each.encode()  # JSON may have half surrogates, which no database takes: a ValueError
     return found[0], found[1]
 
 

@@ -133,7 +133,7 @@ def test_holders_are_looked_at_once_a_second_however_many_are_refused(make_datab
 
 @pytest.mark.parametrize("mode", ["transaction", "session"])
 def test_reserved_work_runs_though_every_connection_is_taken(make_database: MakeDatabase, mode: str) -> None:
-    database = make_database(max_size=2, timeout=0.05, mode=mode)
+    database = make_database(max_size=2, timeout=0.3, mode=mode)
     with database.holding(2):
         with pytest.raises(PoolExhausted):
             database.backend()
@@ -151,7 +151,7 @@ def test_reserved_work_runs_though_every_connection_is_taken(make_database: Make
 
 
 def test_the_holder_of_a_reserved_connection_is_named_as_such(make_database: MakeDatabase) -> None:
-    database = make_database(max_size=1, timeout=0.05)
+    database = make_database(max_size=1, timeout=0.3)
     with database.holding(), admission.reserved(), transaction.atomic(using=database.alias):
         database.backend()
         with pytest.raises(PoolExhausted) as caught:
@@ -297,7 +297,7 @@ def test_a_full_server_that_has_only_our_reserve_is_not_waited_for(
 
 def test_the_mark_goes_where_the_context_goes(make_database: MakeDatabase) -> None:
     """As a decorator of both kinds of functions, through sync_to_async, and not beyond its block."""
-    database = make_database(max_size=1, timeout=0.05)
+    database = make_database(max_size=1, timeout=0.3)
 
     @admission.reserved()
     def plainly() -> int:
@@ -331,7 +331,7 @@ def test_a_generator_cant_be_decorated() -> None:
 
 def test_a_block_in_a_generator_ends_with_the_generator(make_database: MakeDatabase) -> None:
     """In whatever order blocks are left, none of them outlives its end."""
-    database = make_database(max_size=1, timeout=0.05)
+    database = make_database(max_size=1, timeout=0.3)
 
     def rows() -> Iterator[int]:
         with admission.reserved():
@@ -491,7 +491,7 @@ def test_a_holder_that_waits_for_its_own_group_is_told_so(make_database: MakeDat
 
 
 def test_reserved_work_has_no_group(make_database: MakeDatabase) -> None:
-    database = make_database(max_size=4, timeout=0.05, groups={"limits": {"batch": 1}})
+    database = make_database(max_size=4, timeout=0.3, groups={"limits": {"batch": 1}})
     with group_in_use(database, "batch", 1), admission.group("batch"):
         with admission.reserved():
             assert database.backend()

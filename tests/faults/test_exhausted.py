@@ -99,7 +99,7 @@ def test_names_every_holder(make_database: MakeDatabase, mode: str) -> None:
 
 def test_pinned_holder_says_why(make_database: MakeDatabase) -> None:
     """The reason of the pin is part of the holder's line."""
-    database = make_database(max_size=1, timeout=0.05)
+    database = make_database(max_size=1, timeout=0.3)
     database.fetch("SELECT pg_advisory_lock(17)")
     error = Task(exhausted, database).result()
     (holder,) = error.holders

@@ -119,7 +119,7 @@ def of(database: Database) -> Any:
 def test_names_units_and_kinds(make_database: MakeDatabase, reader: InMemoryMetricReader, provider: Any) -> None:
     """Those of the semantic conventions, with the numbers of the pool."""
     install(provider)
-    database = make_database(max_size=3, min_size=1, timeout=0.05)
+    database = make_database(max_size=3, min_size=1, timeout=0.3)
     with database.holding(2):
         lease(database, 2)
         found = collect(reader)
@@ -149,7 +149,7 @@ def test_names_units_and_kinds(make_database: MakeDatabase, reader: InMemoryMetr
 
 def test_failures_are_counted_by_name(make_database: MakeDatabase, reader: InMemoryMetricReader, provider: Any) -> None:
     install(provider)
-    database = make_database(max_size=1, timeout=0.02)
+    database = make_database(max_size=1, timeout=0.3)
     with database.holding():
         for _ in range(3):
             with pytest.raises(OperationalError):

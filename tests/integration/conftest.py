@@ -93,7 +93,7 @@ def failing_alias(
     def make(failure: str, **entry: Any) -> str:
         observer.execute(failing.RAISE)
         pool: dict[str, Any] = {
-            "timeout": 0.05 if failure == "exhausted" else 5,
+            "timeout": 0.2 if failure == "exhausted" else 5,
             "retry": False,
             "breaker": failure == "open",
         }

@@ -109,7 +109,7 @@ def test_waiters(make_pool: MakePool, make_worker: Callable[[], Worker], watch: 
 
 
 def test_timeouts(make_pool: MakePool, worker: Worker, watch: Service) -> None:
-    alias = make_pool(size=1, POOL={"timeout": 0.05})
+    alias = make_pool(size=1, POOL={"timeout": 0.3})
     worker(hold, alias)
     with pytest.raises(PoolExhausted):
         execute(alias, "SELECT 1")

@@ -147,7 +147,8 @@ def test_one_run_with_parts_and_failed_items(operator: Client) -> None:
 
 
 def test_run_that_is_not_there(operator: Client) -> None:
-    for query in ({}, {"name": "job"}, {"name": "job", "alias": "nowhere"}, {"name": "a\0b" * 300, "alias": "default"}):
+    odd = ({"name": "a\0b" * 300, "alias": "default"}, {"run": r'["default", "\ud800"]'})
+    for query in ({}, {"name": "job"}, {"name": "job", "alias": "nowhere"}, *odd):
         page = get(operator, "batch", 404, **query)
         assert "There is no such run" in page.text
 
@@ -228,6 +229,8 @@ def test_database_without_tables(operator: Client, make_pool: Callable[..., str]
     bare = make_pool(NAME="postgres")
     assert "migrate" not in get(operator).text, "others have them"
     assert f"manage.py migrate django_dbpool --database={bare}" in get(operator, alias=bare).text
+    acted = acting_batches.control("pause", "job", bare, actor="test")
+    assert (acted.outcome, "has no tables" in acted.text) == ("failed", True), "it is known that nothing was done"
 
 
 # -- what is done ---------------------------------------------------------------------------------------------------
@@ -300,8 +303,16 @@ def test_log_comes_before_the_act_and_names_the_actor(
 
 @pytest.mark.parametrize(
     "data",
-    [{}, {"pause": JOB, "cancel": JOB}, {"pause": "job"}, {"pause": "[1, 2]"}, {"dance": JOB}, {"pause": "[" * 9000}],
-    ids=["nothing", "two", "no key", "numbers", "no verb", "deep"],
+    [
+        {},
+        {"pause": JOB, "cancel": JOB},
+        {"pause": "job"},
+        {"pause": "[1, 2]"},
+        {"dance": JOB},
+        {"pause": "[" * 9000},
+        {"pause": r'["default", "\ud800"]'},
+    ],
+    ids=["nothing", "two", "no key", "numbers", "no verb", "deep", "half a character"],
 )
 def test_what_is_no_action(data: dict[str, str], operator: Client) -> None:
     answer = operator.post(url("batch_action"), {**data, "confirmed": "yes"})

@@ -42,7 +42,7 @@ def names(alias: str) -> list[str]:
 
 @pytest.fixture
 def busy(make_pool: MakePool, worker: Worker) -> str:
-    alias = make_pool(POOL={"timeout": 0.05})
+    alias = make_pool(POOL={"timeout": 0.3})
     worker(hold, alias)
     return alias
 
@@ -360,7 +360,7 @@ def test_errors_that_come_after_a_fallback_are_left_alone(site: None, busy: str,
 
 
 def test_view_with_atomic_requests(site: None, make_pool: MakePool, worker: Worker) -> None:
-    alias = make_pool(ATOMIC_REQUESTS=True, POOL={"timeout": 0.05})
+    alias = make_pool(ATOMIC_REQUESTS=True, POOL={"timeout": 0.3})
     worker(hold, alias)
     assert get("/items/", Client, alias=alias)["Degraded"] == "busy"
 

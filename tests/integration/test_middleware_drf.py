@@ -80,7 +80,7 @@ def site() -> Iterator[None]:
 @pytest.mark.parametrize("debug", [False, True])
 @pytest.mark.parametrize("place", ["authentication", "permission", "serializer", "view"])
 def test_problem(make_pool: Callable[..., str], worker: Worker, place: str, debug: bool, atomic: bool) -> None:
-    alias = make_pool(POOL={"timeout": 0.05}, ATOMIC_REQUESTS=atomic)
+    alias = make_pool(POOL={"timeout": 0.3}, ATOMIC_REQUESTS=atomic)
     worker(hold, alias)
     client = Client(raise_request_exception=False, headers={"Accept": "application/json"})
     query = {"place": place, "failure": "exhausted", "alias": alias}

@@ -392,7 +392,7 @@ def test_commit_whose_outcome_is_unknown(atomic: str, observer: Observer) -> Non
 
 
 def test_exhausted_pool(make_pool: MakePool, worker: Worker) -> None:
-    site.alias = make_pool(POOL={"timeout": 0.05})
+    site.alias = make_pool(POOL={"timeout": 0.3})
     worker(hold, site.alias)
     site.act = read
     refused()
