@@ -271,6 +271,9 @@ class Probe:
     # -- the thread ---------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        with self._changed:
+            if self._thread is not threading.current_thread():
+                return  # it was given up while it started, and another has the connection by now
         flight = None
         try:
             while True:

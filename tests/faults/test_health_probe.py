@@ -179,6 +179,28 @@ def test_an_interrupt_while_the_thread_starts(make_probe: MakeProbe, monkeypatch
     assert probe.wait(PATIENCE, fresh=True).ok
 
 
+def test_a_thread_that_starts_after_all(make_probe: MakeProbe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt was raised before it could say that it runs. Two would use one connection at the same time."""
+    probe = make_probe()
+    started: list[threading.Thread] = []
+
+    def interrupt(thread: threading.Thread) -> None:
+        started.append(thread)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            probe.wait(PATIENCE)
+    assert probe.wait(PATIENCE, fresh=True).ok
+    (late,) = started
+    late.start()
+    late.join(PATIENCE)
+    assert not late.is_alive()
+    assert probe.wait(PATIENCE, fresh=True).ok
+    assert len(threads()) == 1
+
+
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt], ids=lambda kind: kind.__name__)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_dies(make_probe: MakeProbe, connecting: Connecting, error: type[BaseException]) -> None:
