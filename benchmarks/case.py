@@ -21,7 +21,7 @@ class Plan:
     throughput_seconds: float = 2.0
     footprint_rounds: int = 7
     batch_rounds: int = 15
-    batch_rows: int = 10_000
+    batch_rows: int = 25_000
     batch_rows_for_memory: int = 1_000_000
     page_rounds: int = 7
     page_seconds: float = 5.0

@@ -128,7 +128,7 @@ def run_once(engine: Engine, each: Callable[[int], None], size: int = SIZE) -> f
 
 
 def throughput(plan: Plan, name: str = "batches", size: int = SIZE) -> Result:
-    rows = plan.batch_rows * size // SIZE
+    rows = plan.batch_rows if size == SIZE else 4 * plan.batch_rows
     with table(rows):
         for engine in LOOPS:
             run_once(engine, lambda done: None, size)  # connections and caches

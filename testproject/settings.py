@@ -55,7 +55,8 @@ DATABASES = {"default": database_from(os.environ)}
 # The incidents count every connection, so they publish nothing; the site of the demo does, for its dashboard.
 DBPOOL: dict[str, object] = {
     "FLEET": {"interval": 2} if os.environ.get("DBPOOL_DEMO_FLEET") == "1" else None,
-    "ALERTS": {"server_connections": None, "strangers": None},  # they ask the server, on a connection of their own
+    # They ask the server, on a connection of their own.
+    "ALERTS": dict.fromkeys(("server_connections", "strangers", "batch_stuck", "batch_failures")),
     # Demo and incidents leave nothing behind, also where they are killed; a socket's directory would stay.
     "SOCKET": os.environ.get("DBPOOL_DEMO_SOCKET") != "0",
     # A project of your own has only the digests, not the tokens.

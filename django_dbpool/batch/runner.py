@@ -23,6 +23,7 @@ from .failing import Failing
 from .holding import refuse_held
 from .keys import Keys
 from .progress import BatchProgress, BatchResult, Reason
+from .working import NotWanted
 
 logger = logging.getLogger("django_dbpool.batch")
 
@@ -113,6 +114,9 @@ class Runner(Failing):
                 self.repeated.call(self._transaction)
             except ShuttingDown:
                 self.stop = "shutdown"
+                return 0.0
+            except NotWanted as told:
+                self.place.wanted = told.wanted
                 return 0.0
             except Exception as error:  # noqa: BLE001  # raised again by whatever can't do better
                 return self._failed(error)

@@ -23,6 +23,20 @@ from .progress import KEPT_FAILURES, FailedItem, Reason
 from .reading import Reader
 
 
+class NotWanted(Exception):
+    """
+    The run was paused or cancelled while the batch before was at work: this one is rolled back before its handler is
+    called.
+
+    Args:
+        wanted: of the run.
+    """
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__(wanted)
+        self.wanted = wanted
+
+
 class Working:
     """
     Args:
@@ -112,6 +126,8 @@ class Working:
             self._only_item = items[0]
         if self._book is not None:
             self._ahead = self._book.advance(self.place, self._keys[-1], done=len(items))
+            if self._ahead[1] != BatchRun.Wanted.RUN:
+                raise NotWanted(self._ahead[1])
         mark = current_batch.set(Batch(self.plan.name, self.plan.key))
         try:
             self.plan.handler(items)

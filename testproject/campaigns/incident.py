@@ -95,7 +95,7 @@ def _measure(engine: str, without: Sequence[str], interrupts: Interrupts, say: S
         with interrupts.held():
             server = stack.enter_context(Server.embedded(SERVER))
         where = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="campaigns-")))
-        own, env = database(server, engine, where)
+        own, env = database(server, engine, where, interrupts)
         env[WITHOUT] = ",".join(without)
         manage(env, "seed_campaigns", f"--campaigns={CAMPAIGNS}", f"--recipients={RECIPIENTS}", interrupts=interrupts)
         manage(env, "seed_audio", f"--shelves={SHELVES}", f"--recordings={RECORDINGS}", interrupts=interrupts)
@@ -106,7 +106,9 @@ def _measure(engine: str, without: Sequence[str], interrupts: Interrupts, say: S
         return _Run(engine, server, own, site, where, queue, naive, say).all(env, interrupts)
 
 
-def database(server: EmbeddedServer, engine: str, where: Path) -> tuple[Server, dict[str, str]]:
+def database(
+    server: EmbeddedServer, engine: str, where: Path, interrupts: Interrupts | None = None
+) -> tuple[Server, dict[str, str]]:
     """
     A database with the tables, as a superuser sees it, and the environment of processes that use it and the folder.
     """
@@ -119,13 +121,17 @@ def database(server: EmbeddedServer, engine: str, where: Path) -> tuple[Server, 
         Server(server.host, server.port, NAME, NAME), engine, DJANGO_SETTINGS_MODULE="testproject.campaigns.settings"
     )
     env[FOLDER] = str(where)
-    manage(env, "migrate", "--verbosity", "0")
+    manage(env, "migrate", "--verbosity", "0", interrupts=interrupts)
     return Server(server.host, server.port, server.user, NAME), env
 
 
 def for_process(env: dict[str, str], process: str, pool: dict[str, Any]) -> dict[str, str]:
-    ours = env["DBPOOL_ENGINE"] == "dbpool"
-    return {**env, "DBPOOL_CAMPAIGNS_PROCESS": process, "DBPOOL_DEMO_POOL": json.dumps(pool if ours else {})}
+    return {
+        **env,
+        "DBPOOL_CAMPAIGNS_PROCESS": process,
+        "DBPOOL_DEMO_POOL": json.dumps(pool if env["DBPOOL_ENGINE"] == "dbpool" else {}),
+        "TMPDIR": env[FOLDER],  # Celery leaves a directory behind when it is killed
+    }
 
 
 class _Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -51,6 +52,18 @@ def test_another_worker_goes_on_before_the_broker_knows(
     assert_once(ROWS)
     (part,) = batch.status("killed").ranges
     assert (part.reason, broker.unacknowledged()) == ("done", 1)
+
+
+def test_by_a_schedule_where_workers_do_not_look_themselves(tasks: Any, workers: Workers, tmp_path: Path) -> None:
+    fill(ROWS)
+    quiet = {stopping_tasks.BEAT: "1"}
+    first = workers.start(APP, environment=quiet)
+    result = tasks["count_up_soon"].delay(nap=0.5)
+    assert wait_until(lambda: Item.objects.filter(n=1).count() >= 10, PATIENCE)
+    first.remove()
+    workers.start(APP, environment=quiet, options=["-B", "-s", str(tmp_path / "schedule")])
+    assert result.get(timeout=PATIENCE)["resumed"]
+    assert_once(ROWS)
 
 
 def test_fan_out(tasks: Any, workers: Workers) -> None:

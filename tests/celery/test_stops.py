@@ -6,7 +6,7 @@ the run goes on where that is right.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -20,7 +20,7 @@ from tests.app.models import Item, Word
 from tests.fixtures.batches import assert_once, fill
 from tests.fixtures.broker import Broker
 from tests.fixtures.celery_workers import PATIENCE, CeleryWorker, Workers
-from tests.fixtures.stopping_tasks import HANG
+from tests.fixtures.stopping_tasks import HANG, SOFT_SHUTDOWN
 
 pytestmark = [pytest.mark.ci, pytest.mark.django_db(transaction=True)]
 
@@ -41,7 +41,7 @@ def checkpoint() -> BatchCheckpoint:
 
 
 @pytest.fixture
-def hung(workers: Workers, client: Celery, observer: psycopg.Connection[Any]) -> Callable[..., Any]:
+def hung(workers: Workers, client: Celery, observer: psycopg.Connection[Any]) -> Iterator[Callable[..., Any]]:
     """Start a worker with a task whose fifth batch sleeps on the server."""
 
     def hang(task: str = "count_up", **options: Any) -> tuple[CeleryWorker, AsyncResult[Any]]:
@@ -52,7 +52,9 @@ def hung(workers: Workers, client: Celery, observer: psycopg.Connection[Any]) ->
         assert wait_until(lambda: hanging(worker, observer), PATIENCE)
         return worker, result
 
-    return hang
+    yield hang
+    # Of a test that has failed: its rows are locked, and would be for ten minutes.
+    observer.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(600)%'")
 
 
 def end_of(result: AsyncResult[Any]) -> dict[str, Any]:
@@ -87,6 +89,21 @@ def test_a_shutdown_by_remote_control_is_a_warm_one(workers: Workers, client: Ce
     worker.wait()
     assert 0 < Item.objects.filter(n=1).count() < ROWS
     assert (checkpoint().reason, broker.queued()) == ("stopped", 1)
+
+
+def test_soft_shutdown_stops_at_the_next_batch(workers: Workers, client: Celery, observer: Any) -> None:
+    """Celery tells nobody before the time is over; the tasks hear of it at its beginning."""
+    fill(ROWS)
+    worker = workers.start(APP, environment={SOFT_SHUTDOWN: "15"})
+    result = client.send_task("count_up", kwargs={"nap": 2})
+    assert wait_until(begun, PATIENCE)
+    worker.signal(signal.SIGQUIT)
+    # Within that time: by its end the batch at hand would be cancelled, and the last one is far.
+    assert wait_until(lambda: not checkpoint().token, 10)
+    assert (checkpoint().reason, Item.objects.filter(n=1).count() < ROWS) == ("stopped", True)
+    worker.wait()
+    workers.start(APP)
+    assert end_of(result)["resumed"]
 
 
 def test_cold_shutdown_cancels_the_query(

@@ -17,7 +17,11 @@ PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 ROOT_URLCONF = "tests.company.urls"
 INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "django_dbpool", "tests.company.notes"]
 # Nothing is published, nobody listens and nobody asks the server unless a test wants it.
-DBPOOL = {"FLEET": None, "SOCKET": False, "ALERTS": {"server_connections": None, "strangers": None}}
+DBPOOL = {
+    "FLEET": None,
+    "SOCKET": False,
+    "ALERTS": dict.fromkeys(("server_connections", "strangers", "batch_stuck", "batch_failures")),
+}
 MIDDLEWARE: list[str] = []
 
 

@@ -17,5 +17,5 @@ DBPOOL: dict[str, Any] = {
     "FLEET": {"interval": float(os.environ.get("DBPOOL_TEST_INTERVAL", "0.5"))},
     "ROLE": "worker",
     "SECRET": os.environ.get("DBPOOL_TEST_SECRET"),
-    "ALERTS": {"server_connections": None, "strangers": None},
+    "ALERTS": dict.fromkeys(("server_connections", "strangers", "batch_stuck", "batch_failures")),
 }

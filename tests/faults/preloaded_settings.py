@@ -10,7 +10,11 @@ __all__ = ["DATABASES", "DBPOOL", "INSTALLED_APPS", "SECRET_KEY", "USE_TZ"]
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "tests.faults.urls"
 # Nothing is published, nobody listens and nobody asks the server unless a test wants it.
-DBPOOL = {"FLEET": None, "SOCKET": False, "ALERTS": {"server_connections": None, "strangers": None}}
+DBPOOL = {
+    "FLEET": None,
+    "SOCKET": False,
+    "ALERTS": dict.fromkeys(("server_connections", "strangers", "batch_stuck", "batch_failures")),
+}
 DATABASES = {
     "default": {
         "ENGINE": "django_dbpool.backends.postgresql",

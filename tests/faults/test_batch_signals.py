@@ -90,7 +90,8 @@ def revoke(scene: Scene) -> None:
 
 CASES = [
     *[Case("warm", pool, warm, nap=SHORT) for pool in ("prefork", "threads", "solo", "gevent")],
-    *[Case("cold", pool, cold) for pool in ("prefork", "threads", "solo", "gevent")],
+    # Not threads: there Celery's own cold shutdown raises NotImplementedError, and waits for the task all the same.
+    *[Case("cold", pool, cold) for pool in ("prefork", "solo", "gevent")],
     Case("soft-limit", "prefork", limit, ends=False, task="hasty nap"),
     Case("hard-limit", "prefork", limit, ends=False, task="limited nap"),
     Case("revoked", "prefork", revoke, ends=False),

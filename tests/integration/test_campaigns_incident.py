@@ -54,7 +54,7 @@ def test_both_engines(directory: Path) -> None:
     assert ours["pages"]["beside"]["ok"] > 0
     assert (ours["pages"]["alone"]["errors"], ours["pages"]["beside"]["errors"]) == ({}, {})
     assert ours["sessions"]["refused"] == 0
-    assert 0 < ours["sessions"]["worker"] <= 10
+    assert 0 < ours["sessions"]["worker"] <= 12  # those of the killed may be seen for a moment beside the new ones
     assert 0 < ours["sessions"]["site"] <= 4
     assert ours["transactions"]["idle_sessions"] == 0
     assert ours["transactions"]["seconds"] < stock["transactions"]["seconds"]

@@ -361,4 +361,34 @@ MUTANTS = (
         ),
         ("tests/unit/test_tally.py::test_lease_and_its_wait_are_counted_together",),
     ),
+    Mutant(
+        "a runner that was given up goes on",
+        "batches: a run has one runner",
+        (("batch/book.py", "AND token = %s AND NOT finished", "AND %s <> '' AND NOT finished"),),
+        ("tests/integration/test_batch_runs.py::test_the_one_that_was_given_up_is_fenced_off",),
+    ),
+    Mutant(
+        "a runner that lives is replaced",
+        "batches: a run has one runner",
+        (("batch/claiming.py", "age < self.takeover_after:", "age < 0:"),),
+        ("tests/integration/test_batch_runs.py::test_dead_runner_is_replaced_after_a_while",),
+    ),
+    Mutant(
+        "a part begins with the first row",
+        "batches: each row once",
+        (("batch/working.py", "self.place.last or self.place.lower,", "self.place.last,"),),
+        ("tests/integration/test_batch_parts.py::test_every_row_once_by_several_runners",),
+    ),
+    Mutant(
+        "a run ends with its first part",
+        "batches: each row once",
+        (("batch/book.py", "if not parts.filter(finished=False).exists():", "if parts.exists():"),),
+        ("tests/integration/test_batch_parts.py::test_the_run_ends_with_its_last_part",),
+    ),
+    Mutant(
+        "a batch whose COMMIT was not answered is done again",
+        "batches: each row once",
+        (("batch/failing.py", "        if committed:\n", "        if committed and not self._book:\n"),),
+        ("tests/faults/test_batch.py::test_commit_without_an_answer_that_succeeds",),
+    ),
 )

@@ -18,6 +18,7 @@ from .draining import is_draining
 from .interrupts import Interrupted, Interrupts
 from .joint import FannedOut
 from .sending import HEADER, headers_of, origin_of, part_id, written
+from .telling import teller
 
 if TYPE_CHECKING:
     from ...batch import BatchProgress, BatchResult, BatchRunTaken, FailedItem
@@ -171,7 +172,13 @@ class BatchTask(DatabaseTask):
         """
         if args:
             raise TypeError(f"{self.name}() takes keyword arguments only.")
-        go = self._begin(dict(kwargs))
+        try:
+            return self._go(self._begin(dict(kwargs)))
+        finally:
+            if not self._is_local():
+                teller().end(self.request.id)
+
+    def _go(self, go: Go) -> Any:
         with Interrupts() as interrupts:
             try:
                 with interrupts.armed():
@@ -243,12 +250,15 @@ class BatchTask(DatabaseTask):
 
         Raises:
             Ignore: this is the other one's message, delivered twice.
+            BatchRunTaken: the run was deleted.
             Retry: it is tried again later.
         """
         from ...batch.source import alias_of
-        from .taken import is_gone, release, sender_of
+        from .taken import is_gone, is_known, release, sender_of
 
         using = alias_of(go.rows, self.using, checkpoint=True)
+        if not is_known(taken.name, using):
+            raise taken  # it was deleted: to begin anew would be to do everything twice
         if is_gone(taken.runner):
             if release(taken, using, go.part):
                 return None
@@ -306,10 +316,9 @@ class BatchTask(DatabaseTask):
             "rate": progress.rate,
             "seconds_left": progress.seconds_left,
         }
-        try:
-            self.update_state(state="PROGRESS", meta=meta)
-        except Exception as error:  # noqa: BLE001  # a result backend that is away is no reason to stop
-            logger.info("%s: progress could not be told: %s", self.name, type(error).__name__)
+        request = self.request
+        store = partial(self.backend.store_result, request.id, meta, "PROGRESS", request=request)
+        teller().tell(request.id, store)
 
 
 @dataclass

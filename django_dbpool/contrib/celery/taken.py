@@ -59,6 +59,11 @@ def release(taken: BatchRunTaken, using: str, part: int | None) -> bool:
         return bool(BatchCheckpoint.objects.using(using).filter(pk__in=free).update(token="", reason=""))
 
 
+def is_known(run: str, using: str) -> bool:
+    """Whether there is a run of this name."""
+    return BatchRun.objects.using(using).filter(name=run).exists()
+
+
 def sender_of(run: str, using: str, part: int | None) -> str | None:
     """
     The id of the message whose task has begun it, and which is sent again if its runner should die; None: it was begun
