@@ -14,7 +14,6 @@ from typing import Any
 import psycopg
 import pytest
 from asgiref.testing import ApplicationCommunicator
-from celery import Celery, current_app
 from django.core.handlers.asgi import ASGIHandler
 from django.core.management import call_command
 from django.db import Error, IntegrityError, ProgrammingError, connection, connections, transaction
@@ -25,6 +24,7 @@ from testproject.tenants import settings as example
 from testproject.tenants.models import Invoice, Note
 from testproject.tenants.tasks import count_invoices
 from testproject.tenants.tenancy import TENANTS, migrate_schema, variables_of
+from tests.fixtures.celery_state import celery_of_its_own
 from tests.fixtures.pools import size, value
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -148,11 +148,8 @@ def test_unknown_host_has_nothing(site: None) -> None:
 
 @pytest.fixture
 def own_celery() -> Iterator[None]:
-    """Shared tasks belong to the current app, which is whichever some test has made last."""
-    before = current_app._get_current_object()
-    Celery("tenants", broker="memory://", backend="cache+memory://").set_current()
-    yield
-    before.set_current()
+    with celery_of_its_own():
+        yield
 
 
 def test_task(site: None, own_celery: None) -> None:
