@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,7 +13,9 @@ from typing import Any
 from django.apps import AppConfig
 from django.core.exceptions import ImproperlyConfigured
 
-logger = logging.getLogger("django_dbpool")
+from .core.logs import get_logger
+
+logger = get_logger("django_dbpool")
 
 OPERATIONS = 50
 """Of one process that are published."""

@@ -7,18 +7,18 @@ https://asgi.readthedocs.io/en/latest/specs/lifespan.html
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from .backends.warming import warm_at_start
 from .core import arguments
+from .core.logs import get_logger
 from .core.readers import shown
 from .pool import stopping
 
 __all__ = ["lifespan"]
 
-logger = logging.getLogger("django_dbpool.pool")
+logger = get_logger("django_dbpool.pool")
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -6,7 +6,6 @@ the logger ``django_dbpool.metrics`` at INFO. A process that is not used logs no
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
 import time
@@ -19,6 +18,7 @@ from django.core.signals import setting_changed
 
 from .conf import project_config
 from .core import reporter
+from .core.logs import get_logger
 from .core.process import this_process
 from .core.project import LogFormat
 from .core.tally import Histogram
@@ -26,7 +26,7 @@ from .pool.measures import Measures, measures
 
 __all__ = ["MetricsLog", "follow_settings"]
 
-logger = logging.getLogger("django_dbpool.metrics")
+logger = get_logger("django_dbpool.metrics")
 
 JOB = "log"
 PATIENCE = 0.5

@@ -8,7 +8,6 @@ is idle, so that a database that scales to zero may do so.
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import threading
@@ -24,10 +23,11 @@ from .conf import pool_config
 from .conf.engines import is_ours
 from .conf.process import in_test_environment
 from .core import reporter
+from .core.logs import get_logger
 from .core.tally import tallies, tally_of
 from .transaction import dedicated
 
-logger = logging.getLogger("django_dbpool.server_counts")
+logger = get_logger("django_dbpool.server_counts")
 
 INTERVAL = 60.0
 JOB = "server-counts"

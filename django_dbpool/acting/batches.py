@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from time import monotonic
 
@@ -11,13 +10,14 @@ from django.db import DatabaseError
 
 from .. import batch
 from ..batch import BatchRunEnded, BatchRunMissing, RunStatus
+from ..core.logs import get_logger
 from ..core.words import one_line
 from ..fleet.reading import first_line
 from ..transaction import deadline, reserved
 from .acted import DONE, FAILED, GONE, OVER, UNREACHABLE, Acted
 from .service import note_before
 
-logger = logging.getLogger("django_dbpool.commands")
+logger = get_logger("django_dbpool.commands")
 
 PATIENCE = 5.0
 """Seconds that it may take."""

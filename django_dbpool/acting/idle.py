@@ -8,7 +8,6 @@ isn't dealt, whoever deals it.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +17,7 @@ from typing import Any
 from django.db import DatabaseError, connections
 
 from ..core.ledger import Holder
+from ..core.logs import get_logger
 from ..core.words import one_line
 from ..fleet import FleetUnavailable, Process
 from ..fleet.reading import first_line
@@ -26,7 +26,7 @@ from ..transaction import atomic, deadline, reserved
 from .acted import DONE, FAILED, GONE, OVER, REFUSED, UNKNOWN, UNREACHABLE, Acted
 from .service import act
 
-logger = logging.getLogger("django_dbpool.commands")
+logger = get_logger("django_dbpool.commands")
 
 PATIENCE = 3.0
 """Seconds for each question to the server."""

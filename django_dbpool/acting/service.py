@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 from django.db import connections
 
 from ..core import arguments as given
+from ..core.logs import get_logger
 from ..core.words import one_line
 from ..fleet.signing import canonical
 from ..fleet.verbs import VERBS, NotDone, read_arguments
@@ -20,7 +20,7 @@ from ..transaction import deadline, reserved
 from .acted import FAILED, UNKNOWN, Acted, Answer, words_for
 from .ways import COMMAND, OWN, SOCKET, NoWay, Order, by_command, by_socket, own
 
-logger = logging.getLogger("django_dbpool.commands")
+logger = get_logger("django_dbpool.commands")
 
 ACTIONS = frozenset(name for name, verb in VERBS.items() if verb.for_other_hosts)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any, Literal, NamedTuple, Protocol, overload
 
-logger = logging.getLogger("django_dbpool.alerts")
+from ..core.logs import get_logger
+
+logger = get_logger("django_dbpool.alerts")
 
 COMPLAIN = 60.0
 """Seconds between two log records of the same provider's failures."""

@@ -22,12 +22,13 @@ from ..core.advice.measuring import measured
 from ..core.alerts import Alert, Change, Finding, Rule, Watch
 from ..core.alerts.reading import rules_with
 from ..core.alerts.trend import Reading
+from ..core.logs import get_logger
 from ..core.tally import tallies
 from ..pool.measures import Measures, measures
 from ..pool.registry import pools
 from .findings import PoolWatch, findings, route_findings
 
-logger = logging.getLogger("django_dbpool.alerts")
+logger = get_logger("django_dbpool.alerts")
 
 JOB = "alerts"
 INTERVAL = 5.0

@@ -18,6 +18,7 @@ from django.core.signals import setting_changed
 from ..conf import project_config
 from ..core import callers, events
 from ..core.ledger import label_of, name_of, running_unit
+from ..core.logs import get_logger
 from ..core.sqltext import LONGEST, without_literals
 from ..core.statements import (
     Occasion,
@@ -33,7 +34,7 @@ from ..core.words import one_line
 if TYPE_CHECKING:
     from ..pool.entry import PoolEntry
 
-logger = logging.getLogger("django_dbpool.statements")
+logger = get_logger("django_dbpool.statements")
 
 MOST = 1000
 """Statements of one unit that are looked at: a loop of queries shows long before."""

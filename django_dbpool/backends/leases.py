@@ -5,7 +5,6 @@ counts what does.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from django.apps import apps
 from django.db import DatabaseError, InterfaceError
 
 from ..core import blocks, writes
+from ..core.logs import get_logger
 from ..core.session import declared
 from ..core.sqlstate import READ_ONLY
 from ..errors import remember
@@ -31,7 +31,7 @@ from .limits import Sent
 from .losses import unnamed, was_lost
 from .prepare import is_stale_plan
 
-logger = logging.getLogger("django_dbpool.backends")
+logger = get_logger("django_dbpool.backends")
 
 
 class LeaseMixin(AcquiringMixin):

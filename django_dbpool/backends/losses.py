@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from django.db import Error as DjangosError
 from psycopg.pq import ConnStatus
 
 from ..core.errors import Loss, Moment
+from ..core.logs import get_logger
 from ..errors import CommitUnknown, ConnectionLost, LeaseTimedOut, PoolError, withdraw
 from ..pool.commit_status import outcome
 from ..pool.entry import INERROR, INTRANS, UNKNOWN
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..pool.entry import PoolEntry
     from ..pool.managed import ManagedPool
 
-logger = logging.getLogger("django_dbpool.backends")
+logger = get_logger("django_dbpool.backends")
 
 _FATAL = frozenset({"FATAL", "PANIC"})
 """Severities of errors that end the session: https://www.postgresql.org/docs/current/runtime-config-logging.html"""

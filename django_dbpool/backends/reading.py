@@ -9,7 +9,6 @@ the repetition off for them, never on.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from django.db import InterfaceError, OperationalError
 
 from ..core import sqlstate
+from ..core.logs import get_logger
 from ..errors import withdraw
 from ..pool import tell
 from ..pool.entry import IDLE
@@ -28,7 +28,7 @@ else:
 
 T = TypeVar("T")
 
-logger = logging.getLogger("django_dbpool.backends")
+logger = get_logger("django_dbpool.backends")
 
 READS = frozenset({"SQLCompiler", "SQLAggregateCompiler"})
 """Compilers of SELECT. Those of INSERT, UPDATE and DELETE are left as they are."""

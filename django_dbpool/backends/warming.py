@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from time import monotonic
 
 from django.db import connections
 
 from ..conf import pool_config, pooling_enabled
+from ..core.logs import get_logger
 from ..pool.managed import ManagedPool
 from .mixin import PooledDatabaseMixin
 
-logger = logging.getLogger("django_dbpool.pool")
+logger = get_logger("django_dbpool.pool")
 
 
 def warm(timeout: float, using: str | None = None) -> bool:

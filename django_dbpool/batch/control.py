@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
+from ..core.logs import get_logger
 from ..models import BatchCheckpoint, BatchRun
 from .errors import BatchRunEnded, BatchRunMissing
 from .reaping import end_cancelled, restart
 from .status import RunStatus, status, tables_of
 
-logger = logging.getLogger("django_dbpool.batch")
+logger = get_logger("django_dbpool.batch")
 
 _CHECKPOINTS = BatchCheckpoint._meta.db_table
 _RUNS = BatchRun._meta.db_table

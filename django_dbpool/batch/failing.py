@@ -5,11 +5,11 @@ is found that it fails for.
 
 from __future__ import annotations
 
-import logging
 import time
 from contextlib import suppress
 from typing import Any
 
+from ..core.logs import get_logger
 from ..errors import CommitUnknown
 from ..transaction.verdict import was_refused
 from . import waiting
@@ -18,7 +18,7 @@ from .errors import BatchRunTaken
 from .progress import FailedItem
 from .working import Working
 
-logger = logging.getLogger("django_dbpool.batch")
+logger = get_logger("django_dbpool.batch")
 
 
 class Failing(Working):

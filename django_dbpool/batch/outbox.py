@@ -5,7 +5,6 @@ committed: at least once, by whoever comes first.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,13 +15,14 @@ from django.db.models.functions import Now
 from django.db.transaction import TransactionManagementError
 
 from ..core import arguments
+from ..core.logs import get_logger
 from ..core.words import one_line
 from ..models import BatchMessage
 from ..transaction.retrying import retrying
 from .book import text_of
 from .holding import refuse_held, release_all
 
-logger = logging.getLogger("django_dbpool.batch")
+logger = get_logger("django_dbpool.batch")
 
 LONGEST_BACKOFF = 3600.0
 

@@ -7,7 +7,6 @@ a time.
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -16,12 +15,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from ..conf import project_config
+from ..core.logs import get_logger
 from ..models import BatchCheckpoint, BatchRun
 from .deleting import delete_old
 from .starting import Start, prefixes, starter_of
 from .status import PartStatus, RunStatus, runs, tables_of
 
-logger = logging.getLogger("django_dbpool.batch")
+logger = get_logger("django_dbpool.batch")
 
 MOST = 100
 """Parts that one pass sends again; the next one has the others."""

@@ -5,12 +5,12 @@ asynchronous callers share it, and holds nothing between two steps.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from contextlib import suppress
 
 from ..core.blocks import seconds_left
+from ..core.logs import get_logger
 from ..errors import CommitUnknown, ShuttingDown
 from ..models import BatchRun
 from ..pool import stopping
@@ -25,7 +25,7 @@ from .keys import Keys
 from .progress import BatchProgress, BatchResult, Reason
 from .working import NotWanted
 
-logger = logging.getLogger("django_dbpool.batch")
+logger = get_logger("django_dbpool.batch")
 
 _STOPS: dict[str, Reason] = {BatchRun.Wanted.PAUSE: "paused", BatchRun.Wanted.CANCEL: "cancelled"}
 

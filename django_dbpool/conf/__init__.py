@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any
@@ -16,6 +15,7 @@ from django.utils.module_loading import import_string
 from ..core import process
 from ..core.config import TIME_LIMITS, PoolConfig
 from ..core.fleet import FleetConfig
+from ..core.logs import get_logger
 from ..core.project import ProjectConfig
 from ..core.readers import ConfigError, Fault, shown
 from ..core.readiness import ReadinessConfig
@@ -59,7 +59,7 @@ __all__ = [
     "without_time_limits",
 ]
 
-logger = logging.getLogger("django_dbpool.conf")
+logger = get_logger("django_dbpool.conf")
 
 SessionFunction = Callable[[Any], Mapping[str, Any]]
 

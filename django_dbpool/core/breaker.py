@@ -9,7 +9,6 @@ a probe by somebody else may close the circuit; callbacks see transitions in the
 from __future__ import annotations
 
 import enum
-import logging
 import threading
 import time
 from collections import deque
@@ -18,9 +17,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from .logs import get_logger
 from .window import Counts, SlidingWindow
 
-logger = logging.getLogger("django_dbpool.breaker")
+logger = get_logger("django_dbpool.breaker")
 
 TIMELINE = 32
 """Transitions that are remembered."""

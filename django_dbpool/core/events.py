@@ -8,7 +8,6 @@ observer has a bounded queue, and a thread that starts with its first event.
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
 import threading
@@ -21,8 +20,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .ledger import Holder
+from .logs import get_logger
 
-logger = logging.getLogger("django_dbpool.events")
+logger = get_logger("django_dbpool.events")
 
 LIMIT = 10_000
 """Events that wait for an observer before the oldest are dropped."""

@@ -6,7 +6,6 @@ While nobody leases nothing is called, so that an idle process stays idle and ma
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from _thread import allocate_lock, start_new_thread
@@ -15,9 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 
+from .logs import get_logger
 from .tally import tallies
 
-logger = logging.getLogger("django_dbpool.reporter")
+logger = get_logger("django_dbpool.reporter")
 
 IDLE_AFTER = 30.0
 """Seconds without a lease after which the process counts as idle."""

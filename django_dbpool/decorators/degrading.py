@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 from collections.abc import Awaitable, Callable
 from time import monotonic
@@ -13,6 +12,7 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.http.response import HttpResponseBase
 
 from ..core import arguments
+from ..core.logs import get_logger
 from ..core.readers import shown
 from ..errors import PoolError, withdraw
 from ..middleware.failures.failure import failure_of
@@ -21,7 +21,7 @@ from .open_transactions import open_transaction
 P = ParamSpec("P")
 T = TypeVar("T")
 
-logger = logging.getLogger("django_dbpool.fallback")
+logger = get_logger("django_dbpool.fallback")
 
 HEADER = "Degraded"
 """On responses that a fallback has made; its value is the failure's kind, see docs/failures.md."""

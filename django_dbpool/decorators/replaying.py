@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
@@ -15,6 +14,7 @@ from django.http import HttpRequest
 
 from ..backends.pins import Pins
 from ..core import arguments
+from ..core.logs import get_logger
 from ..core.retry import Retrier, RetryPolicy
 from ..core.writes import Writes
 from ..middleware.failures.failure import CONFLICT, INTERRUPTED, failure_of
@@ -23,7 +23,7 @@ from .open_transactions import in_transaction, open_transaction
 
 V = TypeVar("V", bound=Callable[..., Any])
 
-logger = logging.getLogger("django_dbpool.request")
+logger = get_logger("django_dbpool.request")
 
 
 class OwnTransactions(set[str]):

@@ -6,7 +6,6 @@ to the store, so that neither requests nor other reports ever wait for it.
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import sys
 import threading
@@ -20,6 +19,7 @@ from django.core.exceptions import ImproperlyConfigured
 from ..conf import fleet_config
 from ..core import reporter
 from ..core.fleet import FleetConfig
+from ..core.logs import get_logger
 from ..core.process import this_process
 from ..core.tally import tallies
 from ..pool import stopping
@@ -30,7 +30,7 @@ from .snapshot import encoded, snapshot
 from .stores import Store, Unusable, store_of
 from .table import TableStore
 
-logger = logging.getLogger("django_dbpool.fleet")
+logger = get_logger("django_dbpool.fleet")
 
 JOB = "fleet"
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 
 from django.db import DatabaseError
 
 from ..conf import fleet_config
+from ..core.logs import get_logger
 from ..core.words import one_line
 from .documents import Malformed, Process, parse
 from .snapshot import LARGEST
 from .stores import FleetUnavailable, Row, Store, overdue_after, store_of
 
-logger = logging.getLogger("django_dbpool.fleet")
+logger = get_logger("django_dbpool.fleet")
 
 MOST = 2000
 """Processes that are read."""

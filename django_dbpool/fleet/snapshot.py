@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import re
 import threading
 import time
@@ -15,6 +14,7 @@ from time import monotonic
 from typing import Any
 
 from ..core.ledger import Holder
+from ..core.logs import get_logger
 from ..core.process import this_process
 from ..core.words import one_line
 from ..pool import stopping
@@ -23,7 +23,7 @@ from ..pool.managed import ManagedPool
 from ..pool.measures import Measures, measures
 from ..pool.registry import pools
 
-logger = logging.getLogger("django_dbpool.fleet")
+logger = get_logger("django_dbpool.fleet")
 
 FORMAT = 1
 """Of the document. It is raised when a reader of the old one would misunderstand the new one."""

@@ -21,13 +21,14 @@ from typing import Any
 
 from ..conf import places, project_config
 from ..core import reporter
+from ..core.logs import get_logger
 from ..core.words import one_line
 from ..pool import stopping
 from . import protocol
 from .protocol import BadLine, TooSlow
 from .verbs import NotDone, Verb, perform
 
-logger = logging.getLogger("django_dbpool.commands")
+logger = get_logger("django_dbpool.commands")
 
 MOST_CLIENTS = 8
 """At one time. One more, and the one that has been silent for longest has to go."""

@@ -19,7 +19,6 @@ the lease is still the same, and only then the blow is dealt, if on the server, 
 from __future__ import annotations
 
 import ipaddress
-import logging
 import math
 import os
 import socket
@@ -34,6 +33,7 @@ from psycopg import Connection, capabilities
 from ..core.admission import Admission, admission
 from ..core.errors import GateClosed, LeaseRefused
 from ..core.ledger import Holder, Owner
+from ..core.logs import get_logger
 from ..core.process import this_process
 from ..core.targets import Outcome, Target
 from . import dedicated, watchdog
@@ -41,7 +41,7 @@ from .entry import ACTIVE, IDLE, PoolEntry
 from .managed import ManagedPool
 from .registry import pools
 
-logger = logging.getLogger("django_dbpool.pool")
+logger = get_logger("django_dbpool.pool")
 
 PATIENCE = 2.0
 """Seconds for each of: a connection to the server that is lent to us, one that is made for us, both statements."""

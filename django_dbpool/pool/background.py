@@ -5,15 +5,15 @@ something is due: an idle process neither runs nor talks to the server.
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
 import threading
 
 from ..core import reporter
+from ..core.logs import get_logger
 from .entry import PoolEntry
 
-logger = logging.getLogger("django_dbpool.pool")
+logger = get_logger("django_dbpool.pool")
 
 LONGEST_SLEEP = 60.0
 

@@ -12,7 +12,6 @@ connection, which is closed after its lease: not even a request that the network
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import socket
@@ -25,12 +24,13 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import capabilities
 
+from ..core.logs import get_logger
 from .entry import ACTIVE
 
 if TYPE_CHECKING:
     from .entry import PoolEntry
 
-logger = logging.getLogger("django_dbpool.pool")
+logger = get_logger("django_dbpool.pool")
 
 CONFIRMED_WITHIN = 0.4
 """Seconds for the server to accept a request to cancel."""

@@ -11,7 +11,6 @@ server's statistics began does: they survive a clean restart and nothing else
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +21,7 @@ from psycopg.rows import tuple_row
 from ..core import blocks
 from ..core.errors import GateClosed, LeaseRefused
 from ..core.ledger import Owner
+from ..core.logs import get_logger
 from . import watchdog
 from .entry import IDLE
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .entry import PoolEntry
     from .managed import ManagedPool
 
-logger = logging.getLogger("django_dbpool.pool")
+logger = get_logger("django_dbpool.pool")
 
 Outcome = Literal["committed", "aborted", "unknown"]
 

@@ -23,6 +23,7 @@ from psycopg import Connection
 from ..core import sqlstate
 from ..core.blocks import seconds_left
 from ..core.breaker import CircuitBreaker, Rejected, State, Transition
+from ..core.logs import get_logger
 from ..core.retry import Retrier
 from . import stopping, tell
 from .credentials import NoPassword, password_was_refused
@@ -31,7 +32,7 @@ from .turns import Turns
 if TYPE_CHECKING:
     from .managed import ManagedPool
 
-logger = logging.getLogger("django_dbpool.pool")
+logger = get_logger("django_dbpool.pool")
 
 
 INVALID_PASSWORD = "28P01"  # noqa: S105  # an SQLSTATE

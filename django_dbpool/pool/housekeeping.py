@@ -5,7 +5,6 @@ long leases reported.
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 import threading
@@ -17,6 +16,7 @@ import psycopg
 from ..core import sqlstate
 from ..core.breaker import State
 from ..core.ledger import Owner
+from ..core.logs import get_logger
 from . import background, tell
 from .connecting import code_of
 from .entry import IDLE, PoolEntry
@@ -25,7 +25,7 @@ from .filling import fill
 if TYPE_CHECKING:
     from .managed import ManagedPool
 
-logger = logging.getLogger("django_dbpool.pool")
+logger = get_logger("django_dbpool.pool")
 
 LOST_AFTER = 5.0
 """

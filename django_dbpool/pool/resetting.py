@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 
@@ -10,11 +9,12 @@ import psycopg
 
 from ..core.gate import Ticket
 from ..core.ledger import Owner
+from ..core.logs import get_logger
 from . import watchdog
 from .entry import IDLE, PoolEntry
 from .managed import ManagedPool
 
-logger = logging.getLogger("django_dbpool.pool")
+logger = get_logger("django_dbpool.pool")
 
 # What DISCARD ALL does, in one round trip: that may not be sent together with anything else and forgets the
 # statements that psycopg has prepared without telling it. https://www.postgresql.org/docs/current/sql-discard.html

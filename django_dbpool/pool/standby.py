@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from .entry import PoolEntry
     from .managed import ManagedPool
 
-logger = logging.getLogger("django_dbpool.pool")
+from ..core.logs import get_logger
+
+logger = get_logger("django_dbpool.pool")
 
 DRAIN_EVERY = 1.0
 """Seconds between two drains, as long as new connections reach a standby again and writes go on failing."""

@@ -9,16 +9,16 @@ that waits for what it has interrupted.
 from __future__ import annotations
 
 import _thread
-import logging
 import time
 from collections.abc import Callable
 
 from ..core import ledger, reporter
 from ..core.ledger import Holder
+from ..core.logs import get_logger
 from ..core.stopping import Shutdown, ShutdownResult, Stopping
 from . import reporting
 
-logger = logging.getLogger("django_dbpool.pool")
+logger = get_logger("django_dbpool.pool")
 
 LOOK = 0.01
 """Seconds between two looks at what still runs."""

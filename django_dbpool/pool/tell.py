@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..core import events
 from ..core.ledger import label_and_name, running_unit
+from ..core.logs import get_logger
 from ..core.tally import tally_of
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..core.ledger import Holder
     from .entry import PoolEntry
 
-logger = logging.getLogger("django_dbpool.pool")
+logger = get_logger("django_dbpool.pool")
 
 
 def unit_and_name() -> tuple[str | None, str | None]:

@@ -7,7 +7,6 @@ of the statements that run; a statement wakes it only if its own is earlier stil
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import queue
@@ -21,11 +20,12 @@ import psycopg
 from psycopg import Connection
 
 from ..core.blocks import shortened
+from ..core.logs import get_logger
 from . import command as commands
 from .command import Command
 from .entry import PoolEntry
 
-logger = logging.getLogger("django_dbpool.pool")
+logger = get_logger("django_dbpool.pool")
 
 watching = False
 """Whether any pool has a limit or any task can be cancelled. What a statement asks before anything else here."""

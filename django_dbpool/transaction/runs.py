@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import logging
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from ..backends.losses import driver_error
 from ..cancellation import current_scope
 from ..core import writes
 from ..core.blocks import seconds_left
+from ..core.logs import get_logger
 from ..core.retry import Retrier, RetryPolicy
 from ..errors import CircuitOpen, withdraw
 from ..pool import tell
@@ -27,7 +27,7 @@ from .attempt import Attempt
 from .leaving import goes_round
 from .verdict import ErrorTypes, is_transient, why_not
 
-logger = logging.getLogger("django_dbpool.transaction")
+logger = get_logger("django_dbpool.transaction")
 
 NOT_IN_ITS_LOOP = (
     "COMMIT failed where the loop may not go on. End the loop's body with its `with attempt:` block, and let return or "

@@ -5,18 +5,18 @@ as it takes no database to find out who that is.
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 
 from .. import health
+from ..core.logs import get_logger
 from . import access
 from .answers import answer
 from .endpoint import open_to_all
 
-logger = logging.getLogger("django_dbpool.health")
+logger = get_logger("django_dbpool.health")
 
 
 def _live(request: HttpRequest) -> HttpResponse:

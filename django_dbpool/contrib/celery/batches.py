@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from celery import shared_task, uuid
 from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 from django.db import models
 
+from ...core.logs import get_logger
 from .database import DatabaseTask
 from .draining import is_draining
 from .interrupts import Interrupted, Interrupts
@@ -23,7 +23,7 @@ from .telling import teller
 if TYPE_CHECKING:
     from ...batch import BatchProgress, BatchResult, BatchRunTaken, FailedItem
 
-logger = logging.getLogger("django_dbpool.batch")
+logger = get_logger("django_dbpool.batch")
 
 TELL_EVERY = 1.0
 """Seconds between two reports of progress to the result backend."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,9 @@ from django.db import DEFAULT_DB_ALIAS
 if TYPE_CHECKING:
     from ...transaction.attempt import Attempt
 
-logger = logging.getLogger("django_dbpool.celery")
+from ...core.logs import get_logger
+
+logger = get_logger("django_dbpool.celery")
 
 
 class DatabaseTask(DjangoTask):  # type: ignore[misc]  # Celery has no types

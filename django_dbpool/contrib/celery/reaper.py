@@ -7,18 +7,18 @@ forks had better not have connections of its own, and children have one that is 
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from typing import Any
 
 from celery import shared_task, signals
 
+from ...core.logs import get_logger
 from .batches import BatchTask
 from .database import DatabaseTask
 from .draining import is_draining
 
-logger = logging.getLogger("django_dbpool.batch")
+logger = get_logger("django_dbpool.batch")
 
 LONGEST = 30.0
 """Seconds between two looks at most; less where a task's ``takeover_after`` is below twice of that."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +15,9 @@ from kombu.utils.json import dumps, loads
 if TYPE_CHECKING:
     from ...batch import Origin, Start
 
-logger = logging.getLogger("django_dbpool.batch")
+from ...core.logs import get_logger
+
+logger = get_logger("django_dbpool.batch")
 
 HEADER = "dbpool"
 """Of a message: which part of a run it is about, and what a task tells its next go."""

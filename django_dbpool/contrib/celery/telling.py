@@ -5,12 +5,13 @@ and again: a run would stand still, and give no sign of life meanwhile.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable
 
-logger = logging.getLogger("django_dbpool.batch")
+from ...core.logs import get_logger
+
+logger = get_logger("django_dbpool.batch")
 
 IDLE = 5.0
 """Seconds without anything to tell after which the thread ends."""

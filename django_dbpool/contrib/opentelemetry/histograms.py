@@ -11,7 +11,6 @@ documents as the method for subclasses. Where a provider has no such readers the
 
 from __future__ import annotations
 
-import logging
 import math
 import operator
 import os
@@ -25,12 +24,13 @@ from typing import Any, Literal
 from opentelemetry.metrics import Histogram as Instrument
 from opentelemetry.metrics import Meter, MeterProvider
 
+from ...core.logs import get_logger
 from ...core.process import this_process
 from ...core.tally import BOUNDS, Histogram
 from ...pool.measures import Measures, measures
 from .names import POOL_NAME, SCOPE
 
-logger = logging.getLogger("django_dbpool.opentelemetry")
+logger = get_logger("django_dbpool.opentelemetry")
 
 How = Literal["merged", "recorded"]
 

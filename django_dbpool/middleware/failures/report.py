@@ -8,10 +8,11 @@ from typing import Any
 
 from django.http import HttpRequest
 
+from ...core.logs import get_logger
 from ...errors import PoolError
 from .failure import Failure
 
-logger = logging.getLogger("django_dbpool.request")
+logger = get_logger("django_dbpool.request")
 
 _NUMBERS = ("alias", "waited", "in_use", "max_size", "waiting", "holders")
 
