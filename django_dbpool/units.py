@@ -6,6 +6,8 @@ import sys
 from typing import Any
 
 from django.core.signals import request_finished, request_started
+from django.urls import URLResolver, get_resolver, get_urlconf
+from django.urls.resolvers import RoutePattern
 
 from .core.admission import UNMARKED, admission
 from .core.ledger import begin_unit, current_unit, of_thread, running_unit, thread_units, unit_labels, unit_names
@@ -39,12 +41,36 @@ def request_name(environ: dict[str, Any]) -> str | None:
 
 
 def _route_of(environ: dict[str, Any]) -> str | None:
-    from django.urls import Resolver404, resolve
+    path = environ.get("PATH_INFO") or environ.get("path") or "/"
+    return _route_below(get_resolver(get_urlconf()), path)
 
-    try:
-        return resolve(environ.get("PATH_INFO") or environ.get("path") or "/").route
-    except Resolver404:
+
+def _route_below(resolver: URLResolver, path: str) -> str | None:
+    """As ``URLResolver.resolve()`` finds it, without its objects."""
+    rest = _rest(resolver.pattern, path)
+    if rest is None:
         return None
+    for each in resolver.url_patterns:
+        if isinstance(each, URLResolver):
+            if (route := _route_below(each, rest)) is not None:
+                return str(each.pattern) + route.removeprefix("^") if str(each.pattern) else route
+        elif _rest(each.pattern, rest) is not None:
+            return str(each.pattern)
+    return None
+
+
+def _rest(pattern: Any, path: str) -> str | None:
+    """
+    What is left of a path behind a pattern that matches its beginning. Converters are not called: they are the
+    project's code, and one that asks the database for its object would wait for a connection in the middle of the
+    report on a full pool, or of a lease of this very thread. So of two routes that only their converters tell apart the
+    first one counts.
+    """
+    if isinstance(pattern, RoutePattern) and pattern.converters:
+        match = pattern.regex.search(path)
+        return None if match is None else path[match.end() :]
+    found = pattern.match(path)
+    return None if found is None else str(found[0])
 
 
 def _routes_are_loaded() -> bool:
@@ -52,8 +78,7 @@ def _routes_are_loaded() -> bool:
     Whether asking imports nothing. A thread that looks at others' requests must not be the one to import the project:
     where two threads import the same modules in different order, one of them sees a module that is half done.
     """
-    get_resolver = getattr(sys.modules.get("django.urls"), "get_resolver", None)
-    return get_resolver is not None and "url_patterns" in vars(get_resolver())
+    return "url_patterns" in vars(get_resolver())
 
 
 _ROUTE = "django_dbpool.route"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 from django.apps import apps
-from django.core.management import ManagementUtility
 from django.test import override_settings
 
 from django_dbpool.management.subcommands import audit as subcommand
+from tests.fixtures.command_line import Run, run_dbpool
 
-Run = Callable[..., tuple[int, str, str]]
 VIEWS = """\
 import psycopg
 from shop.models import Order
@@ -28,18 +28,7 @@ def view(request, pks):
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Gives exit code, output and errors."""
-
-    def run(*argv: str) -> tuple[int, str, str]:
-        code = 0
-        try:
-            ManagementUtility(["manage.py", "dbpool", "audit", *argv]).execute()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return partial(run_dbpool, capsys, "audit")
 
 
 @pytest.fixture
@@ -61,6 +50,19 @@ def test_findings_as_editors_know_them(shop: Path, run: Run) -> None:
     assert lines[2].startswith("shop/views.py:7:5: DBP101 psycopg.connect() ")
     assert lines[3].startswith("    Use django.db.connection.cursor()")
     assert lines[4:] == ["", "Audited 2 files: 2 findings (DBP101: 1, DBP301: 1), 1 silenced."]
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.py", b"x\n\x1b[31mfine.py", b"a\xff:1:1: DBP101 forged.py"])
+def test_files_whose_names_are_no_text(name: bytes, shop: Path, run: Run) -> None:
+    Path(os.fsdecode(os.fsencode(shop) + b"/" + name)).write_text("import psycopg\npsycopg.connect()\n")
+    code, out, err = run("shop", "--no-color", "--exclude", "views.py")
+    assert (code, err) == (1, "")
+    assert [line.partition("DBP101 psycopg")[0][:5] for line in out.splitlines()] == ["shop/", "    U", "", "Audit"]
+    assert out.isascii()
+    assert "\x1b" not in out
+    out.encode()
+    (finding,) = json.loads(run("shop", "--format", "json", "--exclude", "views.py")[1])
+    assert os.fsencode(finding["path"]).endswith(name)
 
 
 def test_nothing_found(shop: Path, run: Run) -> None:

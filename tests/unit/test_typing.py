@@ -1,4 +1,4 @@
-"""The package is typed, and tests/typing/api.py shows it: what type checkers accept there also runs."""
+"""The package is typed, and tests/typing shows it: what type checkers accept there also runs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from django_dbpool.core.errors import Expiry, Refusal
 from django_dbpool.core.ledger import Holder
 from django_dbpool.pool import stopping
 from tests.fixtures.pools import value
-from tests.typing import api
+from tests.typing import project, transactions
 
 ROOT = Path(__file__).resolve().parents[2]
-TREE = ast.parse(Path(api.__file__).read_text())
-USED = {node.id for node in ast.walk(TREE) if isinstance(node, ast.Name)} | {
+NODES = [node for path in (ROOT / "tests/typing").glob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
+USED = {node.id for node in NODES if isinstance(node, ast.Name)} | {
     f"{node.value.id}.{node.attr}"
-    for node in ast.walk(TREE)
+    for node in NODES
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
 }
 REFUSAL = Refusal(
@@ -86,14 +86,14 @@ def test_user_code_is_checked_strictly() -> None:
 @pytest.mark.parametrize(
     "example",
     [
-        api.atomic,
-        api.pin,
-        api.dedicated,
-        api.session,
-        api.retrying,
-        api.limits,
-        api.pool,
-        api.strict,
+        transactions.atomic,
+        transactions.pin,
+        transactions.dedicated,
+        transactions.session,
+        transactions.retrying,
+        transactions.limits,
+        project.pool,
+        project.strict,
     ],
 )
 def test_it_runs(example: Callable[[], None]) -> None:
@@ -104,30 +104,30 @@ def test_it_runs(example: Callable[[], None]) -> None:
 @pytest.mark.django_db(transaction=True)
 def test_a_process_starts_and_ends() -> None:
     try:
-        api.start_and_end()
+        project.start_and_end()
     finally:
         stopping.resume()
 
 
 def test_it_runs_without_a_database() -> None:
-    assert asyncio.run(api.cancelling()) == 1
-    assert api.settings() == {"default": {"NAME": "shop"}}
-    api.middleware()
-    api.decorators()
-    api.sources()
-    api.of_leak(testing.SessionStateLeaked("default", (), ()))
+    assert asyncio.run(transactions.cancelling()) == 1
+    assert project.settings() == {"default": {"NAME": "shop"}}
+    project.middleware()
+    project.decorators()
+    project.sources()
+    project.of_leak(testing.SessionStateLeaked("default", (), ()))
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_errors(error: Exception) -> None:
-    assert api.kind_of(error)
+    assert transactions.kind_of(error)
 
 
 @pytest.mark.django_db(transaction=True)
 def test_an_engine_may_derive(make_alias: Any) -> None:
     alias = make_alias()
     before = connections[alias]
-    connections[alias] = api.DatabaseWrapper(before.settings_dict, alias)
+    connections[alias] = project.DatabaseWrapper(before.settings_dict, alias)
     try:
         assert value(alias, "SELECT current_setting('app.tenant')") == "7"
     finally:

@@ -9,12 +9,26 @@ import pytest
 from celery.app.task import Context
 from django.http import HttpResponse
 from django.test import override_settings
-from django.urls import clear_url_caches, path, resolve
+from django.urls import Resolver404, clear_url_caches, include, path, re_path, resolve
 
 import django_dbpool.contrib.celery  # noqa: F401
 from django_dbpool.core.ledger import current_unit, label_of, name_of
 
-urlpatterns = [path("reports/<int:pk>/", lambda request, pk: HttpResponse())]
+
+def view(request: object, **_: object) -> HttpResponse:
+    return HttpResponse()
+
+
+urlpatterns = [
+    path("reports/<int:pk>/", view),
+    path("", view),
+    path("shop/", include([path("", view), path("<slug:item>", view), re_path(r"^old/(\d+)/$", view)])),
+    path("<uuid:key>/", include([path("<int:year>/<path:rest>", view), path("", include([path("end", view)]))])),
+    re_path(r"^wiki/", include([re_path(r"^(?P<page>\w+)$", view), path("<int:number>/", view)])),
+    path("", include([re_path(r"^top/$", view)])),
+    re_path(r"(?P<rest>.*)\.html$", view),
+]
+KEY = "0f3a9c51-d2e8-4b64-9a3c-51d2e87b6400"
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +62,32 @@ def test_another_thread_does_not_import_the_routes() -> None:
     resolve("/reports/7/")
     assert name_of(environ) == "reports/<int:pk>/"
     assert name_of({"path": "/nowhere/"}) is None
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *(
+            "/",
+            "/reports/7/",
+            "/reports/x/",
+            "/reports/7",
+            "/shop/",
+            "/shop",
+            "/shop/tea",
+            "/shop/old/7/",
+            "/shop/old/x/",
+        ),
+        *(f"/{KEY}/2026/a/b", f"/{KEY}/end", f"/{KEY}/", f"/{KEY.upper()}/end", "/wiki/Tea", "/wiki/7/", "/wiki/a b"),
+        *("/top/", "/a/b.html", "/nowhere", "//", "", "reports/7/", "/reports/7/\n", "/x\n.html"),
+    ],
+)
+def test_routes_are_those_that_django_finds(asked: str) -> None:
+    try:
+        route = resolve(asked or "/").route
+    except Resolver404:
+        route = None
+    assert name_of({"PATH_INFO": asked}) == route
 
 
 def test_tasks_have_names() -> None:
