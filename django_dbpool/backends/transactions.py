@@ -40,10 +40,6 @@ def _was_rolled_back(error: Error) -> bool:
 class TransactionsMixin(LeaseMixin):
     """Autocommit, COMMIT, ROLLBACK and commit hooks."""
 
-    @property
-    def _pooled(self) -> bool:
-        raise NotImplementedError  # by PooledDatabaseMixin
-
     def _reading_connection(self) -> AbstractContextManager[None]:
         raise NotImplementedError  # by PooledDatabaseMixin
 

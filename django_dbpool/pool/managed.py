@@ -11,7 +11,6 @@ connecting fail goes to a log instead of to the caller; and each pool costs four
 
 from __future__ import annotations
 
-import logging
 import math
 from bisect import bisect_left
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from ..core.breaker import CircuitBreaker, Rejected
 from ..core.config import PoolConfig
 from ..core.gate import Gate
 from ..core.ledger import Holder, Owner, current_unit
+from ..core.logs import get_logger
 from ..core.stopping import Stopping
 from ..core.tally import BOUNDS, SHORTEST, tally_of
 from ..core.ticket import Ticket
@@ -39,7 +39,7 @@ from .opening import OpeningConnections, Prepare
 from .refusals import AT_THE_GATE, refusal
 from .standby import StandbyWatch
 
-logger = logging.getLogger("django_dbpool.pool")
+logger = get_logger("django_dbpool.pool")
 
 
 class _ConnectionFactory:
@@ -408,36 +408,6 @@ class ManagedPool(OpeningConnections):
         """Every lease, oldest first; with each holder's current stack if asked."""
         return reporting.holders(self, stacks=stacks)
 
-    # -- psycopg_pool's public interface ------------------------------------------------------------------------
-
-    def drain(self) -> None:
-        """Replace every connection: free ones now, leased ones when they come back."""
-        for entry in tuple(self.entries):
-            entry.expires_at = -math.inf
-        self.housekeeping.retire()
-
-    def resize(self, min_size: int, max_size: int | None = None) -> None:
-        """Change the limits. A smaller pool is reached at once by closing free ones, else as leased ones come back."""
-        super().resize(min_size, max_size)
-        self.gate.resize(self.max_size)
-        self.housekeeping.retire()
-
-    def close(self, timeout: float = 5.0) -> None:
-        """Refuse new leases, close what is free; what is leased is closed when it comes back."""
-        self.gate.close()
-        self.housekeeping.wait_for_opening(timeout)
-        self._close_free()
-        super().close(timeout)
-
-    def check(self) -> None:
-        """Close the free connections that the server has dropped."""
-        self.housekeeping.retire(check=True)
-
-    def wait(self, timeout: float = 30.0) -> None:
-        """Open connections up to min_size. Unlike psycopg_pool's, it doesn't close the pool when it fails."""
-        while self.open_idle():
-            pass
-
     def _get_measures(self) -> dict[str, int]:
         snapshot = self.snapshot()
         return {
@@ -447,16 +417,3 @@ class ManagedPool(OpeningConnections):
             self._POOL_AVAILABLE: snapshot.idle,
             self._REQUESTS_WAITING: snapshot.waiting,
         }
-
-    def _start_workers(self) -> None:
-        """No thread per pool: connections are opened by those who need them, kept by the process's one thread."""
-        self._sched_runner = None
-
-    def _start_initial_tasks(self) -> None:
-        """min_size is filled by the background thread once somebody has leased."""
-
-    def forget(self) -> None:
-        """In a forked child: the sockets are the parent's. Nothing is closed, and no destructor may try."""
-        self._closed = True
-        self.gate.closed = True
-        self.gate.attention = 1

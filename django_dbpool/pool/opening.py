@@ -1,8 +1,8 @@
-"""Making a pool's physical connections, and keeping those that nobody has asked for."""
+"""A pool's physical connections: making them, keeping those that nobody has asked for, ending them all."""
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import Callable, MutableMapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import Connection
 
+from ..core.logs import get_logger
 from ..core.tally import Tally
 from . import tell, watchdog
 from .by_hand import LendingByHand
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
     from ..core.config import PoolConfig
     from ..core.gate import Gate
     from .connecting import Connector
+    from .housekeeping import Housekeeping
     from .standby import StandbyWatch
 
-logger = logging.getLogger("django_dbpool.pool")
+logger = get_logger("django_dbpool.pool")
 
 Prepare = Callable[[Connection[Any], watchdog.InTime], None]
 
@@ -37,6 +39,7 @@ class OpeningConnections(LendingByHand):
     tally: Tally
     entries: set[PoolEntry]
     connector: Connector
+    housekeeping: Housekeeping
     standby: StandbyWatch
     _in_transit: set[object]
     _prepare: Prepare | None
@@ -144,3 +147,46 @@ class OpeningConnections(LendingByHand):
                 entry.ending = "closed"
                 self._close_entry(entry)
                 self.gate.forfeit(entry.reserved)
+
+    # -- all of them: psycopg_pool's public interface -----------------------------------------------------------
+
+    def drain(self) -> None:
+        """Replace every connection: free ones now, leased ones when they come back."""
+        for entry in tuple(self.entries):
+            entry.expires_at = -math.inf
+        self.housekeeping.retire()
+
+    def resize(self, min_size: int, max_size: int | None = None) -> None:
+        """Change the limits. A smaller pool is reached at once by closing free ones, else as leased ones come back."""
+        super().resize(min_size, max_size)
+        self.gate.resize(self.max_size)
+        self.housekeeping.retire()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Refuse new leases, close what is free; what is leased is closed when it comes back."""
+        self.gate.close()
+        self.housekeeping.wait_for_opening(timeout)
+        self._close_free()
+        super().close(timeout)
+
+    def check(self) -> None:
+        """Close the free connections that the server has dropped."""
+        self.housekeeping.retire(check=True)
+
+    def wait(self, timeout: float = 30.0) -> None:
+        """Open connections up to min_size. Unlike psycopg_pool's, it doesn't close the pool when it fails."""
+        while self.open_idle():
+            pass
+
+    def _start_workers(self) -> None:
+        """No thread per pool: connections are opened by those who need them, kept by the process's one thread."""
+        self._sched_runner = None
+
+    def _start_initial_tasks(self) -> None:
+        """min_size is filled by the background thread once somebody has leased."""
+
+    def forget(self) -> None:
+        """In a forked child: the sockets are the parent's. Nothing is closed, and no destructor may try."""
+        self._closed = True
+        self.gate.closed = True
+        self.gate.attention = 1

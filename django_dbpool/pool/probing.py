@@ -10,42 +10,13 @@ connection is closed, when nobody has asked for a while: a database that scales 
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Literal
 
-import psycopg
-from psycopg import Connection
-from psycopg.pq import DiagnosticField, ExecStatus
-from psycopg.pq.abc import PGconn
-
-from ..core import sqlstate
-from . import dedicated
-from .connecting import code_of
-from .credentials import NoPassword
-from .entry import PoolEntry
-from .readable import readable
-
-logger = logging.getLogger("django_dbpool.health")
-
-Code = Literal[
-    "ok",
-    "timeout",
-    "unreachable",
-    "starting",
-    "full",
-    "refused",
-    "no_password",
-    "misconfigured",
-    "no_thread",
-    "closed",
-]
+from .question import Answer, Connect, Question
 
 FRESH = 1.0
 """Seconds for which an answer is good for everybody who asks."""
@@ -59,57 +30,14 @@ server: others, such as readiness, wait for the same question for as long as the
 LINGER = 60.0
 """Seconds for which the connection is kept though nobody asks: load balancers ask every 5 to 30."""
 
-LIFETIME = 300.0
-"""Seconds after which it is made anew: another server may have the name by now."""
-
-GIVE_UP = 2.0
-"""
-Seconds after which a question without answer is dropped with its connection. Longer than callers wait, so that a slow
-server isn't asked to start a session each second on top of its trouble.
-"""
-
 REFUSED_PAUSE = 60.0
 """Seconds between two attempts with refused credentials, unless somebody was let in: repeating them locks accounts."""
-
-COMPLAIN = 60.0
-"""Seconds between two log records about code that fails: an engine's that derives, a provider's of credentials."""
-
-LOOK = 0.1
-"""Seconds between two looks, while the server is waited for, whether the answer is still wanted."""
-
-QUESTION = b"SELECT 1"
 
 APPLICATION = "django_dbpool-health"
 """
 How the session's ``application_name`` ends. Processes that have no other work publish nothing, so the fleet would take
 their probes for strangers.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of a question."""
-
-    code: Code
-    """
-    ``ok``; ``timeout``: nothing came back in time; ``unreachable``: no server there, or it hung up; ``starting``: up,
-    down or in recovery; ``full``: no connection left for us; ``refused``: credentials, role or database;
-    ``no_password``: the function behind PASSWORD gave none; ``misconfigured``: settings; ``no_thread``: the system
-    gives this process no more threads; ``closed``: the probe was closed meanwhile.
-    """
-    at: float
-    """When, on the probe's clock."""
-    seconds: float = 0.0
-    """How long it took."""
-    sqlstate: str | None = None
-
-    @property
-    def ok(self) -> bool:
-        return self.code == "ok"
-
-
-Connect = Callable[[], Connection[Any]]
-"""Makes a connection; takes a few seconds at most, and raises psycopg's errors."""
 
 
 class Probe:
@@ -136,7 +64,6 @@ class Probe:
         patient: float = PATIENT,
     ) -> None:
         self.alias = alias
-        self._connect = connect
         self._let_in = let_in
         self._clock = clock
         self._linger = linger
@@ -152,11 +79,8 @@ class Probe:
         """Whether the thread has seen it."""
         self._thread: threading.Thread | None = None
         self._closed = False
-        # Only the thread's:
-        self._entry: PoolEntry | None = None
-        self._complained = -COMPLAIN
-        self.asked = 0
-        """Questions so far."""
+        # Only the thread's; others may look how often it was asked.
+        self.question = Question(alias, connect, is_over=lambda: self._closed, clock=clock)
 
     # -- callers ------------------------------------------------------------------------------------------------
 
@@ -278,14 +202,14 @@ class Probe:
         try:
             while True:
                 if (flight := self._next()) is not None:
-                    self._land(flight, self._look())
+                    self._land(flight, self.question.ask())
                     continue
-                self._drop()  # before anybody else can start a thread, whose connection it would be
+                self.question.drop()  # before anybody else can start a thread, whose connection it would be
                 if self._may_end():
                     return
         finally:
             # However it ends; what is under way has to be said to be over.
-            self._drop()
+            self.question.drop()
             self._forget_thread(threading.current_thread())
             if flight is not None:
                 self._land(flight, Answer("closed" if self._closed else "unreachable", self._clock()))
@@ -308,93 +232,6 @@ class Probe:
 
     def _is_asked(self) -> bool:
         return self._flight is not None and not self._taken
-
-    def _look(self) -> Answer:
-        began = self._clock()
-        self.asked += 1
-        code: Code
-        state: str | None = None
-        try:
-            code, state = self._ask()
-        except NoPassword as error:
-            # The server was not asked: it can be tried again soon.
-            code = "no_password"
-            self._complain(error)
-        except psycopg.Error as error:
-            self._drop()
-            state = code_of(error)
-            code = "timeout" if isinstance(error, psycopg.errors.ConnectionTimeout) else _code_for(state)
-        except Exception as error:  # noqa: BLE001  # of an engine that derives from ours, or a provider of credentials
-            self._drop()
-            code = "misconfigured"
-            self._complain(error)
-        now = self._clock()
-        return Answer(code, now, max(0.0, now - began), state)
-
-    def _ask(self) -> tuple[Code, str | None]:
-        entry = self._entry
-        if self._closed:
-            return "closed", None
-        if entry is not None and (self._clock() - entry.created_at >= LIFETIME or entry.suspicious()):
-            self._drop()
-        elif entry is not None:
-            # A connection that turns out to have died meanwhile says nothing of the server; a new one does.
-            with suppress(psycopg.Error):
-                code, state = self._ask_on(entry)
-                if code in ("ok", "timeout", "closed"):
-                    return code, state
-            self._drop()
-        self._entry = entry = dedicated.keep(self.alias, self._connect(), self._clock())
-        return self._ask_on(entry)
-
-    def _ask_on(self, entry: PoolEntry) -> tuple[Code, str | None]:
-        pgconn = entry.conn.pgconn
-        pgconn.send_query(QUESTION)
-        deadline = time.monotonic() + GIVE_UP
-        while pgconn.is_busy():
-            left = deadline - time.monotonic()
-            if self._closed or left <= 0:
-                self._drop()
-                return "closed" if self._closed else "timeout", None
-            if readable(pgconn.socket, min(left, LOOK)):
-                pgconn.consume_input()
-        code, state = _read(pgconn)
-        if code != "ok":
-            self._drop()
-        return code, state
-
-    def _drop(self) -> None:
-        """Close it. Not cancelled before: that would be another connection to a server that doesn't answer this one."""
-        entry, self._entry = self._entry, None
-        if entry is not None and entry.pid == os.getpid():
-            dedicated.leave(entry)
-            with suppress(psycopg.Error, OSError):
-                entry.close()
-
-    def _complain(self, error: Exception) -> None:
-        if time.monotonic() - self._complained >= COMPLAIN:
-            self._complained = time.monotonic()
-            with suppress(Exception):  # of a filter of the project's log
-                logger.error("database %r: the health probe can't connect", self.alias, exc_info=error)
-
-
-def _read(pgconn: PGconn) -> tuple[Code, str | None]:
-    """The result, and all that belongs to it; the connection is ready for another question."""
-    state: str | None = None
-    good = False
-    while (result := pgconn.get_result()) is not None:
-        good = result.status == ExecStatus.TUPLES_OK
-        field = result.error_field(DiagnosticField.SQLSTATE)
-        state = field.decode("ascii", "replace") if field else None
-    return ("ok" if good else _code_for(state)), state
-
-
-def _code_for(state: str | None) -> Code:
-    if sqlstate.is_server_full(state):
-        return "full"
-    if sqlstate.is_credentials(state):
-        return "refused"
-    return "starting" if state == "57P03" else "unreachable"
 
 
 _probes: dict[str, Probe] = {}
