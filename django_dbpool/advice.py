@@ -107,12 +107,11 @@ def facts_of(
     declared, source = project.process_count(os.environ)
     config = alias.config
     room = room or Room()
-    here = _cpus(alias)
     return Facts(
         alias=alias.name,
         settings=Settings(**{name: getattr(config, name) for name in Settings.__slots__}),
         measured=None if found is None else found[1],
-        room=Room(room.connections, room.others, cpus or room.cpus or here, shared=here is not None),
+        room=Room(room.connections, room.others, cpus or room.cpus or _cpus(alias)),
         processes=processes or (declared if source else len(loads) or None),
         threads=threads or project.threads,
         worker_timeout=project.worker_timeout,

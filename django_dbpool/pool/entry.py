@@ -7,7 +7,7 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -51,6 +51,19 @@ def make_poll(fileno: int) -> Callable[[int], object]:
     # POLLHUP and POLLERR need no registration; POLLIN covers an orderly close.
     poller.register(fileno, select.POLLIN)
     return poller.poll
+
+
+def count_readable(filenos: Sequence[int]) -> int:
+    """How many of these sockets have something to read, at one moment and without waiting."""
+    make = _poll_of_the_system()
+    if make is None:
+        with suppress(OSError, ValueError):  # one was closed meanwhile
+            return len(select.select(filenos, (), (), 0)[0])
+        return 0
+    poller = make()
+    for fileno in filenos:
+        poller.register(fileno, select.POLLIN)
+    return sum(bool(event & select.POLLIN) for _, event in poller.poll(0))
 
 
 def _poll_of_the_system() -> Callable[[], select.poll] | None:

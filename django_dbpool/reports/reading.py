@@ -15,9 +15,10 @@ from django.db import connections
 from ..conf import fleet_config, management_command
 from ..conf.engines import is_ours
 from ..core.process import this_process
-from ..fleet import FleetUnavailable, Process, Server, processes, server_of
+from ..fleet import FleetUnavailable, Process, Server, Session, processes, server_of
 from ..fleet.documents import Malformed, parse
 from ..fleet.publisher import own_snapshot
+from ..fleet.server import same_server
 from ..fleet.socket_client import ask_local
 from ..fleet.stores import store_of
 from . import memory
@@ -49,6 +50,15 @@ class Fleet:
     """Those that were asked for their sessions."""
     remarks: tuple[str, ...] = ()
     """What could not be found out, and why."""
+
+    @property
+    def strangers(self) -> dict[str, tuple[Session, ...]]:
+        """By alias the sessions that no process knows of, each once: two aliases of one server know of the same."""
+        told: dict[str, tuple[Session, ...]] = {}
+        for server in self.servers:
+            known = {one.pid for alias, those in told.items() if same_server(alias, server.alias) for one in those}
+            told[server.alias] = tuple(each for each in server.strangers if each.pid not in known)
+        return told
 
     def to_json(self) -> dict[str, Any]:
         """Only values that JSON has."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..advice import Advice, Load, Report, busiest, loads_in, paste_of, report_of
 from ..checks.pools import pools
-from ..checks.project import by_server, read_project
+from ..checks.project import by_server, faults_of_pool, read_project
+from ..conf import name_of_setting
 from ..conf.alias import Alias
+from ..conf.readiness import faults_of_readiness
+from ..conf.rules import faults_of_alias
 from ..core.advice import Room
+from ..core.config import PoolConfig
 from ..core.project import ProjectConfig
-from ..core.readers import ConfigError
+from ..core.readers import ConfigError, Fault
 from .counts import server_counts
 from .reading import Fleet
 
@@ -78,11 +82,64 @@ def advice(fleet: Fleet) -> tuple[AdviceReport, ...]:
 
 def advise_on(alias: Alias, project: ProjectConfig, loads: Sequence[Load], **known: Any) -> Report:
     """
+    Changes of which the checks would complain are none, but something to look at.
+
     Args:
         known: as of ``django_dbpool.advice.facts_of()``.
     """
     together = next(group for group in by_server(pools()) if alias.name in [each.name for each in group])
-    return report_of(alias, project, loads, aliases=len(together), **known)
+    report = report_of(alias, project, loads, aliases=len(together), **known)
+    contradicted = _contradicted(alias, project, report.changes)
+    items = (_to_look_at(item, contradicted.get(item.setting)) for item in report.advice)
+    return replace(report, advice=tuple(items))
+
+
+_Faults = dict[tuple[str, str], Fault]
+
+
+def _contradicted(alias: Alias, project: ProjectConfig, changes: Mapping[str, Any]) -> dict[str, Fault]:
+    """Settings that can't be changed without a complaint that isn't there now, and that complaint."""
+    now = _faults(alias, project, {})
+    left, found = dict(changes), {}
+    while new := _without(_faults(alias, project, left), now):
+        for setting in left:
+            rest = {name: value for name, value in left.items() if name != setting}
+            solved = _without(new, _faults(alias, project, rest))
+            if solved:
+                found[setting] = next(iter(solved.values()))
+                left = rest
+                break
+        else:  # each by itself is one too many
+            return found | dict.fromkeys(left, next(iter(new.values())))
+    return found
+
+
+def _without(faults: _Faults, others: _Faults) -> _Faults:
+    return {key: fault for key, fault in faults.items() if key not in others}
+
+
+def _faults(alias: Alias, project: ProjectConfig, changes: Mapping[str, Any]) -> _Faults:
+    """What the checks say of one pool with these settings."""
+    pool = alias.database.get("POOL")
+    changed = {**(pool if isinstance(pool, Mapping) else {}), **changes}
+    where, ignored = name_of_setting(alias.database, alias.name)
+    try:
+        config = PoolConfig.from_mapping(changed or True, where=where, ignored=ignored)
+    except ConfigError as error:
+        found: Iterable[Fault] = error.faults
+    else:
+        advised = Alias(alias.name, config, {**alias.database, "POOL": changed})
+        readiness = faults_of_readiness(project.readiness, {alias.name: advised.database})
+        found = [*faults_of_alias(advised), *faults_of_pool(advised, project), *readiness]
+    return {(fault.id, fault.key): fault for fault in found}
+
+
+def _to_look_at(item: Advice, fault: Fault | None) -> Advice:
+    if item.kind != "change" or fault is None:
+        return item
+    contradiction = f"But {item.setting} = {item.proposed!r} contradicts another setting: {fault.message} {fault.hint}"
+    reason = f"{item.reason} {contradiction}"
+    return replace(item, kind="look", proposed=None, reason=reason)
 
 
 def basis_of(alias: str, loads: Sequence[Load], source: str) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.core.checks import run_checks
-from django.core.management import ManagementUtility
 from django.db import connections
 from django.test import override_settings
 
@@ -21,11 +20,11 @@ from django_dbpool.core.advice import Measured
 from django_dbpool.fleet import FleetUnavailable
 from django_dbpool.management.subcommands import advise as subcommand
 from testproject.postgres import free_port
+from tests.fixtures.command_line import Run, run_dbpool
 from tests.fixtures.pools import execute
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-Run = Callable[..., tuple[int, str, str]]
 MakePool = Callable[..., str]
 BUSY = Measured(seconds=900, leases=90_000, hold=0.05, load=5.0, usual_load=5.0, peak_load=8.0, most=10, executing=0.9)
 
@@ -39,20 +38,14 @@ def no_measures_of_other_tests() -> Iterator[None]:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs it in a project with these aliases; gives exit code, output and errors."""
+    """Runs it in a project with these aliases."""
 
     def run(*argv: str, aliases: tuple[str, ...] = (), **project: Any) -> tuple[int, str, str]:
         only = {alias: connections.settings[alias] for alias in aliases}
         with monkeypatch.context() as patch, override_settings(DBPOOL={"ROLE": "web"} | project):
             patch.delenv("WEB_CONCURRENCY", raising=False)
             patch.setattr(settings, "DATABASES", only)
-            code = 0
-            try:
-                ManagementUtility(["manage.py", "dbpool", "advise", "--no-color", *argv]).execute()
-            except SystemExit as error:
-                code = int(error.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
+            return run_dbpool(capsys, "advise", "--no-color", *argv)
 
     return run
 

@@ -43,8 +43,6 @@ class Room:
     others: int = 0
     """Of them, taken by others than this project."""
     cpus: int | None = None
-    shared: bool = False
-    """They are those of the processes, too: the server is on their machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +72,10 @@ class Measured:
     """The share of the time in use in which a statement ran; the rest is work elsewhere in a transaction."""
     nested: int = 1
     """Most connections of this alias that one thread held at once."""
-    processors: float | None = None
-    """The share of its time that the processors of the process's machine worked at the busiest."""
+    ready: float | None = None
+    """The share of moments at the busiest at which a thread had its answer, and no turn to take it."""
+    working: float = 0.0
+    """Connections in use at such moments, on average, without those whose answer had come."""
     overdue: int = 0
     pinned: int = 0
     repeated: int = 0
@@ -112,7 +112,7 @@ class Measured:
         return "estimated" if self.leases >= LITTLE and self.seconds >= SHORT else "prior"
 
 
-_UNKNOWN = frozenset({"executing", "processors"})
+_UNKNOWN = frozenset({"executing", "ready"})
 """What may not be known."""
 
 _WHOLE = frozenset({"leases", "most", "late", "timeouts", "nested", "overdue", "pinned", "repeated", "slow"})

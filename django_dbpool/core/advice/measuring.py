@@ -15,6 +15,15 @@ GAP = 60.0
 LEAST = 20
 """Connections seen in use, before it is said what they do."""
 
+MOMENTS = 40
+"""Looked at at the busiest, before it is said what threads wait for: a share of fewer trembles too much."""
+
+CROWDED = 0.9
+"""The share of the highest load from which on callers are at their most."""
+
+BUSY = 0.5
+"""The same for what threads wait for, of which only some moments are known."""
+
 
 def measured(
     readings: Sequence[Reading],
@@ -37,13 +46,15 @@ def measured(
     Returns:
         None where too little was seen to say anything.
     """
-    steps = [Span.between(first, last) for first, last in pairwise(readings) if 0 < last.at - first.at <= GAP]
+    pairs = [(first, last) for first, last in pairwise(readings) if 0 < last.at - first.at <= GAP]
+    steps = [Span.between(first, last) for first, last in pairs]
     seconds = sum(step.seconds for step in steps)
     leases = sum(step.leases for step in steps)
     if not leases or seconds <= 0 or not use.count:
         return None
     busiest = _quantile(steps, 0.99)
-    crowded = [step for step in steps if step.load >= 0.9 * busiest]
+    crowded = [step for step in steps if step.load >= CROWDED * busiest]
+    ready, working = _ready([last for step, (_, last) in zip(steps, pairs, strict=True) if step.load >= BUSY * busiest])
     in_use = sum(reading.in_use for reading in readings)
     executing = sum(reading.executing for reading in readings)
     opened = readings[-1].opened - readings[0].opened
@@ -51,7 +62,8 @@ def measured(
     return Measured(
         seconds=seconds,
         leases=leases,
-        hold=use.mean,
+        # What has not ended yet is in the load, so it has to be in the duration.
+        hold=max(use.mean, sum(step.busy for step in steps) / leases),
         spread=spread(use.counts, use.bounds, use.total),
         load=sum(step.busy for step in steps) / seconds,
         usual_load=_quantile(steps, 0.5),
@@ -62,7 +74,8 @@ def measured(
         timeouts=sum(step.timeouts for step in steps),
         executing=executing / in_use if in_use >= LEAST else None,
         nested=max(reading.nested for reading in readings),
-        processors=_processors(crowded),
+        ready=ready,
+        working=working,
         overdue=overdue,
         pinned=pinned,
         repeated=repeated,
@@ -70,9 +83,12 @@ def measured(
     )
 
 
-def _processors(steps: Sequence[Span]) -> float | None:
-    known = [(step.processors, step.seconds) for step in steps if step.processors is not None]
-    return sum(share * seconds for share, seconds in known) / sum(seconds for _, seconds in known) if known else None
+def _ready(readings: Sequence[Reading]) -> tuple[float | None, float]:
+    """At how many of these moments an answer waited to be taken, and how many connections did something else then."""
+    if len(readings) < MOMENTS:
+        return None, 0.0
+    others = [max(0, reading.in_use - reading.ready) for reading in readings if reading.ready]
+    return len(others) / len(readings), sum(others) / len(others) if others else 0.0
 
 
 def _quantile(steps: Sequence[Span], q: float) -> float:

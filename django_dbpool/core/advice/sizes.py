@@ -28,7 +28,7 @@ WAITED = 0.5
 """Callers that waited on average, from which on the present size is not too large."""
 
 LEAST_BUSY = 2
-"""Connections of a process, however busy processors are: one long statement should not stop all others."""
+"""Connections of a process, whatever else threads wait for: one long statement should not stop all others."""
 
 LATE = 0.05
 """The share of callers that may wait for longer."""
@@ -36,8 +36,11 @@ LATE = 0.05
 GROWTH = 1.5
 """Where the averages don't explain who waits."""
 
-SATURATED = 0.95
-"""The share of its time that a machine works from which on it can't work more."""
+MOSTLY = 0.55
+"""
+The share of moments at which some thread waits for the interpreter, from which on it is what all of them wait for. With
+bursts it was up to 0.5 and more connections did no harm; with steady work that they slowed down it was 0.65 or more.
+"""
 
 NEAR = 0.15
 """A size that differs by less is as good."""
@@ -51,7 +54,7 @@ class _Wish:
     reason: str
     confidence: Confidence
     at_peak: bool = False
-    """It was seen at a moment with more work than which there can't be."""
+    """It was seen while the process had more to do than it could: there can't be more work than then."""
 
 
 def advise_sizes(facts: Facts) -> list[Advice]:
@@ -157,43 +160,37 @@ def _from_load(facts: Facts, measured: Measured) -> _Wish:
         size = facts.threads * measured.nested
         parts.append(f"No more than {size} can be used by {facts.threads} threads.")
     if facts.room.cpus is not None and measured.executing is not None:
-        if facts.room.shared and measured.processors is not None and measured.processors >= SATURATED:
-            wanted, size = size, _for_saturated_cores(facts, measured, size, parts)
-            return _Wish(size, " ".join(parts), measured.confidence, at_peak=size < wanted)
         size = _no_more_than_cores(facts, measured, size, parts)
-    return _Wish(size, " ".join(parts), measured.confidence)
-
-
-def _for_each(facts: Facts, measured: Measured, statements: int) -> int:
-    """Connections of each process with which so many statements run at once."""
-    share = max(0.05, min(1.0, measured.executing or 0.0))
-    return math.ceil(statements / share / (facts.processes or 1))
-
-
-def _for_saturated_cores(facts: Facts, measured: Measured, size: int, parts: list[str]) -> int:
-    """
-    Processes and server share processors that have no time left. What callers wait for is these, not connections, and
-    leases are long because they wait for them, too: neither tells how many connections are needed. Work for each
-    processor and one more that is ready does; what is beyond only takes their time to take turns.
-    """
-    cpus = facts.room.cpus or 1
-    busy = max(LEAST_BUSY, _for_each(facts, measured, cpus + 1))
-    if size <= busy:
-        return size
-    parts.append(
-        f"But the machine's {cpus} processors, of processes and server, are busy for {measured.processors:.0%} of the "
-        f"time: callers wait for these. A statement runs in {measured.executing:.0%} of the time in use, so {busy} "
-        "connections have one for each processor and one that is ready, and more would only take turns. Where "
-        "statements wait for disks or locks meanwhile, try more."
+    enough = _no_more_than_turns(measured)
+    if enough is None or size <= enough:
+        return _Wish(size, " ".join(parts), measured.confidence)
+    reason = (
+        f"{parts[0]} At {measured.ready:.0%} of the moments at the busiest a thread had its answer and no turn to take "
+        "it: threads wait for Python's interpreter lock or for a processor, and with more connections only more of "
+        f"them would. {measured.working:.1f} connections did something else meanwhile, for which {enough} are enough. "
+        "More processes with fewer threads each may do more."
     )
-    return busy
+    return _Wish(enough, reason, measured.confidence, at_peak=True)
+
+
+def _no_more_than_turns(measured: Measured) -> int | None:
+    """
+    Threads that have their answers wait for their turn, of the interpreter (its lock) or of a processor. Leases are
+    long because of that, and callers wait because leases are: neither tells how many connections are needed. What
+    connections do otherwise tells it. With those a half of the callers would find one at once, and the other half is
+    as well off at the gate as in the interpreter's queue, which each of them makes longer for all.
+    """
+    if measured.ready is None or measured.ready < MOSTLY:
+        return None
+    return max(LEAST_BUSY, needed(measured.working, measured.hold, target=0.0, share=0.5))
 
 
 def _no_more_than_cores(facts: Facts, measured: Measured, size: int, parts: list[str]) -> int:
     """More statements at once than the server's processors and disks can work on only take turns."""
     cpus = facts.room.cpus or 1
     useful = busy_cores(cpus)
-    busy = max(1, _for_each(facts, measured, useful))
+    share = max(0.05, min(1.0, measured.executing or 0.0))
+    busy = max(1, math.ceil(useful / share / (facts.processes or 1)))
     # It limits growth only: other processes may be idle while this one needs what it has.
     cap = max(min(size, facts.settings.max_size), busy)
     if size <= cap:

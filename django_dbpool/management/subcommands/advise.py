@@ -145,7 +145,7 @@ class Subcommand(subcommand.Subcommand):
         pasted = [text for alias, report in advised if (text := paste_of(alias, report))]
         if pasted:
             self.stdout.write("")
-            self.stdout.write("For the settings file, behind DATABASES:")
+            self.stdout.write("For the settings file, behind DATABASES; sizes are of each process:")
             self.stdout.write("")
             self.stdout.write("\n".join(pasted))
         else:
