@@ -9,7 +9,6 @@ from typing import Any
 from ..core.alerts import Finding, Rule
 from ..core.alerts.trend import Reading, Trend, Usual
 from ..core.ledger import Holder
-from ..core.processors import processor_times
 from ..core.words import one_line
 from ..pool.gauges import Gauges, gauges
 from ..pool.managed import ManagedPool
@@ -51,7 +50,6 @@ class PoolWatch:
         self.gauges = gauges(pool) if pool is not None else Gauges()
         self.latest = measured
         taken = measured.snapshot
-        worked, could_work = processor_times() or (None, 0.0)
         self.trend.add(
             Reading(
                 at=now,
@@ -67,9 +65,8 @@ class PoolWatch:
                 waiting=taken.waiting if taken is not None else 0,
                 max_size=taken.max_size if taken is not None else 1,
                 executing=self.gauges.executing,
+                ready=self.gauges.ready,
                 nested=self.gauges.nested,
-                worked=worked,
-                could_work=could_work,
             )
         )
 

@@ -216,11 +216,43 @@ def test_gauges(make_pool: MakePool, make_worker: Callable[[], Worker], observer
         assert wait_until(lambda: gauges(connections[alias].pool).executing == 1, PATIENCE)
         found = gauges(connections[alias].pool)
         assert (found.in_use, found.nested, found.overdue, found.pins) == (3, 2, 0, 0)
+        assert found.ready == 0
         assert found.age > 0
     waiting.result(PATIENCE)
     nested(second.close)
     nested(connections.close_all)
     assert gauges(connections[alias].pool) == Gauges()
+
+
+def test_gauges_know_who_has_an_answer_and_no_turn(make_pool: MakePool, worker: Worker) -> None:
+    alias = make_pool()
+    worker(hold, alias)
+    pool = connections[alias].pool
+    (entry,) = pool.entries
+    entry.pgconn.send_query(b"SELECT 1")  # and nobody reads
+    assert wait_until(lambda: gauges(pool).ready == 1, PATIENCE)
+    assert gauges(pool).executing == 1
+    while entry.pgconn.get_result() is not None:
+        pass
+    assert gauges(pool).ready == 0
+    release(worker)
+
+
+def test_who_reads_a_stream_at_leisure_waits_for_no_turn(make_pool: MakePool, worker: Worker) -> None:
+    alias = make_pool()
+    rows: list[Iterator[Any]] = []
+
+    def begin() -> None:
+        rows.append(connections[alias].cursor().stream("SELECT generate_series(1, 100000)"))
+        next(rows[0])
+
+    worker(begin)
+    pool = connections[alias].pool
+    (entry,) = pool.entries
+    assert wait_until(lambda: entry.suspicious(), PATIENCE)  # more rows are there
+    assert (gauges(pool).executing, gauges(pool).ready) == (1, 0)
+    worker(lambda: sum(1 for _ in rows[0]))
+    worker(connections.close_all)
 
 
 # -- what others know -----------------------------------------------------------------------------------------------
@@ -394,6 +426,7 @@ def test_switched_off(make_pool: MakePool, worker: Worker, watch: Service) -> No
 
 
 def test_the_process_has_one_and_a_child_its_own(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop()  # that of the tests before, which remembers what was wrong then
     execute(make_pool(), "SELECT 1")
     try:
         assert alerts.active() == alerts.active()

@@ -103,6 +103,17 @@ def test_what_is_not_known_changes_nothing() -> None:
     assert len(clock.watch.active) == 1
 
 
+def test_what_another_process_is_asked_for_now_is_over_in_this_one() -> None:
+    """Else it would be shown for good: who asks the server changes whenever a process is idle for a while."""
+    for name in ("server_connections", "strangers", "batch_stuck", "batch_failures"):
+        clock = Clock(dataclasses.replace(RULES[name], after=0))
+        assert clock.see([1000.0]) == ["raised"], name
+        assert clock.see([None] * 50 + [1000.0] + [None] * 50) == []
+        assert clock.see([None] * 20) == ["cleared"]
+        assert clock.see([None] * 20 + [1000.0]) == ["raised"]
+    assert len({rule.unknown for rule in RULES.values()}) == 2, "what a process knows by itself stays"
+
+
 def test_two_looks_far_apart_are_no_duration() -> None:
     clock = Clock()
     assert clock.see([0.8], step=3600) == []

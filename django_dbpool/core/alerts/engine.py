@@ -32,7 +32,7 @@ class Finding:
     rule: str
     alias: str
     value: float | None
-    """None: it is not known now; then nothing begins and nothing is over."""
+    """None: it is not known now; then nothing begins, and nothing is over before ``Rule.unknown``."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """For the rule's text."""
     subject: str | None = None
@@ -96,19 +96,26 @@ class Change:
 class _Latch:
     """One threshold of one thing."""
 
-    __slots__ = ("above", "after", "below", "changed", "gap", "hold", "on", "run", "seen")
+    __slots__ = ("above", "after", "below", "changed", "dark", "gap", "hold", "longest_dark", "on", "run", "seen")
 
     def __init__(self, rule: Rule, above: float, gap: float) -> None:
         self.above, self.below = above, above * rule.clear
         self.after, self.hold, self.gap = rule.after, rule.hold, gap
+        self.longest_dark = rule.unknown
         self.on = False
         self.changed = -math.inf
         self.run: float | None = None
         """Since when every look has asked for the other state."""
         self.seen = -math.inf
+        self.dark: float | None = None
+        """Since when no look has found a value."""
 
     def look(self, value: float | None, now: float) -> None:
         seen, self.seen = self.seen, now
+        self.dark = None if value is not None else now if self.dark is None else self.dark
+        if self.on and self.dark is not None and now - self.dark >= self.longest_dark:
+            self.on = False
+            self.changed = now
         wants_change = value is not None and (value <= self.below if self.on else value > self.above)
         if not wants_change:
             self.run = None

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 Level = Literal["warning", "critical"]
 Unit = Literal["share", "number", "times"]
+
+
+ELSEWHERE = 300.0
+"""``Rule.unknown`` of what one process of all asks the server. Longer than the answer is good for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,8 @@ class Rule:
     """So long it has to stay below; and the shortest time between two changes."""
     window: float = 60.0
     """Over which is counted, where something is."""
+    unknown: float = math.inf
+    """So long nothing is known of it before it counts as over: another process has the answer now."""
     names_holders: bool = False
     """Whether those who hold connections are a part of the answer."""
 
@@ -140,6 +147,7 @@ _ALL = (
         "put a pooler in front.",
         warning=0.8,
         critical=0.9,
+        unknown=ELSEWHERE,
     ),
     Rule(
         "strangers",
@@ -149,6 +157,7 @@ _ALL = (
         "audit` finds such code; pg_stat_activity has the addresses.",
         warning=5.0,
         after=60.0,
+        unknown=ELSEWHERE,
     ),
     Rule(
         "batch_stuck",
@@ -158,6 +167,7 @@ _ALL = (
         "it says why. `manage.py dbpool batches resume NAME` sends a run's task again.",
         warning=0.5,
         after=60.0,
+        unknown=ELSEWHERE,
     ),
     Rule(
         "batch_failures",
@@ -167,6 +177,7 @@ _ALL = (
         "these items again: the run won't.",
         warning=0.5,
         after=0.0,
+        unknown=ELSEWHERE,
     ),
     Rule(
         "route_load",

@@ -29,12 +29,10 @@ class Reading:
     max_size: int = 1
     executing: int = 0
     """Of those in use, how many run a statement."""
+    ready: int = 0
+    """Of them, how many have their answer: their threads wait for the interpreter or a processor."""
     nested: int = 1
     """Most connections that one thread holds."""
-    worked: float | None = None
-    """What this machine's processors have worked, in a unit of their own; None where nobody knows."""
-    could_work: float = 0.0
-    """What they could have, in the same unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +48,6 @@ class Span:
     failed: int
     connects: int
     connecting: float
-    processors: float | None = None
-    """The share of its time that the machine's processors worked."""
 
     @classmethod
     def between(cls, first: Reading, last: Reading) -> Span:
@@ -66,7 +62,6 @@ class Span:
             failed=max(0, last.failed - first.failed),
             connects=max(0, last.connects - first.connects),
             connecting=max(0.0, last.connecting - first.connecting),
-            processors=_share(first, last),
         )
 
     @property
@@ -80,12 +75,6 @@ class Span:
         Callers that waited for others, on average: Little's law. Who opens a connection waits for that, not for others.
         """
         return max(0.0, self.waited - self.connecting) / self.seconds if self.seconds else 0.0
-
-
-def _share(first: Reading, last: Reading) -> float | None:
-    if first.worked is None or last.worked is None or last.could_work <= first.could_work:
-        return None
-    return min(1.0, max(0.0, (last.worked - first.worked) / (last.could_work - first.could_work)))
 
 
 class Trend:

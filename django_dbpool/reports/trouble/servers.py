@@ -86,7 +86,7 @@ def _named(server: Server, pid: int) -> str:
 
 
 def _of_strangers(fleet: Fleet, server: Server, limits: Limits) -> Iterator[Problem]:
-    unknown = server.strangers
+    unknown = fleet.strangers[server.alias]
     limit = limits.of(server.alias).leak_after
     waiting = [
         session
