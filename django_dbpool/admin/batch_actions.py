@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
-from django.http import (
-    HttpRequest,
-    HttpResponse,
-    HttpResponseBadRequest,
-    HttpResponseNotAllowed,
-    HttpResponseRedirect,
-    QueryDict,
-)
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
@@ -23,13 +15,13 @@ from .. import reports
 from ..acting.acted import GONE
 from ..acting.batches import control
 from ..reports import BatchRow
-from .actions import LONGEST_QUERY, write_log_entry
+from . import posted
+from .asked import LONGEST_KEY
 from .verbs import OUTCOMES, Verb
 
 if TYPE_CHECKING:
     from .model_admin import ConnectionPoolAdmin
 
-LONGEST_KEY = 1000
 PAGES = ("batches", "batch")
 
 VERBS = {
@@ -64,54 +56,64 @@ VERBS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What somebody wants done to which run."""
+
+    verb: str
+    alias: str
+    run: str
+    page: str
+    """On which it was asked for, and its filters."""
+    back: str
+    confirmed: bool
+
+    @classmethod
+    def read(cls, given: QueryDict) -> Wanted:
+        """
+        Of a form whose button has the verb for a name, and the key of a run for a value.
+
+        Raises:
+            ValueError: it is no such form.
+        """
+        (verb,) = [name for name in VERBS if name in given]
+        alias, run = reports.batch_of(given.get(verb, "")[:LONGEST_KEY])
+        page, back = given.get("page", ""), given.get("back", "")
+        return cls(
+            verb,
+            alias,
+            run,
+            page if page in PAGES else "batches",
+            back[: posted.LONGEST_QUERY],
+            "confirmed" in given,
+        )
+
+
 def respond(admin: ConnectionPoolAdmin, request: HttpRequest) -> HttpResponse:
     """The answer to a request for an action."""
-    if not admin.has_operate_permission(request):
-        raise PermissionDenied
-    if request.method in ("GET", "HEAD"):  # behind a log-in, or typed: nobody has confirmed anything
-        return HttpResponseRedirect(admin.url_of("batches"))
-    if request.method != "POST":
-        return HttpResponseNotAllowed(["POST"])
-    try:
-        (verb,) = [name for name in VERBS if name in request.POST]
-        key = request.POST[verb][:LONGEST_KEY]
-        alias, name = reports.batch_of(key)
-    except ValueError:
-        return HttpResponseBadRequest(_("This is no action."), content_type="text/plain; charset=utf-8")
-    back = _back(admin, request)
-    run, why = reports.batch(name, alias)
+    return posted.respond(admin, request, "batches", Wanted.read, _answer)
+
+
+def _answer(admin: ConnectionPoolAdmin, request: HttpRequest, wanted: Wanted) -> HttpResponse:
+    back = posted.back_to(admin, wanted.page, wanted.back)
+    run, why = reports.batch(wanted.run, wanted.alias)
     if run is None:
         text = why or _("There is no such run any more; nothing was done.")
         messages.add_message(request, messages.ERROR if why else messages.INFO, text, fail_silently=True)
         return back
-    if "confirmed" not in request.POST:
-        context = {"run": run, "verb": VERBS[verb], "verb_name": verb, "back_url": back.url, **_asked(request)}
-        return admin.render(request, "batch_confirm", VERBS[verb].title, context, tab="batches")
-    _do(request, verb, run)
+    if not wanted.confirmed:
+        verb = VERBS[wanted.verb]
+        context = {"run": run, "verb": verb, "wanted": wanted, "back_url": back.url}
+        return admin.render(request, "batch_confirm", verb.title, context, tab="batches")
+    _do(request, wanted.verb, run)
     return back
 
 
 def _do(request: HttpRequest, verb: str, run: BatchRow) -> None:
     user: Any = request.user
     change = f"{verb}: batch run {run.title}, {run.condition}, {run.done} of {run.total} done, database {run.alias}"
-    note = partial(write_log_entry, user.pk, run.key, run.title, change)
+    note = partial(posted.write_log_entry, user.pk, run.key, run.title, change)
     acted = control(verb, run.name, run.alias, actor=user.get_username(), note=note)
     level, words = OUTCOMES.get(acted.outcome, OUTCOMES["failed"])
     told = acted.text if acted.outcome == GONE else f"{words} {acted.text}"
     messages.add_message(request, level, f"{run.title}: {told}", fail_silently=True)
-
-
-def _asked(request: HttpRequest) -> dict[str, str]:
-    page = request.POST.get("page", "")
-    return {
-        "asked_page": page if page in PAGES else "batches",
-        "asked_back": request.POST.get("back", "")[:LONGEST_QUERY],
-    }
-
-
-def _back(admin: ConnectionPoolAdmin, request: HttpRequest) -> HttpResponseRedirect:
-    """To the page it was asked for on, with its filters; never to another site."""
-    asked = _asked(request)
-    query = urlsplit(f"?{asked['asked_back'].lstrip('?')}").query
-    url = admin.url_of(asked["asked_page"])
-    return HttpResponseRedirect(f"{url}?{QueryDict(query).urlencode()}" if query else url)

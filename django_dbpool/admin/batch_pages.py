@@ -9,9 +9,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from .. import reports
-from .asked import chosen, number, paged, text
-
-LONGEST_KEY = 1000
+from .asked import LONGEST_KEY, chosen, number, paged, text
 
 STATES = {
     "open": _("open"),

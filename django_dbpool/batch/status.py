@@ -146,6 +146,28 @@ def databases() -> list[str]:
     ]
 
 
+TABLES = (
+    f"(SELECT concat_ws(' ', s.system_identifier, d.oid, to_regclass('{BatchRun._meta.db_table}')::oid)"  # noqa: S608
+    " FROM pg_control_system() AS s, pg_database AS d WHERE d.datname = current_database())"
+)
+"""SQL that tells the tables of a database from all others', by whichever alias and address they are reached."""
+
+
+def distinct(aliases: Iterable[str]) -> list[str]:
+    """
+    Of aliases of the same tables the first one.
+
+    Raises:
+        DatabaseError: one can't be asked.
+    """
+    found: dict[str, str] = {}
+    for alias in aliases:
+        with connections[alias].cursor() as cursor:
+            cursor.execute(f"SELECT {TABLES}")
+            found.setdefault(cursor.fetchone()[0], alias)
+    return list(found.values())
+
+
 def status(name: str, using: str | None = None) -> RunStatus:
     """
     How a run is, at this moment.
@@ -239,12 +261,7 @@ def _checkpoints(alias: str, ids: Sequence[int]) -> Iterable[Any]:
         worked=RawSQL(  # noqa: S611
             f"extract(epoch FROM {_CHECKPOINTS}.heartbeat - {_CHECKPOINTS}.begun)::float8", [], models.FloatField()
         ),
-        # Who is in a batch has written the row: its transaction is the one that the row's visible version ends with.
-        held=RawSQL(  # noqa: S611
-            f"EXISTS (SELECT FROM pg_stat_activity a WHERE a.backend_xid = {_CHECKPOINTS}.xmax)",
-            [],
-            models.BooleanField(),
-        ),
+        held=RawSQL(BatchCheckpoint.in_batch(_CHECKPOINTS), [], models.BooleanField()),  # noqa: S611
     )
 
 

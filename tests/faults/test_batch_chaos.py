@@ -19,7 +19,7 @@ from tests.fixtures.broker import Broker, running_broker, use_broker
 from tests.fixtures.celery_workers import CeleryWorker, Workers
 from tests.fixtures.chaos import Chaos
 
-pytestmark = [pytest.mark.django_db(transaction=True, databases="__all__")]
+pytestmark = pytest.mark.django_db(transaction=True, databases="__all__")
 
 APP = "tests.fixtures.batch_app"
 ROWS = 20_000
@@ -64,29 +64,18 @@ def make_chaos(
     connections[database.alias].close_pool()
 
 
-@pytest.mark.ci
-def test_twenty_kills(make_chaos: MakeChaos) -> None:
-    chaos = make_chaos("count")
-    try:
-        chaos.rounds(20, per_run=7)
-    finally:
-        print(chaos.figures)
-
-
-@pytest.mark.ci
-def test_kills_of_a_divided_run(make_chaos: MakeChaos) -> None:
-    chaos = make_chaos("count in parts")
-    try:
-        chaos.rounds(6, per_run=6)
-    finally:
-        print(chaos.figures)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("task", ["count", "count in parts"])
-def test_a_hundred_kills(make_chaos: MakeChaos, task: str) -> None:
+@pytest.mark.parametrize(
+    ("task", "kills", "per_run"),
+    [
+        pytest.param("count", 20, 7, marks=pytest.mark.ci),
+        pytest.param("count in parts", 6, 6, marks=pytest.mark.ci),
+        pytest.param("count", 100, 10, marks=pytest.mark.soak),
+        pytest.param("count in parts", 100, 10, marks=pytest.mark.soak),
+    ],
+)
+def test_kills(make_chaos: MakeChaos, task: str, kills: int, per_run: int) -> None:
     chaos = make_chaos(task)
     try:
-        chaos.rounds(100, per_run=10)
+        chaos.rounds(kills, per_run)
     finally:
         print(chaos.figures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from celery import Celery
 
 from django_dbpool.models import BatchCheckpoint, BatchRun
 from testproject.processes import wait_until
+from tests.fixtures.batch_app import SOFT_SHUTDOWN
 from tests.fixtures.batches import assert_once, fill
 from tests.fixtures.broker import Broker, OwnBroker, running_broker, use_broker
 from tests.fixtures.celery_workers import PATIENCE, Workers
@@ -76,6 +78,31 @@ def test_broker_is_killed(workers: Workers, client: Celery, broker: Broker) -> N
     workers.start(APP)
     assert wait_until(is_done, PATIENCE)
     assert_once(ROWS)
+
+
+@pytest.mark.parametrize("how", ["warm", "soft"])
+def test_broker_is_away_while_the_task_queues_itself_again(
+    workers: Workers, client: Celery, broker: Broker, how: str
+) -> None:
+    """Its message can't be sent, and the first one went with the broker: who sends it again is a reaper."""
+    own = ours(broker)
+    fill(ROWS)
+    worker = workers.start(APP, environment={SOFT_SHUTDOWN: "30"} if how == "soft" else {})
+    client.send_task("slow count", kwargs={"run": "unsent"})
+    assert wait_until(lambda: batches() > 3, PATIENCE)
+    own.kill()
+    worker.signal(signal.SIGTERM if how == "warm" else signal.SIGQUIT)
+    assert wait_until(lambda: BatchCheckpoint.objects.get().reason == "stopped", PATIENCE)
+    assert (BatchCheckpoint.objects.get().token, BatchRun.objects.get().state) == ("", "open")
+    assert 0 < batches() < ROWS // 20
+    wait_until(lambda: not worker.runs, PATIENCE)
+    worker.remove()
+    own.start()
+    assert own.queued() + own.unacknowledged() == 0, "nobody else knows of it"
+    workers.start(APP)
+    assert wait_until(is_done, PATIENCE)
+    assert_once(ROWS)
+    assert BatchCheckpoint.objects.get().restarts >= 1
 
 
 def ours(broker: Broker) -> OwnBroker:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
+import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models.functions import Now
 
-from django_dbpool import batch
+from django_dbpool import asking, batch, reports
 from django_dbpool.batch import BatchProgress, BatchRunEnded, BatchRunMissing, run_batches
+from django_dbpool.batch.status import distinct
 from django_dbpool.models import BatchCheckpoint, BatchFailure, BatchRun
 from tests.app.models import Item
 from tests.fixtures.batches import ago, assert_once, begin, count_up, fill, kill
@@ -195,6 +199,50 @@ def test_who_looks_is_in_nobodys_way(make_worker: Callable[[], Worker]) -> None:
     assert batch.dead_runs() == []
     step.go_on()
     assert run.result(PATIENCE).reason == "done"
+
+
+def test_role_that_sees_nobody_elses_sessions(
+    make_worker: Callable[[], Worker], make_pool: Callable[..., str], observer: psycopg.Connection[Any]
+) -> None:
+    """It may read the tables, but not pg_stat_activity: a runner in a long batch lives for it, too, until its end."""
+    restricted = make_pool(USER="narrow")
+    fill(20)
+    step = Step()
+
+    def slow(items: list[Item]) -> None:
+        step.wait()
+        raise ValueError
+
+    with role_with_little(observer, "narrow"):
+        run = make_worker().start(lambda: run_batches(Item.objects.all(), slow, size=20, checkpoint="job"))
+        step.reached()
+        BatchRun.objects.update(takeover_after=0.001)
+        found = batch.status("job", restricted)
+        (row,) = reports.batches(alias=restricted).rows.items
+        stuck = asking.Batches().find(restricted).stuck
+        step.go_on()
+        with pytest.raises(ValueError):
+            run.result(PATIENCE)
+        kill(BatchCheckpoint.objects.all())
+        assert (found.condition, found.ranges[0].in_batch) == ("running", True)
+        assert (row.condition, row.parts[0].in_batch, stuck) == ("running", True, ())
+        assert batch.status("job", restricted).condition == "dead"
+        assert asking.Batches().find(restricted).stuck == ("job",)
+        assert distinct(["default", restricted, "other"]) == ["default", "other"]
+
+
+@contextmanager
+def role_with_little(observer: psycopg.Connection[Any], name: str) -> Iterator[None]:
+    """A role that may read our tables, in a database where nobody is let see the server's sessions."""
+    tables = "django_dbpool_batchrun, django_dbpool_batchcheckpoint, django_dbpool_batchfailure"
+    observer.execute(f"CREATE ROLE {name} LOGIN; GRANT SELECT ON {tables} TO {name}")
+    observer.execute("REVOKE SELECT ON pg_stat_activity FROM PUBLIC")
+    try:
+        yield
+    finally:
+        observer.execute("GRANT SELECT ON pg_stat_activity TO PUBLIC")
+        # Its sessions are the pool's, which ends them later.
+        observer.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
 
 
 # -- forget ---------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from django_dbpool import batch, reports
 from django_dbpool.acting import batches as acting_batches
 from django_dbpool.batch import Start
 from django_dbpool.models import BatchCheckpoint, BatchFailure, BatchRun
+from django_dbpool.reports import batch_rows
 from testproject.postgres import free_port
 from tests.fixtures.batches import ago, begin, kill
 from tests.fixtures.dashboard import client_of, site, url
@@ -205,6 +206,29 @@ def test_few_queries(operator: Client) -> None:
     told = [query["sql"] for query in queries.captured_queries if "batch" in query["sql"]]
     assert len(told) == 4, told
     assert not [sql for sql in told if "FOR UPDATE" in sql]
+
+
+def test_database_with_two_names_is_listed_once(operator: Client, make_pool: Callable[..., str]) -> None:
+    """Under the first one; under the other one for who asks for that."""
+    again = make_pool(HOST="localhost")
+    kill(begin("job"))
+    assert shown(get(operator)) == shown(get(operator, state="trouble")) == ["job"]
+    assert reports.batches().rows.total == 1
+    assert shown(get(operator, alias=again)) == ["job"]
+
+
+def test_far_pages_read_little(operator: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the keys of all runs, whatever number stands in the address."""
+    monkeypatch.setattr(batch_rows, "DEEPEST", 50)
+    for number in range(60):
+        BatchRun.objects.create(name=f"nightly {number:02}", model="app.Item", key="id", state="done")
+    with CaptureQueriesContext(connections["default"]) as queries:
+        page = get(operator, page="99999999")
+    assert not [query["sql"] for query in queries.captured_queries if "LIMIT 2499999975" in query["sql"]]
+    assert [query for query in queries.captured_queries if "LIMIT 50" in query["sql"]]
+    assert (shown(page)[0], "26 to 50 of 60" in page.text) == ("nightly 34", True)
+    assert not page.having(rel="next")
+    assert shown(get(operator, q="nightly 03")) == ["nightly 03"]
 
 
 # -- what can't be asked --------------------------------------------------------------------------------------------

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Callable
-from io import StringIO
+from functools import partial
 from typing import Any
 
 import pytest
-from django.core.management import ManagementUtility
 from django.test import override_settings
 
 from django_dbpool import batch
@@ -18,30 +16,14 @@ from django_dbpool.batch import Start
 from django_dbpool.models import BatchFailure, BatchRun
 from testproject.postgres import free_port
 from tests.fixtures.batches import ago, begin, kill
+from tests.fixtures.command_line import Run, run_dbpool
 
 pytestmark = pytest.mark.django_db(transaction=True, databases="__all__")
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Gives exit code, output and errors; with `answer`, as at a terminal."""
-
-    def run(*argv: str, answer: str | None = None) -> tuple[int, str, str]:
-        code = 0
-        with monkeypatch.context() as patch:
-            terminal = StringIO(answer or "")
-            terminal.isatty = lambda: answer is not None  # type: ignore[method-assign]
-            patch.setattr(sys, "stdin", terminal)
-            try:
-                ManagementUtility(["manage.py", "dbpool", "batches", "--no-color", *argv]).execute()
-            except SystemExit as error:
-                code = int(error.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    return partial(run_dbpool, capsys, "batches", "--no-color")
 
 
 def load(result: tuple[int, str, str]) -> Any:
@@ -190,6 +172,19 @@ def test_name_that_two_databases_know(run: Run) -> None:
     assert run("pause", "job") == (2, "", "Several databases have a run 'job': default, other. Say --using.\n")
     assert run("pause", "job", "--using", "other")[0] == 0
     assert batch.status("job").wanted == "run"
+
+
+def test_database_with_two_names(run: Run, make_pool: Callable[..., str]) -> None:
+    """It is one all the same, and its runs are not those of two databases."""
+    make_pool(HOST="localhost")
+    begin("job")
+    code, out, _ = run()
+    assert (code, out.count("job")) == (0, 1)
+    assert run("pause", "job")[0] == 0
+    BatchRun.objects.update(state="done")
+    ago(BatchRun.objects.all(), ended=31 * 86400)
+    code, out, _ = run("delete-old", "--yes")
+    assert (code, out.count("1 run ended"), out.endswith("1 run forgotten.\n")) == (0, 1, True)
 
 
 def test_database_that_is_away(run: Run, make_pool: Callable[..., str]) -> None:

@@ -19,13 +19,11 @@ from ... import batch, reports
 from ...acting.acted import DONE, GONE, OVER
 from ...acting.batches import control
 from ...batch.deleting import old_runs
-from ...batch.status import TROUBLE
+from ...batch.status import TROUBLE, distinct
 from ...conf import project_config
-from ...core.words import one_line
 from ...fleet.reading import first_line
-from ...reports import BatchFailureRow, BatchPartRow, BatchRow
-from ...reports.culprits import duration
-from .. import arguments, subcommand
+from ...reports import BatchRow
+from .. import arguments, batch_text, subcommand
 
 WELL, NOT, UNKNOWN = 0, 1, 2
 MOST = 1000
@@ -162,16 +160,16 @@ class Subcommand(subcommand.Subcommand):
         else:
             several = len({row.alias for row in rows}) > 1
             columns = None if several else -1
-            self._table(_RUNS[:columns], [_row(row)[:columns] for row in rows])
+            self._table(batch_text.RUNS[:columns], [batch_text.run_cells(row)[:columns] for row in rows])
             if left_out := found.rows.total - len(rows):
                 self.stdout.write(f"and {left_out} more")
             elif not rows and not found.remarks:
-                self.stdout.write(_NONE[asked.state])
+                self.stdout.write(batch_text.NONE[asked.state])
             for remark in found.remarks:
                 self.stderr.write(self.style.WARNING(remark))
             for row in rows:
                 if row.condition in TROUBLE:
-                    self.stdout.write(self.style.ERROR(_trouble(row)))
+                    self.stdout.write(self.style.ERROR(batch_text.trouble(row)))
         if found.remarks:
             return UNKNOWN
         return NOT if any(row.condition in TROUBLE for row in rows) else WELL
@@ -181,11 +179,11 @@ class Subcommand(subcommand.Subcommand):
         if asked.as_json:
             self.stdout.write(json.dumps(row.to_json(), indent=2))
         else:
-            self._table(_RUNS, [_row(row)])
+            self._table(batch_text.RUNS, [batch_text.run_cells(row)])
             self.stdout.write(f"task {row.task or '-'}, model {row.model}, wanted: {row.wanted}")
-            self._table(_PARTS, [_part(row, each) for each in row.parts])
+            self._table(batch_text.PARTS, [batch_text.part_cells(row, each) for each in row.parts])
             if row.condition in TROUBLE:
-                self.stdout.write(self.style.ERROR(_trouble(row)))
+                self.stdout.write(self.style.ERROR(batch_text.trouble(row)))
         return NOT if row.condition in TROUBLE else WELL
 
     def _failures(self, asked: Asked) -> int:
@@ -200,7 +198,7 @@ class Subcommand(subcommand.Subcommand):
         if not page.items:
             self.stdout.write("No item has failed.")
             return WELL
-        self._table(_FAILED, [_failure(each) for each in page.items])
+        self._table(batch_text.FAILED, [batch_text.failure_cells(each) for each in page.items])
         if page.total > len(page.items):
             self.stdout.write(f"and {page.total - len(page.items)} more")
         return WELL
@@ -217,7 +215,7 @@ class Subcommand(subcommand.Subcommand):
             row, why = reports.batch(asked.name, each)
             found += [row] if row is not None else []
             reasons += [why] if why else []
-        if len(found) == 1:
+        if len(found) == 1 or (found and len(distinct(row.alias for row in found)) == 1):
             return found[0]
         if found:
             where = ", ".join(row.alias for row in found)
@@ -233,7 +231,7 @@ class Subcommand(subcommand.Subcommand):
         if asked.dry_run:
             self.stdout.write(f"Would {verb} {row.name!r} in database {row.alias!r}, which is {row.condition}.")
             return WELL
-        question = f"Cancel {row.name!r}, with {_progress(row)} done, for good?"
+        question = f"Cancel {row.name!r}, with {batch_text.progress(row)} done, for good?"
         if verb == "cancel" and row.state == "open" and not asked.yes:
             self._confirm(question, asked)
         acted = control(verb, row.name, row.alias, actor=_actor())
@@ -249,14 +247,15 @@ class Subcommand(subcommand.Subcommand):
         if days is None:
             raise Stop(UNKNOWN, "DBPOOL['BATCH_RETENTION'] is None, so runs are kept. Say --days.")
         counts = self._of_each(asked, lambda each: old_runs(days, each).count())
+        counts = {each: counts[each] for each in distinct(counts)}
         for each, number in counts.items():
-            self._say(asked, f"Database {each!r}: {_counted(number)} ended more than {days} days ago.")
+            self._say(asked, f"Database {each!r}: {batch_text.counted(number)} ended more than {days} days ago.")
         deleted = dict.fromkeys(counts, 0)
         if any(counts.values()) and not asked.dry_run:
             if not asked.yes:
-                self._confirm(f"Forget {_counted(sum(counts.values()))}, with all failed items?", asked)
-            deleted = self._of_each(asked, lambda each: batch.delete_old(days, each))
-            self._say(asked, f"{_counted(sum(deleted.values()))} forgotten.")
+                self._confirm(f"Forget {batch_text.counted(sum(counts.values()))}, with all failed items?", asked)
+            deleted = {each: batch.delete_old(days, each) for each in counts}
+            self._say(asked, f"{batch_text.counted(sum(deleted.values()))} forgotten.")
         if asked.as_json:
             self.stdout.write(json.dumps({"days": days, "old": counts, "deleted": deleted}, indent=2))
         return WELL
@@ -321,78 +320,8 @@ class Subcommand(subcommand.Subcommand):
     }
 
 
-_NONE = {
-    "open": "No run is open.",
-    "trouble": "No run is in trouble.",
-    "done": "No run is done.",
-    "cancelled": "No run was cancelled.",
-    "all": "There is no run.",
-}
 _LISTED = f"{', '.join(ACTIONS[:-1])} or {ACTIONS[-1]}. Default: list."
 _NO_NAME = "Only show, failures, pause, resume and cancel take a name."
-
-_RUNS = ("run", "state", "progress", "rate", "left", "at work", "heard of", "failed", "database")
-_PARTS = ("part", "state", "done", "failed", "batches", "last key", "up to", "runner", "heard of", "why it stopped")
-_FAILED = ("item", "times", "skipped", "error", "where")
-
-
-def _row(row: BatchRow) -> tuple[str, ...]:
-    return (
-        one_line(row.name, 60),
-        row.condition,
-        _progress(row),
-        "-" if row.rate is None else f"{row.rate:.1f}/s",
-        "-" if row.seconds_left is None else duration(row.seconds_left),
-        f"{row.at_work} of {len(row.parts)}" if len(row.parts) > 1 else "yes" if row.at_work else "no",
-        "-" if row.heartbeat_age is None else f"{duration(row.heartbeat_age)} ago",
-        str(row.failures),
-        row.alias,
-    )
-
-
-def _progress(row: BatchRow) -> str:
-    done = f"{row.done + row.failed:,}"
-    if row.total is None:
-        return done
-    return f"{done} of {row.total:,}" + ("" if row.percent is None else f" ({int(row.percent)} %)")
-
-
-def _part(row: BatchRow, part: BatchPartRow) -> tuple[str, ...]:
-    heard = "in a batch" if part.in_batch else f"{duration(part.heartbeat_age)} ago"
-    return (
-        str(part.part),
-        part.condition,
-        str(part.done),
-        str(part.failed),
-        str(part.batches),
-        one_line(part.last_key or "-", 30),
-        one_line(part.upper or "-", 30),
-        one_line(part.runner or "-", 60),
-        heard if part.runner else "-",
-        one_line(part.reason or "-", 60),
-    )
-
-
-def _failure(row: BatchFailureRow) -> tuple[str, ...]:
-    text = f"{row.error_type.removeprefix('builtins.')}: {row.error}" if row.error else row.error_type
-    return one_line(row.key, 40), str(row.times), "yes" if row.skipped else "no", one_line(text, 100), row.place
-
-
-def _trouble(row: BatchRow) -> str:
-    worst = next(each for each in row.parts if each.condition == row.condition)
-    part = f", part {worst.part}" if len(row.parts) > 1 else ""
-    if row.condition == "failed":
-        what = f"its last runner has ended with an error ({worst.reason.removeprefix('failed: ')})"
-    elif row.condition == "given up":
-        what = "it was sent again and again, and not one batch was done"
-    else:
-        what = f"nothing was heard of its runner ({worst.runner}) for {duration(worst.heartbeat_age)}"
-    again = "`batches resume` sends its task again." if row.task else "No task does it: start it again."
-    return f"{one_line(row.name, 60)}{part}: {what}. {again}"
-
-
-def _counted(number: int) -> str:
-    return f"{number} run{'s' * (number != 1)}"
 
 
 def _actor() -> str:
