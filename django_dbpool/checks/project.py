@@ -18,7 +18,6 @@ from .pools import message, pools
 
 MIDDLEWARE = "django_dbpool.middleware.DatabasePoolMiddleware"
 VARIABLES = "SessionVariablesMiddleware"
-SMALL = 10
 
 
 def read_project() -> ProjectConfig:
@@ -37,14 +36,15 @@ def check_project(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
         project = read_project()
     except ConfigError as error:
         return [message(fault, error.where) for fault in error.faults]
-    faults = [fault for alias in pools() for fault in _of_alias(alias, project)]
+    faults = [fault for alias in pools() for fault in faults_of_pool(alias, project)]
     faults += [*_over_budget(project), *_middleware(project)]
     if fault := session_function_fault(project):
         faults.append(fault)
     return [message(fault, "DBPOOL") for fault in faults]
 
 
-def _of_alias(alias: Alias, project: ProjectConfig) -> Iterator[Fault]:
+def faults_of_pool(alias: Alias, project: ProjectConfig) -> Iterator[Fault]:
+    """What the settings of one pool and ``DBPOOL`` contradict in each other."""
     where = f'DATABASES["{alias.name}"]["POOL"]'
     config = alias.config
     for key in ("timeout", "command_timeout"):
@@ -68,15 +68,6 @@ def _of_alias(alias: Alias, project: ProjectConfig) -> Iterator[Fault]:
             where,
         )
     yield from _slow_statement(alias, project)
-    if _small(alias, project):
-        yield Fault(
-            "max_size",
-            f"max_size ({config.max_size}) is small for production.",
-            f'Raise it to {SMALL}; or say why it is enough: DBPOOL["THREADS"], ["BUDGET"] or ["ROLE"], or '
-            'POOL["pooler"].',
-            "dbpool.W009",
-            where,
-        )
 
 
 def _slow_statement(alias: Alias, project: ProjectConfig) -> Iterator[Fault]:
@@ -93,13 +84,6 @@ def _slow_statement(alias: Alias, project: ProjectConfig) -> Iterator[Fault]:
                 "Lower SLOW_STATEMENT, or set it to None.",
                 "dbpool.W033",
             )
-
-
-def _small(alias: Alias, project: ProjectConfig) -> bool:
-    config = alias.config
-    if settings.DEBUG or config.pooler or project.budget is not None or project.role not in (None, "web"):
-        return False
-    return config.max_size < min(SMALL, project.threads or SMALL)
 
 
 def address(alias: Alias) -> Hashable:

@@ -120,21 +120,25 @@ print(json.dumps([os.getpid(), *children]))
 """
 
 
-def test_processes_that_share_a_directory(session_server: Server, tmp_path: Path) -> None:
+def run(program: str, server: Server, directory: Path) -> subprocess.CompletedProcess[str]:
     """The variable counts when prometheus_client is imported, hence processes of their own."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM],
+    return subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
         cwd=ROOT,
         env={
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "tests.fixtures.metrics_settings",
-            "PROMETHEUS_MULTIPROC_DIR": str(tmp_path),
-            SERVER_VARIABLE: session_server.dsn,
+            "PROMETHEUS_MULTIPROC_DIR": str(directory),
+            SERVER_VARIABLE: server.dsn,
         },
         capture_output=True,
         text=True,
         timeout=PATIENCE,
     )
+
+
+def test_processes_that_share_a_directory(session_server: Server, tmp_path: Path) -> None:
+    done = run(PROGRAM, session_server, tmp_path)
     assert done.returncode == 0, done.stderr
     parent, *children = json.loads(done.stdout)
 
@@ -147,3 +151,53 @@ def test_processes_that_share_a_directory(session_server: Server, tmp_path: Path
     assert [found["leases_total"], found["acquire_seconds_count"], found["hold_seconds_count"]] == [28] * 3
     assert (found["connections_opened_total"], found["connections_closed_total closed"]) == (4, 4)
     assert {found[name] for name in ("connections idle", "connections_max", "circuit_state closed")} == {0}
+
+
+WITHOUT_DIRECTORY = """
+import os, sys
+import django
+django.setup()
+from django.core.management import call_command
+from django.test import RequestFactory
+from django_dbpool.contrib.prometheus import metrics
+from django_dbpool.core import reporter
+from tests.fixtures.pools import execute
+
+def scraped():
+    answer = metrics(RequestFactory().get("/metrics/"))
+    lines = answer.content.decode().splitlines()
+    return answer.status_code, [line for line in lines if "leases_total{" in line or "PROMETHEUS" in line]
+
+def lease(count):
+    for _ in range(count):
+        execute("default", "SELECT 1")
+    reporter.flush()
+
+call_command("migrate", "--plan", verbosity=0)  # with its checks
+lease(3)
+if (child := os.fork()) == 0:
+    lease(1)
+    sys.exit()
+assert os.waitpid(child, 0)[1] == 0
+print(*scraped())
+os.mkdir(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+lease(2)
+print(*scraped())
+"""
+
+
+def test_directory_that_is_missing_disturbs_nobody(session_server: Server, tmp_path: Path) -> None:
+    """Leases, commands, a fork, the end of a process: all as ever, one line in the log, and the scrape is told why."""
+    directory = tmp_path / "missing"
+    done = run(WITHOUT_DIRECTORY, session_server, directory)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    fault = f"PROMETHEUS_MULTIPROC_DIR = {str(directory)!r} is not a directory"
+    assert [line for line in done.stderr.splitlines() if line.startswith(fault)], done.stderr
+    without, with_it = [line for line in done.stdout.splitlines() if "[" in line][-2:]
+    assert without.startswith("503 ") and fault in without
+    assert "Make it before the server starts" in without
+    assert with_it.startswith("200 ")
+    assert 'django_dbpool_leases_total{alias="default"} ' in with_it
+    leases = float(with_it.split("} ")[1].split("'")[0])
+    assert leases >= 5, "nothing that was counted meanwhile is lost"

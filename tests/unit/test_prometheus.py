@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, valu
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from django_dbpool.contrib import gunicorn, prometheus
-from django_dbpool.contrib.prometheus import PoolCollector, checks, metrics, register, shared, unregister
+from django_dbpool.contrib.prometheus import PoolCollector, checks, directory, metrics, register, shared, unregister
 from django_dbpool.contrib.prometheus.shared import SharedFiles
 from django_dbpool.core import reporter
 from django_dbpool.errors import PoolError
@@ -318,20 +318,55 @@ def test_job_where_a_directory_is_shared(several: Fleet, monkeypatch: pytest.Mon
 
 
 def said() -> list[Any]:
-    return [message for message in run_checks(tags=["dbpool"]) if message.id == "dbpool.E024"]
+    return [message for message in run_checks(tags=["dbpool"]) if message.id == "dbpool.W047"]
 
 
 def test_check_of_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert checks.check_directory() == []
-    for variable in checks.VARIABLES:
+    for variable in directory.VARIABLES:
         with monkeypatch.context() as patch:
             patch.setenv(variable, str(tmp_path))
             assert said() == []
-            patch.setenv(variable, str(tmp_path / "missing"))
-            (message,) = said()
-            assert variable in message.msg
-            assert "not a directory that this process may write to" in message.msg
-            assert "Make it before the server starts" in message.hint
+            # prometheus_client would write into the working directory, and refuse to read there.
+            for unusable in (str(tmp_path / "missing"), __file__, ""):
+                patch.setenv(variable, unusable)
+                (message,) = said()
+                assert variable in message.msg
+                assert "not a directory that this process may read and write" in message.msg
+                assert "Make it before the server starts" in message.hint
+                assert not message.is_serious(), "manage.py migrate goes on without metrics"
+
+
+def test_what_is_counted_meanwhile_is_written_once_it_can_be(several: Fleet, caplog: Any) -> None:
+    """A file that can't be opened, as on a full disk; and then it can."""
+    blocked = several.directory / "counter_1.db"
+    blocked.mkdir()
+    files = SharedFiles(lambda: [reading(leases=leases)])
+    leases = 2
+    assert not files.write()
+    leases = 3
+    assert not files.write()
+    (record,) = caplog.records
+    assert record.name == "django_dbpool.prometheus"
+    assert "PROMETHEUS_MULTIPROC_DIR can't be written to (Is a directory): no metrics" in record.message
+    assert "Make it before the server starts" in record.message
+    blocked.rmdir()
+    assert files.write()
+    assert value(several.seen(), "leases_total") == 3
+
+
+def test_child_whose_files_cannot_be_opened(several: Fleet) -> None:
+    """prometheus_client leaves it the values of its parent, whose files are closed."""
+    several.write(1, reading(leases=2))
+    files, blocked = several._files[1], several.directory / "counter_2.db"
+    blocked.mkdir()
+    several.pid = 2
+    files._written.clear()  # as in a child, which begins with nothing
+    several.readings = [reading(leases=5)]
+    assert [files.write() for _ in range(2)] == [False, False]
+    blocked.rmdir()
+    assert files.write()
+    assert value(several.seen(), "leases_total") == 2 + 5
 
 
 def test_child_exit_never_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

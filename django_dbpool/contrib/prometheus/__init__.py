@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 
 from ...core import reporter
 from ...pool.measures import Measures, measures
+from . import directory
 from .families import FAMILIES
 from .shared import SharedFiles
 
@@ -88,10 +89,13 @@ def unregister(registry: CollectorRegistry = REGISTRY) -> None:
 def metrics(request: HttpRequest) -> HttpResponse:
     """
     A view: all metrics of this process, or of all that share its directory, those of other libraries included. It uses
-    no database. They are not for visitors: keep it behind whatever keeps other internal pages.
+    no database. They are not for visitors: keep it behind whatever keeps other internal pages. Where the directory
+    can't be used it is a 503 that says so.
     """
     registry = REGISTRY
     if values.ValueClass._multiprocess:
+        if fault := directory.fault():
+            return HttpResponse(f"{fault} {directory.REMEDY}\n", status=503, content_type="text/plain; charset=utf-8")
         if _shared is not None:
             _shared.write()  # the others are at most a second behind
         registry = CollectorRegistry()

@@ -16,8 +16,12 @@ from typing import Any
 
 from prometheus_client import values
 
+from ...core.logs import get_logger
 from ...pool.measures import Measures
+from . import directory
 from .families import FAMILIES, Durations, Family, Labels, buckets_of
+
+logger = get_logger("django_dbpool.prometheus")
 
 PATIENCE = 1.0
 """Seconds that a writer waits for another one; a signal handler may have interrupted it."""
@@ -66,17 +70,38 @@ class SharedFiles:
         self._values: dict[Key, Any] = {}
         self._written: dict[Key, float] = {}
         self._pid = os.getpid()
+        self._said: str | None = None
 
     def write(self) -> bool:
-        """Bring the files up to date; False if another thread is at it, and takes its time."""
+        """
+        Bring the files up to date; False if another thread is at it, and takes its time, or if they can't be written:
+        that is logged once, and tried again with each call.
+        """
         lock = _writing
         if not lock.acquire(timeout=PATIENCE):
             return False
         try:
-            self._write()
+            fault = self._fault()
         finally:
             lock.release()
-        return True
+        if fault != self._said:
+            self._said = fault
+            if fault is not None:
+                logger.warning("%s %s", fault, directory.REMEDY)
+        return fault is None
+
+    def _fault(self) -> str | None:
+        """Why nothing could be written; None if it was."""
+        if fault := directory.fault():
+            return fault
+        try:
+            self._write()
+        except (OSError, ValueError) as error:
+            # ValueError: a forked child's values, whose new files could not be opened, have their parent's, closed.
+            self._values.clear()
+            words = getattr(error, "strerror", None) or str(error)
+            return f"PROMETHEUS_MULTIPROC_DIR can't be written to ({words}): no metrics are exported."
+        return None
 
     def _write(self) -> None:
         if self._pid != os.getpid():
