@@ -6,7 +6,6 @@ process: its alerts and its load.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from time import monotonic
@@ -20,11 +19,12 @@ from .alerts.providers import BatchTrouble, default
 from .alerts.service import alerts_section
 from .backends import sampler
 from .conf import management_command, project_config
+from .core.logs import get_logger
 from .fleet.stores import Unusable
 from .models import BatchCheckpoint, BatchFailure, BatchRun
 from .transaction import deadline
 
-logger = logging.getLogger("django_dbpool.alerts")
+logger = get_logger("django_dbpool.alerts")
 
 INTERVAL = 60.0
 """Seconds between two questions. Longer than a process stays awake for its own questions' sake."""
@@ -143,7 +143,7 @@ _STUCK = (
     f"SELECT r.name FROM {_CHECKPOINTS} c JOIN {_RUNS} r ON r.id = c.run_id "  # noqa: S608
     "WHERE r.state = 'open' AND r.wanted <> 'pause' AND NOT c.finished AND ("
     "  c.token <> '' AND c.heartbeat <= clock_timestamp() - make_interval(secs => r.takeover_after)"
-    "  AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.backend_xid = c.xmax)"
+    f"  AND NOT {BatchCheckpoint.in_batch('c')}"
     "  OR c.token = '' AND (c.reason LIKE 'failed%%' OR c.restarts > %s AND c.batches <= c.restarted_with)"
     ") ORDER BY c.heartbeat LIMIT 1000"
 )

@@ -194,6 +194,20 @@ class BatchCheckpoint(models.Model):
     def __str__(self) -> str:
         return f"{self.run_id}/{self.part}"
 
+    @staticmethod
+    def in_batch(row: str) -> str:
+        """
+        SQL that is true while a transaction is under way that has written this row: its number is what the row's
+        visible version ends with. From the snapshot, not from ``pg_stat_activity``, which a role may be kept from.
+
+        Args:
+            row: name of the table in the query.
+        """
+        return (
+            f"(age({row}.xmax) <= age(pg_snapshot_xmax(pg_current_snapshot())::xid)"  # begun since the snapshot
+            f" OR EXISTS (SELECT FROM pg_snapshot_xip(pg_current_snapshot()) AS x WHERE x::xid = {row}.xmax))"
+        )
+
 
 class BatchFailure(models.Model):
     """An item that a run could not do. Without the values that the server's error may have quoted."""

@@ -31,6 +31,7 @@ from .conf import project_config
 from .core import blocks, operations, writes
 from .core.admission import UNMARKED, admission
 from .core.ledger import current_unit, running_unit
+from .core.logs import get_logger
 from .core.names import clean_name, clean_tags
 from .core.operations import Running, origin_of, root_of
 from .errors import ShuttingDown, raised_in_request
@@ -38,7 +39,7 @@ from .pool import stopping
 
 __all__ = ["ThreadPoolExecutor", "TooManyThreads", "spawn", "spawn_on_commit"]
 
-logger = logging.getLogger("django_dbpool.threads")
+logger = get_logger("django_dbpool.threads")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -359,9 +360,11 @@ def _is_expected(error: BaseException) -> bool:
     if isinstance(error, (SystemExit, ShuttingDown, asyncio.CancelledError)):
         return True
     cause: BaseException | None = error
-    while cause is not None:
+    seen: set[int] = set()
+    while cause is not None and id(cause) not in seen:  # `raise error from error` makes a circle
         if getattr(cause, "sqlstate", None) == ADMIN_SHUTDOWN:
             return True
+        seen.add(id(cause))
         cause = cause.__cause__
     return False
 

@@ -13,28 +13,21 @@ from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
-from django.http import (
-    HttpRequest,
-    HttpResponse,
-    HttpResponseBadRequest,
-    HttpResponseNotAllowed,
-    HttpResponseRedirect,
-    QueryDict,
-)
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from .. import reports
 from ..acting import Acted, act
-from ..acting.acted import FAILED
+from ..acting.acted import DONE, FAILED, OVER
 from ..core.words import one_line
-from ..models import ConnectionPool
 from ..reports import Fleet, HolderRow, ProcessRow
 from ..threads import ThreadPoolExecutor
+from . import posted
+from .asked import LONGEST_KEY
+from .ended import remember
 from .verbs import OUTCOMES, VERBS, Verb
 
 if TYPE_CHECKING:
@@ -42,8 +35,6 @@ if TYPE_CHECKING:
 
 Victim = HolderRow | ProcessRow
 
-LONGEST_QUERY = 2000
-LONGEST_KEY = 1000
 MOST = 50
 """Victims of one request; more have to be asked for again."""
 
@@ -90,7 +81,7 @@ class Wanted:
         for key in keys:
             _target(VERBS[name], key)
         (back,) = _texts(given, "back") or [""]
-        return cls(name, tuple(dict.fromkeys(keys)), back[:LONGEST_QUERY], "confirmed" in given)
+        return cls(name, tuple(dict.fromkeys(keys)), back[: posted.LONGEST_QUERY], "confirmed" in given)
 
 
 def _texts(given: QueryDict, name: str) -> list[str]:
@@ -107,17 +98,11 @@ def _target(verb: Verb, key: str) -> tuple[str, dict[str, Any]]:
 
 def respond(admin: ConnectionPoolAdmin, request: HttpRequest) -> HttpResponse:
     """The answer to a request for an action."""
-    if not admin.has_operate_permission(request):
-        raise PermissionDenied
-    if request.method in ("GET", "HEAD"):  # behind a log-in, or typed: nobody has confirmed anything
-        return HttpResponseRedirect(admin.url_of("holders"))
-    if request.method != "POST":
-        return HttpResponseNotAllowed(["POST"])
-    try:
-        wanted = Wanted.read(request.POST)
-    except ValueError:
-        return HttpResponseBadRequest(_("This is no action."), content_type="text/plain; charset=utf-8")
-    back = _back(admin, wanted)
+    return posted.respond(admin, request, "holders", Wanted.read, _answer)
+
+
+def _answer(admin: ConnectionPoolAdmin, request: HttpRequest, wanted: Wanted) -> HttpResponse:
+    back = posted.back_to(admin, wanted.verb.page, wanted.back)
     if refusal := _refusal(wanted):
         messages.warning(request, refusal, fail_silently=True)
         return back
@@ -134,6 +119,9 @@ def respond(admin: ConnectionPoolAdmin, request: HttpRequest) -> HttpResponse:
     if wanted.name == "stack" and done[0].done:
         return admin.render(request, "stack", wanted.verb.title, {**context, "acted": done[0]})
     _tell(request, victims, done)
+    if wanted.name == "terminate":
+        over = [_key(victim) for victim, acted in zip(victims, done, strict=True) if acted.outcome in (DONE, OVER)]
+        remember(request, back, over, admin.url_of("overview"))
     return back
 
 
@@ -173,27 +161,11 @@ def _act(wanted: Wanted, victim: Victim, *, user: Any, actor: str, until: float)
     instance, arguments = _target(wanted.verb, key)
     # To look is nothing that the history of changes is about.
     change = f"{wanted.name}: {_told(victim)}"
-    note = partial(write_log_entry, user, key, _title(victim), change) if wanted.verb.confirmed else None
+    note = partial(posted.write_log_entry, user, key, _title(victim), change) if wanted.verb.confirmed else None
     try:
         return act(instance, wanted.name, actor=actor, note=note, timeout=EACH, **arguments)
     except ValueError as error:  # the store is anybody's who may write to it: there may be no such process or lease
         return Acted(FAILED, str(error), 0.0)
-
-
-def write_log_entry(user: Any, key: str, title: str, change: str) -> None:
-    """A line of the history of changes, in the admin's index."""
-    # Imported here: this module may be imported also where django.contrib.admin is no app, and has no models.
-    from django.contrib.admin.models import CHANGE, LogEntry
-    from django.contrib.contenttypes.models import ContentType
-
-    LogEntry.objects.create(
-        user_id=user,
-        content_type_id=ContentType.objects.get_for_model(ConnectionPool).pk,
-        object_id=key,
-        object_repr=title[:200],
-        action_flag=CHANGE,
-        change_message=change,
-    )
 
 
 def _tell(request: HttpRequest, victims: Sequence[Victim], done: Sequence[Acted]) -> None:
@@ -225,10 +197,3 @@ def _told(victim: Victim) -> str:
         f"{one_line(victim.who, 200)} on {victim.process}, database {victim.alias}, backend {victim.backend_pid}, "
         f"held for {victim.held:.0f} s, {victim.state}"
     )
-
-
-def _back(admin: ConnectionPoolAdmin, wanted: Wanted) -> HttpResponseRedirect:
-    """To the page it was asked for on, with its filters; never to another site."""
-    query = urlsplit(f"?{wanted.back.lstrip('?')}").query
-    url = admin.url_of(wanted.verb.page)
-    return HttpResponseRedirect(f"{url}?{QueryDict(query).urlencode()}" if query else url)

@@ -12,6 +12,9 @@ from django.utils.translation import gettext_lazy as _
 from .. import reports
 from ..core.words import one_line
 
+LONGEST_KEY = 1000
+"""Characters by which a page names a lease, a process or a run; more than that is not read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:

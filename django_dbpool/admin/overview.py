@@ -17,6 +17,7 @@ from .. import reports
 from ..reports import CircuitStep, Culprit, Database, Fleet, Percentiles, Problem
 from . import plots
 from .actions import MOST
+from .ended import ended
 from .plots import Plot, Segment
 
 OLDEST = 5
@@ -101,6 +102,8 @@ class CulpritView:
 
     culprit: Culprit
     keys: tuple[str, ...]
+    ended: bool
+    """All of them are over, though their processes have not said so yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,25 +126,29 @@ class Card:
 def overview_context(request: HttpRequest, fleet: Fleet) -> dict[str, Any]:
     found = reports.overview(fleet)
     held = reports.holders(fleet, per_page=OLDEST)
+    over = ended(request, fleet)
     return {
         "overview": found,
         "verdict": VERDICTS[found.status],
         "fleet_text": _fleet_text(fleet),
-        "culprits": tuple(_culprits(fleet))[:CULPRITS],
+        "culprits": tuple(_culprits(fleet, over))[:CULPRITS],
         "problems": tuple(_problems(request, fleet, found.problems)),
         "cards": tuple(card(database, fleet) for database in found.databases),
         "oldest": held.items,
+        "ended": over,
         "held_in_all": held.total,
     }
 
 
-def _culprits(fleet: Fleet) -> Iterator[CulpritView]:
+def _culprits(fleet: Fleet, over: frozenset[str]) -> Iterator[CulpritView]:
     found = [each for each in reports.culprits(fleet) if each.kind == "holder" and each.state.startswith(SURELY)]
     rows = {row.key: row for row in reports.holders(fleet, per_page=EVERY).items} if found else {}
     for each in found:
         found_again = (row for row in map(rows.get, each.keys) if row is not None and row.can_be_aimed_at)
         idle = [row for row in found_again if row.state.startswith(SURELY)]
-        yield CulpritView(each, tuple(row.key for row in idle if row.held >= each.youngest)[:MOST])
+        aimed_at = [row.key for row in idle if row.held >= each.youngest]
+        left = tuple(key for key in aimed_at if key not in over)
+        yield CulpritView(each, left[:MOST], ended=bool(aimed_at) and not left)
 
 
 def _fleet_text(fleet: Fleet) -> str:
@@ -200,7 +207,8 @@ def card(database: Database, fleet: Fleet) -> Card:
     changed = {step.process: step for step in reversed(database.circuit_changes)}
     return Card(
         database=database,
-        roles=ngettext("%(count)s process", "%(count)s processes", database.processes) % {"count": database.processes},
+        roles=ngettext("of %(count)s process", "of %(count)s processes together", database.processes)
+        % {"count": database.processes},
         bar=_bar(database),
         bar_text=_("%(active)s in use, %(idle)s idle, %(waiting)s waiting, at most %(max)s")
         % {"active": database.active, "idle": database.idle, "waiting": database.waiting, "max": database.max},

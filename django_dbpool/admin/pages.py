@@ -13,6 +13,7 @@ from .. import reports
 from ..reports import Fleet
 from .asked import Choice, chosen, number, paged, text
 from .batch_pages import batch_context, batches_context
+from .ended import ended
 from .overview import overview_context
 
 Context = Callable[[HttpRequest, Any], dict[str, Any]]
@@ -108,6 +109,7 @@ def holders_context(request: HttpRequest, fleet: Fleet) -> dict[str, Any]:
         "sorts": sorts(request, HOLDER_SORTS, _("time held")),
         "asked": request.GET.get("servers") == "1",
         "rows": paged(request, rows),
+        "ended": ended(request, fleet),
         "left_out": reports.holders_left_out(fleet),
         "strangers": reports.strangers(fleet) if seen else (),
     }

@@ -8,7 +8,6 @@ connection for a moment (``Housekeeping.reclaim_lost`` finds it) and never share
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import sys
 import weakref
@@ -27,6 +26,7 @@ from django.db.backends.signals import connection_created
 from ..core import blocks, callers
 from ..core.errors import Exhausted, GateClosed, LeaseRefused
 from ..core.ledger import Owner, current_unit
+from ..core.logs import get_logger
 from ..errors import PoolError, from_refusal
 from ..pool import background, tell
 from ..pool.entry import IDLE, INERROR, INTRANS, PoolEntry
@@ -40,7 +40,7 @@ from .session import SessionMixin
 if TYPE_CHECKING:
     from .raw import RawConnection
 
-logger = logging.getLogger("django_dbpool.backends")
+logger = get_logger("django_dbpool.backends")
 
 
 def current_request() -> object:
@@ -290,6 +290,10 @@ class AcquiringMixin(TimeLimitsMixin, SessionMixin):
     # Defined by PooledDatabaseMixin.
     _sharing_lock: AbstractContextManager[object]
     _plain_door: bool
+
+    @property
+    def _pooled(self) -> bool:
+        raise NotImplementedError
 
     def _resolve_pool(self) -> ManagedPool | None:
         raise NotImplementedError

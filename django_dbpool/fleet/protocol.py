@@ -24,7 +24,8 @@ NOT_ME = "another process"
 TOO_LATE = "too late"
 """Answered to what came after the time that it was good for; nothing was done."""
 
-_CHUNK = 65536
+CHUNK = 65536
+"""Bytes that are read at one time."""
 
 
 class BadLine(Exception):
@@ -71,7 +72,7 @@ def receive(connection: socket.socket, longest: int, deadline: float) -> bytes:
     while True:
         _until(connection, deadline)
         try:
-            chunk = connection.recv(min(_CHUNK, longest + 1 - len(line)))
+            chunk = connection.recv(min(CHUNK, longest + 1 - len(line)))
         except TimeoutError:
             raise TooSlow from None
         line += chunk

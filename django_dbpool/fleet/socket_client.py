@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
-import threading
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from time import monotonic, sleep
+from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, DefaultSelector
+from time import monotonic
 from typing import Any
 
 from ..conf import places, project_config
@@ -19,7 +19,15 @@ from ..core.words import one_line
 from . import protocol
 
 TIMEOUT = 3.0
-AT_ONCE = 16
+
+AT_ONCE = 256
+"""Processes that are waited for at one time: each takes a descriptor of this process, which needs some for its work."""
+
+AGAIN = 0.02
+"""Seconds after which it is tried again where the queue of the other side is full."""
+
+LATE = 0.5
+"""Seconds beyond the deadline in which what has come by then is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,7 @@ def ask_local(verb: str, *, timeout: float = TIMEOUT, pid: int | None = None, **
 
     Args:
         verb: "status", "holders", "stack", "drain", "cancel" or "terminate".
-        timeout: seconds for each; they are asked at the same time, sixteen at once.
+        timeout: seconds, for all together: they are asked at the same time.
         pid: ask only this process.
         arguments: of the verb.
 
@@ -73,11 +81,8 @@ def ask_local(verb: str, *, timeout: float = TIMEOUT, pid: int | None = None, **
         ...     print(process.pid, process.result if process.ok else process.error)
     """
     found, refused = _sockets(pid)
-    line = protocol.encode({"verb": verb, **arguments})
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="dbpool-ask") as executor:
-        answers = list(executor.map(lambda each: _ask(each[0], each[1], line, timeout), found))
-    known = (answer for answer in answers if answer is not None)
-    return LocalProcesses(tuple(sorted(known, key=lambda answer: answer.pid)), tuple(refused))
+    answers = _ask(found, protocol.encode({"verb": verb, **arguments}), timeout)
+    return LocalProcesses(tuple(sorted(answers, key=lambda answer: answer.pid)), tuple(refused))
 
 
 def local_processes(*, timeout: float = TIMEOUT) -> LocalProcesses:
@@ -117,30 +122,13 @@ def locate(instance: str, *, timeout: float = 1.0) -> Located:
         timeout: seconds. A process that can answer does within a few milliseconds.
     """
     found, refused = _sockets(None)
-    todo, answers = deque(found), SimpleQueue[LocalAnswer | None]()
-    deadline = monotonic() + timeout
-    line = protocol.encode({"verb": "status", "process": instance})
-
-    def ask() -> None:
-        with suppress(IndexError):
-            while True:
-                pid, path = todo.popleft()
-                answers.put(_ask(pid, path, line, max(0.01, deadline - monotonic())))
-
-    for _ in range(min(AT_ONCE, len(found))):
-        # Daemons: those that wait for a frozen process must not hold up the end of this one.
-        threading.Thread(target=ask, name="dbpool-locate", daemon=True).start()
     silent: list[LocalAnswer] = []
-    for _ in found:
-        try:
-            answer = answers.get(timeout=max(0.01, deadline - monotonic() + 0.1))
-        except Empty:
-            break
-        if answer is not None and answer.ok:
-            todo.clear()
-            return Located(answer, tuple(silent), tuple(refused))
-        if answer is not None and answer.error != protocol.NOT_ME:
-            silent.append(answer)
+    with closing(_ask(found, protocol.encode({"verb": "status", "process": instance}), timeout)) as answers:
+        for answer in answers:
+            if answer.ok:
+                return Located(answer, tuple(silent), tuple(refused))
+            if answer.error != protocol.NOT_ME:
+                silent.append(answer)
     return Located(None, tuple(sorted(silent, key=lambda answer: answer.pid)), tuple(refused))
 
 
@@ -166,41 +154,113 @@ def _sockets(only: int | None) -> tuple[list[tuple[int, Path]], list[str]]:
     return sorted(found.items()), refused
 
 
-def _ask(pid: int, path: Path, line: bytes, timeout: float) -> LocalAnswer | None:
-    """One process's answer; None if there is no such process any more."""
+# -- all at once, in the calling thread -------------------------------------------------------------------------------
+
+Turn = tuple[socket.socket, int]
+"""A connection, and what it has to be ready for; 0: there is nothing to wait for, it has to be tried again."""
+
+
+class _NotTrusted(Exception):
+    """Somebody else listens there."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    pid: int
+    path: Path
+    talk: Generator[Turn, None, dict[str, Any]]
+
+
+def _ask(found: Sequence[tuple[int, Path]], line: bytes, timeout: float) -> Generator[LocalAnswer, None, None]:
+    """The answers, as they come; last those who have not answered. Processes that are gone say nothing."""
     deadline = monotonic() + timeout
+    later = deque(found)
+    due: list[_Asked] = []
+    full: list[_Asked] = []
+    with ExitStack() as talks, DefaultSelector() as selector:
+        while True:
+            for asked in due:
+                if (answer := _go_on(asked, selector, full)) is not None:
+                    yield answer
+            due = []
+            left = deadline - monotonic()
+            while left > 0 and later and len(due) + len(full) + len(selector.get_map()) < AT_ONCE:
+                pid, path = later.popleft()
+                due.append(_Asked(pid, path, talks.enter_context(closing(_talk(path, line)))))
+            if not (due or full or selector.get_map()):
+                break
+            ready = selector.select(0 if due else min(left, AGAIN) if full else left)
+            for key, _ in ready:
+                selector.unregister(key.fileobj)  # before it is closed: its number may be the next one's
+                due.append(key.data)
+            if left > 0:
+                due, full = due + full, []
+            elif not due or left < -LATE:
+                break
+        silent = [*full, *due, *(key.data for key in selector.get_map().values())]
+    for pid, path in [*((asked.pid, asked.path) for asked in silent), *later]:
+        yield LocalAnswer(pid, path, error="no answer", message=f"It did not answer within {round(timeout, 1):g} s.")
+
+
+def _go_on(asked: _Asked, selector: BaseSelector, full: list[_Asked]) -> LocalAnswer | None:
+    """Its answer, or what it waits for is noted."""
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            _connect(connection, path, deadline)
-            if protocol.peer_uid(connection) not in (None, os.geteuid()):
-                return LocalAnswer(pid, path, error="not trusted", message="The socket is another user's.")
-            protocol.send(connection, line, deadline)
-            document = protocol.decode(protocol.receive(connection, protocol.LONGEST_ANSWER, deadline))
-    except FileNotFoundError:
-        return None
-    except ConnectionRefusedError:
-        return _refused(pid, path)
-    except (protocol.TooSlow, TimeoutError, BlockingIOError):
-        return LocalAnswer(pid, path, error="no answer", message=f"It did not answer within {round(timeout, 1):g} s.")
-    except protocol.BadLine:
-        return LocalAnswer(pid, path, error="bad answer", message="It hung up, or what it said is not understood.")
-    except OSError as error:
-        return LocalAnswer(pid, path, error="no connection", message=one_line(str(error.strerror)))
-    return _understood(pid, path, document)
+        connection, event = next(asked.talk)
+    except StopIteration as end:
+        return _understood(asked.pid, asked.path, end.value)
+    except (OSError, protocol.BadLine, _NotTrusted) as error:
+        return _failed(asked.pid, asked.path, error)
+    if event:
+        selector.register(connection, event, asked)
+    else:
+        full.append(asked)
+    return None
 
 
-def _connect(connection: socket.socket, path: Path, deadline: float) -> None:
-    """Where the queue of the other side is full, Linux refuses those who have a time limit at once."""
-    while True:
-        connection.settimeout(max(0.01, deadline - monotonic()))
-        try:
-            connection.connect(str(path))
-        except BlockingIOError:
-            if monotonic() >= deadline:
-                raise
-            sleep(0.02)
-        else:
-            return
+def _talk(path: Path, line: bytes) -> Generator[Turn, None, dict[str, Any]]:
+    """With one process; its answer. Nothing in it waits."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.setblocking(False)
+        # Where the queue of the other side is full, Linux refuses those who don't wait.
+        while (code := connection.connect_ex(str(path))) not in (0, errno.EISCONN):
+            if code not in (errno.EAGAIN, errno.EINPROGRESS, errno.EALREADY):
+                raise OSError(code, os.strerror(code))
+            yield connection, 0
+        if protocol.peer_uid(connection) not in (None, os.geteuid()):
+            raise _NotTrusted
+        unsent = memoryview(line)
+        while unsent:
+            try:
+                unsent = unsent[connection.send(unsent) :]
+            except BlockingIOError:
+                yield connection, EVENT_WRITE
+        said = bytearray()
+        while True:
+            yield connection, EVENT_READ
+            try:
+                chunk = connection.recv(protocol.CHUNK)
+            except BlockingIOError:
+                continue
+            said += chunk
+            line_end = said.find(b"\n", len(said) - len(chunk))
+            if line_end >= 0:
+                return protocol.decode(bytes(said[:line_end]))
+            if not chunk or len(said) > protocol.LONGEST_ANSWER:
+                raise protocol.BadLine
+
+
+def _failed(pid: int, path: Path, error: Exception) -> LocalAnswer | None:
+    """In words; None if there is no such process any more."""
+    match error:
+        case FileNotFoundError():
+            return None
+        case ConnectionRefusedError():
+            return _refused(pid, path)
+        case _NotTrusted():
+            return LocalAnswer(pid, path, error="not trusted", message="The socket is another user's.")
+        case OSError():
+            return LocalAnswer(pid, path, error="no connection", message=one_line(error.strerror or str(error)))
+    return LocalAnswer(pid, path, error="bad answer", message="It hung up, or what it said is not understood.")
 
 
 def _understood(pid: int, path: Path, document: dict[str, Any]) -> LocalAnswer:

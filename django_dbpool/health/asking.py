@@ -16,7 +16,8 @@ from psycopg import Connection
 
 from ..backends.mixin import PooledDatabaseMixin
 from ..conf import copied
-from ..pool.probing import APPLICATION, Answer, Probe, probe_of
+from ..pool.probing import APPLICATION, Probe, probe_of
+from ..pool.question import Answer
 from ..pool.registry import pools
 
 MARGIN = 0.3

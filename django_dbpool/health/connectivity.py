@@ -10,7 +10,7 @@ from typing import Any
 from ..core import arguments
 from ..core.config import PoolConfig
 from ..pool import stopping
-from ..pool.probing import Answer
+from ..pool.question import Answer
 from .asking import ask, await_, patience, wait
 from .pools import config_of, pool_of
 from .words import SHUTTING_DOWN, text_of

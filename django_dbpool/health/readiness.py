@@ -27,7 +27,8 @@ from ..conf.engines import is_ours
 from ..core.readiness import ReadinessConfig
 from ..pool import stopping
 from ..pool.managed import ManagedPool
-from ..pool.probing import Answer, Probe
+from ..pool.probing import Probe
+from ..pool.question import Answer
 from ..pool.registry import pools
 from . import words
 from .asking import ask, await_, patience, wait

@@ -234,6 +234,7 @@ def _database(each: Database, rates: Rates, names: int) -> Line:
         ("dim", "." * (BAR - filled)),
         ("", "] "),
         (style, f"{used}/{each.max} in use"),
+        ("", f" by {each.processes} processes" if each.processes > 1 else ""),
         ("bad" if each.waiting else "", f", {each.waiting} waiting"),
         ("", f", {each.idle} idle"),
     ]

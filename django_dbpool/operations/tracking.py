@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from _thread import get_ident
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -67,12 +68,24 @@ class track_operation:  # noqa: N801  # used as a statement, like contextlib.sup
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        running = self._entered.pop()
+        running = self._leave()
         if kind is None:
             operations.end(running, "done", None)
         else:
             cancelled = issubclass(kind, (asyncio.CancelledError, GeneratorExit))
             operations.end(running, "cancelled" if cancelled else "failed", kind.__qualname__)
+
+    def _leave(self) -> Running:
+        """
+        The operation that ends here. Where several threads or tasks use one object at once it is the caller's own, not
+        the last one that was begun.
+        """
+        running = operations.current()
+        if running is None or running not in self._entered:
+            begun_here = (each for each in reversed(self._entered) if each.ident == get_ident())
+            running = next(begun_here, self._entered[-1])
+        self._entered.remove(running)
+        return running
 
     async def __aenter__(self) -> Running:
         return self.__enter__()

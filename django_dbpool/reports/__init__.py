@@ -8,17 +8,8 @@ from __future__ import annotations
 
 from .alert_rows import AlertRow, alerts
 from .batch_rows import STATES as BATCH_STATES
-from .batch_rows import (
-    BatchFailureRow,
-    BatchPage,
-    BatchPartRow,
-    BatchRow,
-    batch,
-    batch_failures,
-    batch_of,
-    batches,
-    key_of_batch,
-)
+from .batch_rows import BatchPage, batch, batch_failures, batches
+from .batch_shown import BatchFailureRow, BatchPartRow, BatchRow, batch_of, key_of_batch
 from .changes import CircuitStep
 from .culprits import Culprit, culprits
 from .holder_rows import HolderRow, StrangerRow, holders, holders_left_out, key_of, strangers, target_of

@@ -95,7 +95,7 @@ def culprits(fleet: Fleet) -> tuple[Culprit, ...]:
         found += _holders(here, near, limits.of(alias), LONG_WHILE_OTHERS_WAIT if alias in waiting else LONG)
         if alias in servers:
             known = [row for row in rows if same_server(alias, row.alias)]
-            found += _sessions(servers[alias], known, blockers[alias])
+            found += _sessions(servers[alias], fleet.strangers[alias], known, blockers[alias])
     return tuple(sorted(found, key=_urgency))
 
 
@@ -261,10 +261,12 @@ def _blocks(number: int) -> str:
 # -- sessions that are no leases ------------------------------------------------------------------------------------
 
 
-def _sessions(server: Server, rows: Sequence[HolderRow], blockers: Mapping[int, set[int]]) -> Iterator[Culprit]:
+def _sessions(
+    server: Server, strangers: Sequence[Session], rows: Sequence[HolderRow], blockers: Mapping[int, set[int]]
+) -> Iterator[Culprit]:
     leased = {row.backend_pid for row in rows}
     groups: dict[str, list[Session]] = {}
-    for session in server.strangers:
+    for session in strangers:
         sits = session.state.startswith("idle in transaction") and (session.state_age or 0.0) >= LONG
         if sits or session.pid in blockers:
             groups.setdefault(session.application_name, []).append(session)

@@ -249,7 +249,7 @@ def strangers(fleet: Fleet) -> tuple[StrangerRow, ...]:
     """The oldest first; of the servers that were asked, so ``read(servers=True)`` is needed for any."""
     found = [
         StrangerRow(
-            alias=server.alias,
+            alias=alias,
             backend_pid=session.pid,
             application_name=session.application_name,
             state=session.state,
@@ -258,7 +258,7 @@ def strangers(fleet: Fleet) -> tuple[StrangerRow, ...]:
             age=session.age,
             transaction_age=session.transaction_age,
         )
-        for server in fleet.servers
-        for session in server.strangers
+        for alias, sessions in fleet.strangers.items()
+        for session in sessions
     ]
     return tuple(sorted(found, key=lambda row: -row.age))

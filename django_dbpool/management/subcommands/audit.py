@@ -14,7 +14,11 @@ from django.apps import apps
 from django.conf import settings
 
 from ...audit import RULES, UNREADABLE, Report, audit
+from ...core.words import one_line
 from .. import subcommand
+
+LONGEST_PATH = 4096
+"""Characters, as Linux takes them."""
 
 INSTALLED = {"site-packages", "dist-packages"}
 
@@ -84,9 +88,10 @@ class Subcommand(subcommand.Subcommand):
 
     def _print(self, report: Report) -> None:
         for finding in report.findings:
-            place = f"{finding.path}:{finding.line}:{finding.column}:"
+            # A file may be called anything, also what can't be encoded.
+            place = f"{one_line(finding.path, LONGEST_PATH)}:{finding.line}:{finding.column}:"
             style = self.style.ERROR if finding.rule == UNREADABLE else self.style.WARNING
-            self.stdout.write(f"{place} {style(finding.rule)} {finding.message}")
+            self.stdout.write(f"{place} {style(finding.rule)} {one_line(finding.message, LONGEST_PATH)}")
             self.stdout.write(f"    {finding.fix}")
         if report.findings:
             self.stdout.write("")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import textwrap
 from argparse import ArgumentParser
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ... import reports
 from ...core.words import one_line
 from ...fleet import Process, Server
+from ...pool.reporting import PoolSnapshot
 from ...reports import Fleet, HolderRow, Overview, Problem, culprits, holders_left_out, overview, read
 from .. import arguments, subcommand
 
@@ -159,7 +161,7 @@ class Subcommand(subcommand.Subcommand):
         if not found:
             self.stdout.write("No process has published anything lately: none is at work.")
         else:
-            self._table(_PROCESSES, [row for process in found for row in _rows_of(process)])
+            self._table(_PROCESSES, [*(row for process in found for row in _rows_of(process)), *_rows_of_all(found)])
         held = reports.holders(fleet, per_page=max(1, most))
         if held.items and most:
             self.stdout.write("")
@@ -205,9 +207,24 @@ def _rows_of(process: Process) -> Iterable[tuple[str, ...]]:
         yield (*first, "-", "-", "-", "-")
     for number, pool in enumerate(process.pools):
         now = pool.snapshot
-        reserve = f"+{now.reserve_size}" if now.reserve_size else ""
-        numbers = (now.alias, f"{now.in_use}/{now.max_size}{reserve}", str(now.waiting), pool.circuit)
+        numbers = (now.alias, _use(now.in_use, now.max_size, now.reserve_size), str(now.waiting), pool.circuit)
         yield (*(first if number == 0 else ("",) * len(first)), *numbers)
+
+
+def _rows_of_all(found: Sequence[Process]) -> Iterable[tuple[str, ...]]:
+    """A database's pools together, where several processes have one: the rows above are each of one process."""
+    pools: dict[str, list[PoolSnapshot]] = defaultdict(list)
+    for process in found:
+        for pool in process.pools:
+            pools[pool.snapshot.alias].append(pool.snapshot)
+    for alias, each in pools.items():
+        if len(each) > 1:
+            use = _use(*(sum(getattr(pool, name) for pool in each) for name in ("in_use", "max_size", "reserve_size")))
+            yield (f"all {len(each)} together", "", "", "", "", alias, use, str(sum(pool.waiting for pool in each)), "")
+
+
+def _use(in_use: int, max_size: int, reserve_size: int) -> str:
+    return f"{in_use}/{max_size}{f'+{reserve_size}' if reserve_size else ''}"
 
 
 def _row_of_holder(row: HolderRow) -> tuple[str, ...]:
