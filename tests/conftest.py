@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import psycopg
 import pytest
 from django.db import connections
 
+from django_dbpool.core import logs
 from django_dbpool.core.ledger import current_unit, thread_units
 from testproject.postgres import EmbeddedServer, Server
 from tests import settings
@@ -25,6 +27,8 @@ from tests.fixtures.passwords import Vault, password_server
 from tests.fixtures.proxy import Proxy
 
 SERVER = pytest.StashKey[Server]()
+
+TELL = logs._tell
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -130,3 +134,32 @@ def strict_server() -> Iterator[EmbeddedServer]:
 def vault(strict_server: EmbeddedServer) -> Vault:
     """Where that role's password is kept."""
     return Vault(strict_server)
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+@pytest.fixture(autouse=True)
+def errors_of_logging_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that can't be formatted fails its test: pytest's handler raises then."""
+    monkeypatch.setattr(logs, "_tell", _raise)
+
+
+@pytest.fixture
+def break_log(monkeypatch: pytest.MonkeyPatch, errors_of_logging_fail: None) -> Iterator[Callable[[str], None]]:
+    """Give a logger a filter of a project's that raises: nobody catches that, unlike a handler's errors."""
+    monkeypatch.setattr(logs, "_tell", TELL)
+    broken: list[logging.Logger] = []
+
+    def raise_always(record: logging.LogRecord) -> bool:
+        raise RuntimeError("the log is broken")
+
+    def break_(name: str) -> None:
+        logger = logging.getLogger(name)
+        logger.addFilter(raise_always)
+        broken.append(logger)
+
+    yield break_
+    for logger in broken:
+        logger.removeFilter(raise_always)

@@ -29,6 +29,10 @@ def note(path: Path, line: dict[str, Any]) -> None:
 
 
 def notes(path: Path) -> Iterator[dict[str, Any]]:
+    """What is there so far. Of a line that is just being written a reader may see the part up to the end of a page."""
     if path.exists():
         with path.open() as lines:
-            yield from map(json.loads, lines)
+            for line in lines:
+                if not line.endswith("\n"):
+                    return
+                yield json.loads(line)

@@ -113,7 +113,7 @@ def choose(visitor: Any, pid: int, action: str) -> Any:
     """Open the holders and press the button of one of them."""
     page = visitor.open(PAGES["holders"])
     row = page.locator(f'tr[data-backend-pid="{pid}"]')
-    for _ in range(100):
+    for _ in range(400):  # its process tells every few seconds, and a busy machine takes its time
         if row.count():
             break
         page.wait_for_timeout(100)

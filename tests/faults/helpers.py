@@ -17,6 +17,7 @@ from typing import Any
 import psycopg
 from django.db import connections, transaction
 
+from django_dbpool.core.ledger import Holder
 from django_dbpool.pool.managed import ManagedPool
 from django_dbpool.pool.reporting import PoolSnapshot
 from testproject.processes import wait_until
@@ -125,6 +126,17 @@ class Database:
         pids = {task.result() for task in tasks}
         assert len(pids) == count
         return pids
+
+    def holder(self, state: str = "running") -> Holder:
+        """The only one, once it is in this state."""
+        found: list[Holder] = []
+
+        def there() -> bool:
+            found[:] = [each for each in self.pool.holders() if each.state == state and each.generation >= 0]
+            return len(found) == 1
+
+        assert wait_until(there, PATIENCE), self.pool.holders()
+        return found[0]
 
     def settle(self) -> PoolSnapshot:
         """The pool's numbers once nobody holds or waits for anything; fails if that does not come."""

@@ -45,22 +45,11 @@ def target(holder: Holder) -> dict[str, Any]:
     return {"alias": holder.alias, "backend_pid": holder.backend_pid, "generation": holder.generation}
 
 
-def holder_of(database: Database, state: str = "running") -> Holder:
-    found: list[Holder] = []
-
-    def there() -> bool:
-        found[:] = [each for each in database.pool.holders() if each.state == state and each.generation >= 0]
-        return len(found) == 1
-
-    assert wait_until(there, PATIENCE), database.pool.holders()
-    return found[0]
-
-
 @pytest.fixture
 def sleeper(database: Database) -> Iterator[tuple[Task, Holder]]:
     """A thread in a statement that takes long, and its lease."""
     task = Task(database.fetch, "SELECT pg_sleep(600)")
-    holder = holder_of(database)
+    holder = database.holder()
     active = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND state = 'active'"
     assert wait_until(lambda: bool(database.observer.execute(active, [holder.backend_pid]).fetchone()), PATIENCE)
     yield task, holder
@@ -214,7 +203,7 @@ def test_a_note_that_is_interrupted_stops_it(database: Database, caplog: pytest.
 def test_while_the_pool_is_exhausted(make_database: MakeDatabase) -> None:
     database = make_database(max_size=1, timeout=0.2)
     task = Task(database.fetch, "SELECT pg_sleep(600)")
-    holder = holder_of(database)
+    holder = database.holder()
     with transaction.reserved(), transaction.atomic(using=database.alias):
         database.backend()  # the reserve, too
         with pytest.raises(PoolExhausted):
@@ -229,7 +218,7 @@ def test_while_the_server_is_frozen(make_database: MakeDatabase, server: Embedde
     """What needs no server is done, of the rest it is said in time that it isn't known."""
     database = make_database(server, max_size=2)
     task = Task(database.fetch, "SELECT pg_sleep(600)")
-    holder = holder_of(database)
+    holder = database.holder()
     server.freeze()
     try:
         assert here("stack", **target(holder)).outcome == "done"

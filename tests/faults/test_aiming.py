@@ -31,18 +31,6 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 MakeDatabase = Callable[..., Database]
 
 
-def holder_of(database: Database, state: str = "running") -> Holder:
-    """The only one, once it is in this state."""
-    found: list[Holder] = []
-
-    def there() -> bool:
-        found[:] = [each for each in database.pool.holders() if each.state == state and each.generation >= 0]
-        return len(found) == 1
-
-    assert wait_until(there, PATIENCE), database.pool.holders()
-    return found[0]
-
-
 def executes(observer: psycopg.Connection[Any], pid: int) -> bool:
     """A lease counts as running a moment before the server knows of its statement."""
     row = observer.execute("SELECT state FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone()
@@ -62,7 +50,7 @@ def sleeps(database: Database) -> bool:
 def sleeper(database: Database) -> Iterator[tuple[Task, Holder]]:
     """A thread in a statement that takes long, and its lease."""
     task = Task(database.fetch, "SELECT pg_sleep(600)")
-    holder = holder_of(database)
+    holder = database.holder()
     assert wait_until(lambda: executes(database.observer, holder.backend_pid), PATIENCE)
     yield task, holder
     if task.is_alive():
@@ -106,7 +94,7 @@ def test_terminated_read_does_not_run_again(make_database: MakeDatabase, table: 
             cursor.execute(sql)
 
     task = Task(read)
-    holder = holder_of(database)
+    holder = database.holder()
     assert wait_until(lambda: executes(database.observer, holder.backend_pid), PATIENCE)
     assert terminate(aim(holder)) is Outcome.DONE
     assert isinstance(task.error(), ConnectionLost)
@@ -115,7 +103,7 @@ def test_terminated_read_does_not_run_again(make_database: MakeDatabase, table: 
 def test_cancel_idle_in_transaction(database: Database) -> None:
     """There is nothing to cancel; the transaction goes on."""
     with database.holding() as (pid,):
-        assert cancel(aim(holder_of(database, "idle in transaction"))) is Outcome.OVER
+        assert cancel(aim(database.holder("idle in transaction"))) is Outcome.OVER
         assert alive(database.observer, pid)
     database.assert_whole()
 
@@ -147,7 +135,7 @@ def begun(database: Database) -> Iterator[Transaction]:
 
 
 def test_terminate_idle_in_transaction(database: Database, begun: Transaction) -> None:
-    holder = holder_of(database, "idle in transaction")
+    holder = database.holder("idle in transaction")
     assert terminate(aim(holder)) is Outcome.DONE
     assert wait_until(lambda: not alive(database.observer, holder.backend_pid), PATIENCE)
     assert isinstance(begun.error(), ConnectionLost)
@@ -159,7 +147,7 @@ def test_place_of_a_terminated_lease_is_free_at_once(make_database: MakeDatabase
     database = make_database(max_size=1, reserve_size=0)
     begun = Transaction(database.alias)
     try:
-        holder = holder_of(database, "idle in transaction")
+        holder = database.holder("idle in transaction")
         waiting = Task(database.fetch, "SELECT 1")
         assert wait_until(lambda: database.pool.snapshot().waiting == 1, PATIENCE)
         assert terminate(aim(holder)) is Outcome.DONE
@@ -177,7 +165,7 @@ def test_full_pool(make_database: MakeDatabase, reserve: int) -> None:
     """With the reserve or without: whoever waits in the queue is not waited for."""
     database = make_database(max_size=1, reserve_size=reserve)
     task = Task(database.fetch, "SELECT pg_sleep(600)")
-    holder = holder_of(database)
+    holder = database.holder()
     assert wait_until(lambda: executes(database.observer, holder.backend_pid), PATIENCE)
     waiting = Task(database.fetch, "SELECT 1")
     assert wait_until(lambda: database.pool.snapshot().waiting == 1, PATIENCE)
@@ -190,7 +178,7 @@ def test_open_circuit(make_database: MakeDatabase) -> None:
     """Callers are refused; whoever is on the server still can be stopped."""
     database = make_database(breaker=True)
     begun = Transaction(database.alias)
-    holder = holder_of(database, "idle in transaction")
+    holder = database.holder("idle in transaction")
     database.pool.breaker.isolate()
     try:
         assert terminate(aim(holder)) is Outcome.DONE
@@ -204,7 +192,7 @@ def test_open_circuit(make_database: MakeDatabase) -> None:
 
 def test_others(database: Database, begun: Transaction) -> None:
     """Another process, alias, backend or lease."""
-    target = aim(holder_of(database, "idle in transaction"))
+    target = aim(database.holder("idle in transaction"))
     for other in (
         {"instance": "0" * 16},
         {"alias": "default"},
@@ -221,7 +209,7 @@ def test_next_lease_of_the_same_connection(database: Database) -> None:
     pid = database.backend()
     with database.holding() as held:
         assert held == [pid]
-        target = aim(holder_of(database, "idle in transaction"))
+        target = aim(database.holder("idle in transaction"))
     with database.holding() as held:
         assert held == [pid]
         assert terminate(target) is cancel(target) is Outcome.OVER
@@ -230,7 +218,7 @@ def test_next_lease_of_the_same_connection(database: Database) -> None:
 
 def test_as_the_caller_has_seen_it(database: Database, begun: Transaction) -> None:
     """Of another time the backend or its transaction is not the one that was meant."""
-    target = aim(holder_of(database, "idle in transaction"))
+    target = aim(database.holder("idle in transaction"))
     row = database.observer.execute(
         "SELECT extract(epoch FROM backend_start)::float8, extract(epoch FROM xact_start)::float8, "
         "extract(epoch FROM state_change)::float8 FROM pg_stat_activity WHERE pid = %s",
@@ -249,12 +237,12 @@ def test_as_the_caller_has_seen_it(database: Database, begun: Transaction) -> No
 
 def test_process_id_of_another_session(database: Database, begun: Transaction) -> None:
     """The backend has ended unnoticed, and its number is another's."""
-    holder = holder_of(database, "idle in transaction")
+    holder = database.holder("idle in transaction")
     (entry,) = database.pool.entries
     victim = database.observer.info.backend_pid
     entry.backend_pid = victim
     try:
-        target = aim(holder_of(database, "idle in transaction"))
+        target = aim(database.holder("idle in transaction"))
         assert target.backend_pid == victim
         assert terminate(target) is cancel(target) is Outcome.OVER
         assert alive(database.observer, victim)
@@ -264,7 +252,7 @@ def test_process_id_of_another_session(database: Database, begun: Transaction) -
 
 
 def test_backend_killed_before(database: Database, begun: Transaction) -> None:
-    holder = holder_of(database, "idle in transaction")
+    holder = database.holder("idle in transaction")
     database.observer.execute("SELECT pg_terminate_backend(%s)", [holder.backend_pid])
     assert wait_until(lambda: not alive(database.observer, holder.backend_pid), PATIENCE)
     assert terminate(aim(holder)) is cancel(aim(holder)) is Outcome.OVER
@@ -332,7 +320,7 @@ def test_never_a_wrong_victim(
 
 def test_what_was_aimed_at_serves_nobody_else(database: Database, begun: Transaction) -> None:
     """Also if it came to nothing: until that is known the connection must not change hands."""
-    holder = holder_of(database, "idle in transaction")
+    holder = database.holder("idle in transaction")
     assert cancel(aim(holder)) is Outcome.OVER
     assert begun.error() is None
     assert wait_until(lambda: not alive(database.observer, holder.backend_pid), PATIENCE)
@@ -349,7 +337,7 @@ def test_through_something_in_between(
     """Its process ids may mean anything; the connection's own way is taken."""
     database = make_database(HOST=proxy.host, PORT=str(proxy.port))
     task = Task(database.fetch, "SELECT pg_sleep(600)")
-    holder = holder_of(database)
+    holder = database.holder()
     assert wait_until(lambda: executes(database.observer, holder.backend_pid), PATIENCE)
     assert verb(aim(holder)) is Outcome.DONE
     error = task.error()
@@ -360,7 +348,7 @@ def test_through_something_in_between(
 def test_terminate_idle_through_something_in_between(make_database: MakeDatabase, proxy: Any) -> None:
     database = make_database(HOST=proxy.host, PORT=str(proxy.port))
     begun = Transaction(database.alias)
-    holder = holder_of(database, "idle in transaction")
+    holder = database.holder("idle in transaction")
     assert cancel(aim(holder)) is Outcome.OVER
     assert terminate(aim(holder)) is Outcome.DONE
     assert wait_until(lambda: not alive(database.observer, holder.backend_pid), PATIENCE)
@@ -392,7 +380,7 @@ def test_no_permission(make_database: MakeDatabase) -> None:
     try:
         weak = make_database(OPTIONS={"assume_role": "dbpool_weak"})
         begun = Transaction(weak.alias)
-        assert terminate(aim(holder_of(weak, "idle in transaction"))) is Outcome.REFUSED
+        assert terminate(aim(weak.holder("idle in transaction"))) is Outcome.REFUSED
         assert begun.error() is None
         weak.connection.close_pool()
     finally:
@@ -405,7 +393,7 @@ def test_frozen_server(make_database: MakeDatabase, server: EmbeddedServer, verb
     """Seconds, not for ever; what was aimed at ends as if nobody had."""
     database = make_database(server)
     begun = Transaction(database.alias)
-    holder = holder_of(database, "idle in transaction")
+    holder = database.holder("idle in transaction")
     database.backend()  # one that is free, and does not answer either
     server.freeze()
     try:
@@ -425,7 +413,7 @@ def test_pgbouncer(make_database: MakeDatabase, server: EmbeddedServer, pool_mod
         database = make_database(front)
         for verb in (cancel, terminate):
             task = Task(database.fetch, "SELECT pg_sleep(600)")
-            holder = holder_of(database)
+            holder = database.holder()
             assert wait_until(partial(sleeps, database), PATIENCE)
             assert verb(aim(holder)) is Outcome.DONE
             assert isinstance(task.error(), OperationalError)

@@ -23,6 +23,7 @@ from django_dbpool.views import endpoint
 from testproject.postgres import EmbeddedServer
 from tests.faults.conftest import MakeDatabase
 from tests.faults.helpers import PATIENCE, Database, Task
+from tests.fixtures.aliases import Everything
 from tests.fixtures.api import POOL, TOKEN, body, client_of, publish, site
 
 # Both, because readiness asks for every alias of the settings.
@@ -32,15 +33,8 @@ SOON = 8.0
 """Seconds: two for a session, three for the store, on a machine with other things to do."""
 
 
-class Everything:
-    """Users and the fleet are where the test says."""
-
-    alias = "default"
-
-    def db_for_read(self, model: Any, **hints: Any) -> str:
-        return self.alias
-
-    db_for_write = db_for_read
+class Endpoints(Everything):
+    """No more is migrated than they need."""
 
     def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool:
         return app_label in ("auth", "contenttypes", "django_dbpool")
@@ -53,8 +47,8 @@ def database(
     """One connection and one in the reserve, with users."""
     server.start()
     found = make_database(server, max_size=1, reserve_size=1, timeout=PATIENCE, command_timeout=1.0)
-    monkeypatch.setattr(Everything, "alias", found.alias)
-    routers = {"DATABASE_ROUTERS": ["tests.faults.test_api.Everything"]}
+    monkeypatch.setattr(Endpoints, "alias", found.alias)
+    routers = {"DATABASE_ROUTERS": ["tests.faults.test_api.Endpoints"]}
     with override_settings(**routers), site(FLEET={"using": found.alias}):
         call_command("migrate", database=found.alias, verbosity=0)
         yield found

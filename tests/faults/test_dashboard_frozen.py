@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from django.core.management import call_command
@@ -14,20 +13,10 @@ from django_dbpool.admin import model_admin
 from testproject.postgres import EmbeddedServer
 from tests.faults.conftest import MakeDatabase
 from tests.faults.helpers import PATIENCE, Database, Task
+from tests.fixtures.aliases import Everything
 from tests.fixtures.dashboard import client_of, site, url
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
-
-
-class Everything:
-    """Users, sessions and the fleet are where the test says."""
-
-    alias = "default"
-
-    def db_for_read(self, model: Any, **hints: Any) -> str:
-        return self.alias
-
-    db_for_write = db_for_read
 
 
 @pytest.fixture
@@ -38,7 +27,7 @@ def database(
     server.start()
     found = make_database(server, max_size=2, reserve_size=1, timeout=PATIENCE)
     monkeypatch.setattr(Everything, "alias", found.alias)
-    routers = {"DATABASE_ROUTERS": ["tests.faults.test_dashboard_frozen.Everything"]}
+    routers = {"DATABASE_ROUTERS": ["tests.fixtures.aliases.Everything"]}
     with override_settings(**routers), site(FLEET={"using": found.alias}):
         call_command("migrate", database=found.alias, verbosity=0)
         yield found

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from django.core.management import ManagementUtility
 from django.db import connections, transaction
 from django.test import override_settings
 
@@ -28,32 +25,22 @@ from testproject.processes import wait_until
 from tests.faults.conftest import MakeDatabase, StartOther
 from tests.faults.helpers import PATIENCE, Database
 from tests.faults.others import Other, published, reachable
+from tests.fixtures.command_line import Run, run_dbpool
 from tests.fixtures.pgbouncer import pgbouncer
 from tests.fixtures.pools import alive
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nothing_left", "sockets")]
 
-Run = Callable[..., tuple[int, str, str]]
 Connect = Callable[..., psycopg.Connection[Any]]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Gives exit code, output and errors; with `answer`, as at a terminal. One second is long."""
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """One second is long."""
 
     def run(*argv: str, answer: str | None = None, older_than: str = "1s") -> tuple[int, str, str]:
-        code = 0
-        with monkeypatch.context() as patch:
-            terminal = StringIO(answer or "")
-            terminal.isatty = lambda: answer is not None  # type: ignore[method-assign]
-            patch.setattr(sys, "stdin", terminal)
-            words = ["manage.py", "dbpool", "terminate", "--no-color", "--using", "default"]
-            try:
-                ManagementUtility([*words, "--older-than", older_than, *argv]).execute()
-            except SystemExit as error:
-                code = int(error.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
+        words = ["terminate", "--no-color", "--using", "default", "--older-than", older_than]
+        return run_dbpool(capsys, *words, *argv, answer=answer)
 
     return run
 

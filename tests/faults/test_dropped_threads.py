@@ -207,3 +207,19 @@ def test_shared_wrapper_outlives_the_threads_that_used_it(dropping: Dropping) ->
         connection.dec_thread_sharing()
         connection.close()
     dropping.database.assert_whole()
+
+
+def test_a_log_that_is_broken_costs_no_slot(make_database: MakeDatabase, break_log: Callable[[str], None]) -> None:
+    """Twice as many as there are: neither the lease nor the thread that takes leases back is lost."""
+    database = make_database(max_size=1)
+    break_log("django_dbpool.pool")
+
+    def drop() -> None:
+        transaction.set_autocommit(False, using=database.alias)
+        database.backend()
+
+    for _ in range(2):
+        thread = threading.Thread(target=drop)
+        thread.start()
+        thread.join(PATIENCE)
+        assert wait_until(lambda: not database.pool.snapshot().in_use, PATIENCE)

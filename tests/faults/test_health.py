@@ -66,7 +66,7 @@ def backends(database: Database) -> set[int]:
 
 def asked(database: Database) -> int:
     probe = probing._probes.get(database.alias)
-    return 0 if probe is None else probe.asked
+    return 0 if probe is None else probe.question.asked
 
 
 # -- readiness -----------------------------------------------------------------------------------------------

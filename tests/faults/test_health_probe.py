@@ -12,9 +12,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from django_dbpool.pool import dedicated, probing
+from django_dbpool.pool import dedicated, probing, question
 from django_dbpool.pool.entry import PoolEntry
-from django_dbpool.pool.probing import Answer, Probe
+from django_dbpool.pool.probing import Probe
+from django_dbpool.pool.question import Answer
 from testproject.postgres import Server
 from testproject.processes import wait_until
 from tests.faults.helpers import PATIENCE, Child, Clock, Task
@@ -95,7 +96,7 @@ def test_many_callers_are_one_question(make_probe: MakeProbe, connecting: Connec
     connecting.held.set()
     answers = {task.result() for task in tasks}
     assert [answer.code for answer in answers] == ["ok"], "all have the same one"
-    assert (probe.asked, connecting.attempts, len(threads())) == (1, 1, 1)
+    assert (probe.question.asked, connecting.attempts, len(threads())) == (1, 1, 1)
 
 
 def test_an_answer_is_good_for_a_second(make_probe: MakeProbe) -> None:
@@ -107,9 +108,9 @@ def test_an_answer_is_good_for_a_second(make_probe: MakeProbe) -> None:
     assert probe.age(first) == pytest.approx(0.9)
     clock.advance(0.2)
     assert probe.wait(PATIENCE) is not first
-    assert probe.asked == 2
+    assert probe.question.asked == 2
     assert probe.wait(PATIENCE, fresh=True).ok
-    assert probe.asked == 3
+    assert probe.question.asked == 3
 
 
 def test_one_thread_hangs_however_often_it_is_asked(make_probe: MakeProbe, connecting: Connecting) -> None:
@@ -137,7 +138,7 @@ def test_an_answer_that_comes_late_is_told_at_once(make_probe: MakeProbe, connec
     connecting.held.set()
     assert flight.result(PATIENCE).ok
     assert probe.wait(0).ok
-    assert probe.asked == 1
+    assert probe.question.asked == 1
 
 
 def test_who_is_in_a_hurry_says_nothing_to_the_others(make_probe: MakeProbe, connecting: Connecting) -> None:
@@ -149,7 +150,7 @@ def test_who_is_in_a_hurry_says_nothing_to_the_others(make_probe: MakeProbe, con
     assert isinstance(flight, Future), "readiness waits for it"
     connecting.held.set()
     assert flight.result(PATIENCE).ok
-    assert probe.asked == 1
+    assert probe.question.asked == 1
 
 
 def test_a_thread_that_cannot_start(make_probe: MakeProbe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +258,7 @@ def test_one_connection_for_many_questions(make_probe: MakeProbe, observer: psyc
     (pid,) = backends(observer)
     assert dedicated.dedicated_backends()[NAME] == [pid], "the fleet knows it for ours"
     assert not dedicated.dedicated_holders(NAME), "and names nobody who holds it"
-    clock.advance(probing.LIFETIME)
+    clock.advance(question.LIFETIME)
     assert probe.wait(PATIENCE).ok
     assert wait_until(lambda: backends(observer) not in ([], [pid]), PATIENCE)
 

@@ -6,8 +6,8 @@ import dataclasses
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from contextvars import copy_context
+from contextlib import AbstractContextManager, contextmanager, suppress
+from contextvars import Context, copy_context
 from typing import Any
 
 import psycopg
@@ -163,8 +163,8 @@ def full(database: Database) -> Iterator[None]:
 
 
 @contextmanager
-def soon_free(database: Database) -> Iterator[None]:
-    """A pool whose only connection is held until somebody waits for it, or the block ends."""
+def soon_free(database: Database, context: Context | None = None) -> Iterator[None]:
+    """A pool whose only connection is held, in this context, until somebody waits for it, or the block ends."""
     held, over = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -173,7 +173,7 @@ def soon_free(database: Database) -> Iterator[None]:
             held.set()
             assert wait_until(lambda: over.is_set() or database.pool.gate.waiting == 1, PATIENCE)
 
-    task = Task(hold)
+    task = Task((context or Context()).run, hold)
     assert held.wait(PATIENCE)
     yield
     over.set()
@@ -269,24 +269,10 @@ def test_with_a_limit_for_its_group(make_database: MakeDatabase) -> None:
     database.assert_whole()
 
 
-@contextmanager
-def group_soon_free(database: Database) -> Iterator[None]:
+def group_soon_free(database: Database) -> AbstractContextManager[None]:
     """The group's only place is taken until somebody waits for it, or the block ends."""
     with admission.group("batch"):
-        context = copy_context()
-    held, over = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with transaction.atomic(using=database.alias):
-            database.backend()
-            held.set()
-            assert wait_until(lambda: over.is_set() or database.pool.gate.waiting == 1, PATIENCE)
-
-    task = Task(context.run, hold)
-    assert held.wait(PATIENCE)
-    yield
-    over.set()
-    task.result()
+        return soon_free(database, copy_context())
 
 
 def test_while_waiting_for_its_group(make_database: MakeDatabase) -> None:

@@ -8,7 +8,7 @@ import math
 import statistics
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from time import monotonic
 from typing import Any
@@ -419,3 +419,13 @@ def test_transitions_are_logged(make_database: MakeDatabase, caplog: pytest.LogC
     assert [record.getMessage() for record in caplog.records] == [
         f"database {database.alias!r}: circuit open: too many failures"
     ]
+
+
+def test_a_log_that_is_broken_keeps_nobody_from_looking_for_the_server(
+    make_database: MakeDatabase, break_log: Callable[[str], None]
+) -> None:
+    database = make_database(PORT=str(free_port()), **{**ON, **FAST})
+    break_log("django_dbpool.pool")
+    for _ in range(5):
+        refused(database)
+    assert f"dbpool-probe-{database.alias}" in [thread.name for thread in threading.enumerate()]

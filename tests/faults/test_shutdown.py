@@ -246,23 +246,13 @@ def test_holder_may_need_another_alias(database: Database, make_database: MakeDa
     assert shutdown.result().clean
 
 
-def test_those_who_queue_belong_to_what_has_begun(make_database: MakeDatabase, worker: Worker) -> None:
+def test_those_who_queue_belong_to_what_has_begun(make_database: MakeDatabase) -> None:
     database = make_database(max_size=1)
-    step = Step()
-
-    def hold() -> None:
-        with transaction.atomic(using=database.alias):
-            database.backend()
-            step.wait()
-
-    holding = worker.start(hold)
-    step.reached()
-    queued = Task(request, database, "/queued/")
-    assert wait_until(lambda: database.pool.gate.waiting == 1, PATIENCE)
-    shutdown = Task(django_dbpool.shutdown, PATIENCE)
-    assert wait_until(announced, PATIENCE)
-    step.go_on()
-    holding.result(PATIENCE)
+    with database.holding():
+        queued = Task(request, database, "/queued/")
+        assert wait_until(lambda: database.pool.gate.waiting == 1, PATIENCE)
+        shutdown = Task(django_dbpool.shutdown, PATIENCE)
+        assert wait_until(announced, PATIENCE)
     assert queued.result()
     assert shutdown.result().clean
 
@@ -302,42 +292,22 @@ def test_timeout(database: Database, worker: Worker, caplog: pytest.LogCaptureFi
     assert wait_until(lambda: pid not in database.backends(), PATIENCE)
 
 
-def test_whoever_still_queues_at_the_end_is_sent_away(make_database: MakeDatabase, worker: Worker) -> None:
+def test_whoever_still_queues_at_the_end_is_sent_away(make_database: MakeDatabase) -> None:
     database = make_database(max_size=1, timeout=600)
-    step = Step()
-
-    def hold() -> None:
-        with transaction.atomic(using=database.alias):
-            database.backend()
-            step.wait()
-
-    holding = worker.start(hold)
-    step.reached()
-    queued = Task(request, database, "/queued/")
-    assert wait_until(lambda: database.pool.gate.waiting == 1, PATIENCE)
-    django_dbpool.shutdown(timeout=0.1)
-    assert isinstance(queued.error(), ShuttingDown)
-    step.go_on()
-    holding.result(PATIENCE)
+    with database.holding():
+        queued = Task(request, database, "/queued/")
+        assert wait_until(lambda: database.pool.gate.waiting == 1, PATIENCE)
+        django_dbpool.shutdown(timeout=0.1)
+        assert isinstance(queued.error(), ShuttingDown)
 
 
-def test_many_callers_and_a_hasty_one(database: Database, worker: Worker) -> None:
+def test_many_callers_and_a_hasty_one(database: Database) -> None:
     """All wait for the same end; it can be brought nearer."""
-    step = Step()
-
-    def hold() -> None:
-        with transaction.atomic(using=database.alias):
-            database.backend()
-            step.wait()
-
-    holding = worker.start(hold)
-    step.reached()
-    callers = [Task(django_dbpool.shutdown, 600.0) for _ in range(8)]
-    assert wait_until(announced, PATIENCE)
-    assert len(django_dbpool.shutdown(timeout=0.1).held) == 1
-    assert {len(task.result().held) for task in callers} == {1}
-    step.go_on()
-    holding.result(PATIENCE)
+    with database.holding():
+        callers = [Task(django_dbpool.shutdown, 600.0) for _ in range(8)]
+        assert wait_until(announced, PATIENCE)
+        assert len(django_dbpool.shutdown(timeout=0.1).held) == 1
+        assert {len(task.result().held) for task in callers} == {1}
 
 
 def test_a_lease_of_the_caller_is_not_waited_for(database: Database, table: str) -> None:
@@ -392,46 +362,27 @@ def test_signal_on_top_of_a_lock(database: Database) -> None:
         pool = database.pool
 
 
-def test_signal_on_top_of_a_shutdown(database: Database, worker: Worker) -> None:
-    step, results = Step(), []
-
-    def hold() -> None:
-        with transaction.atomic(using=database.alias):
-            database.backend()
-            step.wait()
-
-    holding = worker.start(hold)
-    step.reached()
-    main = threading.main_thread().ident
-    assert main is not None
-    before = signal.signal(signal.SIGUSR1, lambda *_: results.append(django_dbpool.shutdown(timeout=0.1)))
-    try:
-        timer = threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGUSR1))
-        timer.start()
-        results.append(django_dbpool.shutdown(timeout=600))
-    finally:
-        timer.join()
-        signal.signal(signal.SIGUSR1, before)
-    assert [len(result.held) for result in results] == [1, 1]
-    step.go_on()
-    holding.result(PATIENCE)
+def test_signal_on_top_of_a_shutdown(database: Database) -> None:
+    results = []
+    with database.holding():
+        main = threading.main_thread().ident
+        assert main is not None
+        before = signal.signal(signal.SIGUSR1, lambda *_: results.append(django_dbpool.shutdown(timeout=0.1)))
+        try:
+            timer = threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGUSR1))
+            timer.start()
+            results.append(django_dbpool.shutdown(timeout=600))
+        finally:
+            timer.join()
+            signal.signal(signal.SIGUSR1, before)
+        assert [len(result.held) for result in results] == [1, 1]
 
 
-def test_child_is_not_shut_down_with_its_parent(database: Database, worker: Worker) -> None:
-    step = Step()
-
-    def hold() -> None:
-        with transaction.atomic(using=database.alias):
-            database.backend()
-            step.wait()
-
-    holding = worker.start(hold)
-    step.reached()
-    during = Task(django_dbpool.shutdown, PATIENCE)
-    assert wait_until(announced, PATIENCE)
-    assert Child(database.backend).result()
-    step.go_on()
-    holding.result(PATIENCE)
+def test_child_is_not_shut_down_with_its_parent(database: Database) -> None:
+    with database.holding():
+        during = Task(django_dbpool.shutdown, PATIENCE)
+        assert wait_until(announced, PATIENCE)
+        assert Child(database.backend).result()
     assert during.result().clean
     assert Child(database.backend).result()
     assert Child(lambda: (database.backend(), django_dbpool.shutdown(5).clean)).result()[1]

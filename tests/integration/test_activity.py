@@ -12,7 +12,7 @@ import pytest
 from django.db import connections, transaction
 from django.http import HttpResponse
 from django.test import override_settings
-from django.urls import path, resolve
+from django.urls import path, register_converter, resolve
 
 from django_dbpool.backends import sampler
 from django_dbpool.core import callers, reporter
@@ -27,7 +27,28 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 MakePool = Callable[..., str]
 
-urlpatterns = [path("reports/<int:pk>/", lambda request, pk: HttpResponse())]
+
+class Shop:
+    """As projects have them: what is in the path is looked up in the database."""
+
+    regex = "[a-z]+"
+    alias: str
+    asked = 0
+
+    def to_python(self, value: str) -> str:
+        Shop.asked += 1
+        execute(Shop.alias, "SELECT 1")
+        return value
+
+    def to_url(self, value: str) -> str:
+        return value
+
+
+register_converter(Shop, "shop_of_activity")
+urlpatterns = [
+    path("reports/<int:pk>/", lambda request, pk: HttpResponse()),
+    path("shops/<shop_of_activity:shop>/", lambda request, shop: HttpResponse()),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +70,28 @@ def work_for(request: str, call: Callable[..., object], *args: Any) -> None:
         call(*args)
     finally:
         end_unit()
+
+
+def test_who_holds_a_full_pool_is_named_without_asking_the_database(
+    make_pool: MakePool, make_worker: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A converter that does would wait for a connection of the pool whose holders are being named."""
+    alias = make_pool(size=1, POOL={"timeout": 0.2})
+    monkeypatch.setattr(Shop, "alias", alias, raising=False)
+    holder, waiter = make_worker(), make_worker()
+    holder(begin_unit, {"REQUEST_METHOD": "GET", "PATH_INFO": "/shops/ann/"})
+    holder(hold, alias)
+    monkeypatch.setattr(Shop, "asked", 0)
+    error = waiter.start(execute, alias, "SELECT 1").exception(PATIENCE)
+    sampler.look()
+    assert isinstance(error, PoolExhausted)
+    assert [(each.name, each.unit) for each in error.holders] == [
+        ("shops/<shop_of_activity:shop>/", "GET /shops/<shop_of_activity:shop>/")
+    ]
+    assert row(alias, "shops/<shop_of_activity:shop>/").held.minute >= 0
+    assert Shop.asked == 0
+    holder(connections.close_all)
+    holder(end_unit)
 
 
 def test_holders_and_waiters_by_route(make_pool: MakePool, make_worker: Callable[[], Worker]) -> None:

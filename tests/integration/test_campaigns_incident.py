@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from testproject.harness.environment import ROOT
+from tests.fixtures.incidents import Incident, running_incident
 
 pytestmark = pytest.mark.ci
 
-COMMAND = [sys.executable, "testproject/manage.py", "incident", "campaigns"]
-
 
 @pytest.fixture
-def directory() -> Iterator[Path]:
-    """For all temporary files of the run; also its unprivileged server must be able to enter it."""
-    with tempfile.TemporaryDirectory(prefix="incident-") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
-        assert list(Path(name).iterdir()) == []
-        assert name not in subprocess.check_output(["ps", "-axo", "args"], text=True)
+def incident() -> Iterator[Incident]:
+    with running_incident("campaigns") as incident:
+        yield incident
 
 
-def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Without a server in its environment: the incident starts its own."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DBPOOL_", "DJANGO_"))}
-    env = {**inherited, "TMPDIR": str(directory), "PYTHONUNBUFFERED": "1"}
-    return subprocess.run([*COMMAND, *arguments], cwd=ROOT, env=env, capture_output=True, text=True)
-
-
-def test_both_engines(directory: Path) -> None:
-    done = run(directory, "--json")
+def test_both_engines(incident: Incident) -> None:
+    done = incident("--json")
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
     assert report["met"] is True
@@ -72,9 +54,5 @@ def test_both_engines(directory: Path) -> None:
         ("outbox", "recipients got a letter twice"),
     ],
 )
-def test_without_a_cure(directory: Path, cure: str, fault: str) -> None:
-    """The verdict is not always the same: without either the exit code says so, and the text why."""
-    done = run(directory, "--engine", "dbpool", "--without", cure)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert f"WITHOUT {cure}" in done.stdout
-    assert fault in " ".join(done.stdout.partition("dbpool: Not gone: ")[2].split())
+def test_without_a_cure(incident: Incident, cure: str, fault: str) -> None:
+    assert fault in incident.verdict_without(cure)

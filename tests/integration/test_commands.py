@@ -10,6 +10,7 @@ import json
 import random
 import secrets
 from collections.abc import Iterator
+from time import monotonic
 from typing import Any
 
 import psycopg
@@ -199,6 +200,29 @@ def test_an_answer_that_the_target_has_not_signed_is_none(obeyed: list[Any]) -> 
     assert wait_for(sent, timeout=0).outcome == "unknown"
     Command.objects.all().delete()
     assert wait_for(sent, timeout=0).outcome == "unknown"
+
+
+def test_what_expires_while_others_are_obeyed_is_not_obeyed(
+    obeyed: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """Whoever has sent it was told "unknown", which promises that."""
+    passed = 0.0
+    monkeypatch.setattr(commands, "monotonic", lambda: monotonic() + passed)
+    inbox = Inbox(TARGET)
+    first, late = (send(TARGET, "drain", alias=alias, lifetime=20) for alias in ("first", "late"))
+    perform = commands.perform
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        nonlocal passed
+        passed += 20
+        return perform(*args, **options)
+
+    monkeypatch.setattr(commands, "perform", slowly)
+    assert (poll(inbox), obeyed) == (1, ["first"])
+    assert wait_for(first).outcome == "done"
+    assert (result_of(late), commands.is_refused(late)) == (None, True)
+    assert "it has expired" in caplog.text
+    assert (poll(inbox), obeyed) == (0, ["first"])
 
 
 def test_idle_beats_are_one_query_and_no_write(obeyed: list[Any], django_assert_num_queries: Any) -> None:

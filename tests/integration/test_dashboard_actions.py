@@ -12,12 +12,14 @@ import psycopg
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.db import DatabaseError, connections
+from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
 
 from django_dbpool import reports
 from django_dbpool.acting import Acted
-from django_dbpool.admin import actions
+from django_dbpool.admin import actions, ended
+from django_dbpool.fleet.publisher import own_snapshot
 from django_dbpool.reports import HolderRow
 from testproject.processes import wait_until
 from tests.fixtures.api import HOLDER, publish
@@ -286,3 +288,70 @@ def test_many_that_do_not_answer_are_told_before_the_request_is_killed(
     assert len(found) == 40
     assert sum("It was not begun" in text for text in found) == 40 - len(begun)
     assert actions.AT_ONCE <= len(begun) <= 2 * actions.AT_ONCE
+
+
+def publish_own() -> None:
+    """As this process would from time to time."""
+    with connections["default"].cursor() as cursor:
+        cursor.execute("DELETE FROM django_dbpool_process")
+    own = own_snapshot()
+    publish(own.pop("instance"), age=0, **{name: value for name, value in own.items() if name != "at"})
+
+
+def test_what_was_ended_is_marked_until_its_process_says_so(alias: str, worker: Worker, operator: Client) -> None:
+    """The page that follows is from before: there it would stand as if nothing had happened."""
+    with site(), holding(worker, alias):
+        row = held(alias)
+        publish_own()
+        pages = [url("holders"), url("changelist")]
+        button = f'name="terminate" value="{row.key}"'
+        for page in pages:
+            assert button in operator.get(page).content.decode()
+        (told,) = confirmed(operator, "terminate", row.key)
+        assert "Done." in told
+        for page in pages:
+            shown = operator.get(page).content.decode()
+            assert f'data-key="{row.key}"' in shown
+            assert "data-ended>ended<" in shown
+            assert "It is over; its process has not said so yet." in shown
+            assert f'value="{row.key}"' not in shown, "it can't be ended twice"
+        other = client_of("superuser").get(pages[0]).content.decode()
+        assert button in other and "data-ended" not in other
+        operator.cookies[ended.COOKIE] = "forged:1:x"
+        assert button in operator.get(pages[0]).content.decode()
+
+
+def test_what_its_process_has_told_since_is_shown_as_it_is(alias: str, worker: Worker, operator: Client) -> None:
+    with site(), holding(worker, alias):
+        row = held(alias)
+        publish_own()
+        confirmed(operator, "terminate", row.key)
+        publish(row.instance[::-1], holders=[])  # another one
+        assert "data-ended" in operator.get(url("holders")).content.decode()
+        publish_own()
+        assert wait_until(lambda: not reports.holders(reports.own(), alias=alias).items, 10)
+        publish_own()
+        assert row.key not in operator.get(url("holders")).content.decode()
+        # It may still be there, as where the server has not got round to it: then it is no longer said to be over.
+        publish_still_there(row)
+        shown = operator.get(url("holders")).content.decode()
+        assert f'name="terminate" value="{row.key}"' in shown and "data-ended" not in shown
+
+
+def publish_still_there(row: HolderRow) -> None:
+    with connections["default"].cursor() as cursor:
+        cursor.execute("DELETE FROM django_dbpool_process")
+    lease = {"alias": row.alias, "backend_pid": row.backend_pid, "generation": row.generation}
+    publish(row.instance, age=0, holders=[{**HOLDER, **lease}])
+
+
+def test_browsers_are_not_given_more_than_they_keep(rf: Any) -> None:
+    """The oldest are forgotten: their processes have told of them since."""
+    request, answer = rf.get("/"), HttpResponse()
+    keys = [reports.key_of(f"{number:016x}", "default", number, number) for number in range(500)]
+    ended.remember(request, answer, keys, "/admin/")
+    cookie = answer.cookies[ended.COOKIE]
+    assert len(cookie.output()) < 4096
+    request.COOKIES[ended.COOKIE] = cookie.value
+    kept = list(ended._remembered(request))
+    assert kept == keys[-len(kept) :] and len(kept) >= actions.MOST

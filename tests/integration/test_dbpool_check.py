@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,27 +15,21 @@ from django.test import override_settings
 from django_dbpool.management.commands import dbpool
 from testproject.postgres import EmbeddedServer
 from tests.fixtures.aliases import MakeAlias
+from tests.fixtures.command_line import Run, run_dbpool
 
 pytestmark = pytest.mark.django_db(transaction=True)
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs it in a project with these aliases; gives exit code, output and errors."""
+    """Runs it in a project with these aliases."""
 
     def run(*argv: str, aliases: tuple[str, ...], project: dict[str, Any] | None = None) -> tuple[int, str, str]:
         only = {alias: connections.settings[alias] for alias in aliases}
         with monkeypatch.context() as patch, override_settings(DBPOOL=project or {"ROLE": "command"}):
             patch.delenv("WEB_CONCURRENCY", raising=False)
             patch.setattr(settings, "DATABASES", only)
-            code = 0
-            try:
-                ManagementUtility(["manage.py", "dbpool", "check", *argv]).execute()
-            except SystemExit as error:
-                code = int(error.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
+            return run_dbpool(capsys, "check", *argv)
 
     return run
 

@@ -6,8 +6,8 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from io import StringIO
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ from django_dbpool.fleet.socket_client import ask_local, local_processes
 from testproject.postgres import EmbeddedServer
 from testproject.processes import wait_until
 from tests.fixtures.aliases import MakeAlias
+from tests.fixtures.command_line import Run, run_dbpool
 from tests.fixtures.pools import alive, backend, execute, hold
 from tests.fixtures.workers import PATIENCE, Worker
 
 # `status` asks the servers of all pools that other tests have left.
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -45,24 +45,8 @@ def listening(base: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Gives exit code, output and errors; with `answer`, as at a terminal."""
-
-    def run(*argv: str, answer: str | None = None) -> tuple[int, str, str]:
-        code = 0
-        with monkeypatch.context() as patch:
-            if answer is not None:
-                terminal = StringIO(answer)
-                terminal.isatty = lambda: True  # type: ignore[method-assign]
-                patch.setattr(sys, "stdin", terminal)
-            try:
-                ManagementUtility(["manage.py", "dbpool", "drain", "--no-color", *argv]).execute()
-            except SystemExit as error:
-                code = int(error.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    return partial(run_dbpool, capsys, "drain", "--no-color")
 
 
 def test_connections_are_replaced(listening: None, run: Run, make_pool: Any, observer: Any) -> None:

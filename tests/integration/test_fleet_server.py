@@ -6,14 +6,16 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import psycopg
 import pytest
-from django.core.management import ManagementUtility, call_command
+from django.core.management import call_command
 from django.db import connections, transaction
 from django.test import override_settings
 
+from django_dbpool import reports
 from django_dbpool.core.process import this_process
 from django_dbpool.fleet import FleetUnavailable, processes, server, server_of, snapshot, socket_server
 from django_dbpool.fleet.snapshot import encoded
@@ -21,12 +23,12 @@ from django_dbpool.fleet.table import TableStore
 from testproject.postgres import Server
 from testproject.processes import wait_until
 from tests.fixtures.aliases import MakeAlias
+from tests.fixtures.command_line import Run, run_dbpool
 from tests.fixtures.pgbouncer import pgbouncer
 from tests.fixtures.pools import backend, execute, hold
 from tests.fixtures.workers import PATIENCE, Worker
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
-Run = Callable[..., tuple[int, str, str]]
 INSTANCE = "0" * 16
 
 
@@ -41,15 +43,7 @@ def alias(make_pool: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*argv: str) -> tuple[int, str, str]:
-        code = 0
-        try:
-            ManagementUtility(["manage.py", "dbpool", "status", *argv]).execute()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        return (code, *capsys.readouterr())
-
-    return run
+    return partial(run_dbpool, capsys, "status")
 
 
 def publish(alias: str, instance: str = INSTANCE, **changes: Any) -> None:
@@ -115,6 +109,22 @@ def test_who_waits_for_a_lock_and_for_whom(
     waiting.result(PATIENCE)
 
 
+def test_strangers_of_two_aliases_of_one_server_are_told_once(
+    alias: str, make_pool: Callable[..., str], session_server: Server
+) -> None:
+    again = make_pool()
+    backend(alias)
+    backend(again)
+    publish(alias)
+    name = connections[alias].settings_dict["NAME"]
+    with session_server.connect(dbname=name, application_name="script"):
+        fleet = reports.read(servers=True)
+    assert {alias, again} <= {each.alias for each in fleet.servers}
+    (told,) = [row for row in reports.strangers(fleet) if row.application_name == "script"]
+    known = {server.alias: {each.pid for each in server.strangers} for server in fleet.servers}
+    assert told.backend_pid in known[alias] & known[again]
+
+
 def test_strangers_are_sessions_of_our_role_that_nobody_knows_of(alias: str, session_server: Server) -> None:
     backend(alias)
     publish(alias)
@@ -167,6 +177,16 @@ def test_all_is_well(alias: str, run: Run) -> None:
     assert any(line.startswith("web-1:4711") for line in lines)
     assert any(line.startswith(f"{alias}: the server has ") for line in lines)
     assert lines[-1] == "ok"
+
+
+def test_pools_of_several_processes_are_added_up(alias: str, run: Run) -> None:
+    """Each row is of one process; whoever looks for how full the whole is need not add."""
+    backend(alias)
+    publish(alias, host="web-1", pid=4711)
+    publish(alias, "f" * 16, host="web-2", pid=1)
+    rows = [line.split() for line in run()[1].splitlines() if f" {alias} " in line]
+    assert [row[row.index(alias) :] for row in rows[:2]] == [[alias, "0/2+1", "0", "closed"]] * 2
+    assert rows[2] == ["all", "2", "together", alias, "0/4+2", "0"]
 
 
 def test_holders_and_what_is_wrong(

@@ -17,6 +17,7 @@ from django.test import AsyncClient, Client, override_settings
 
 from django_dbpool.middleware import DatabasePoolMiddleware
 from tests.app import failing
+from tests.fixtures.aliases import Everything
 from tests.fixtures.pools import execute, hold, in_use
 from tests.fixtures.workers import Worker
 
@@ -245,17 +246,6 @@ def test_good_path_needs_no_thread(make_pool: MakePool) -> None:
 
 
 # -- sessions and users ----------------------------------------------------------------------------------------------
-
-
-class Everything:
-    """Routes all models to one alias."""
-
-    alias = "default"
-
-    def db_for_read(self, model: Any, **hints: Any) -> str:
-        return self.alias
-
-    db_for_write = db_for_read
 
 
 @pytest.fixture

@@ -107,6 +107,44 @@ def test_decorator() -> None:
             yield 1
 
 
+def test_one_object_in_several_threads(worker: Worker) -> None:
+    """The first to begin is the first to end: each ends its own, and goes on as what it was before."""
+    importing = track_operation("import")
+    mine = importing.__enter__()
+    theirs = worker(importing.__enter__)
+    importing.__exit__(None, None, None)
+    assert (current_unit.get(), thread_units.get(threading.get_ident())) == (None, None)
+    assert [each.id for each in running() if each.name == "import"] == [theirs.id]
+    worker(importing.__exit__, None, None, None)
+    assert [each.id for each in recent()[-2:]] == [mine.id, theirs.id]
+    assert worker(current_unit.get) is None
+
+
+def test_one_object_in_several_tasks() -> None:
+    importing = track_operation("import")
+
+    async def main() -> tuple[object, object]:
+        began, ended = asyncio.Event(), asyncio.Event()
+
+        async def first() -> object:
+            with importing:
+                await began.wait()
+            ended.set()
+            return current_unit.get()
+
+        async def second() -> object:
+            with importing as operation:
+                began.set()
+                await ended.wait()
+                assert current_unit.get() is operation
+            return current_unit.get()
+
+        found = await asyncio.gather(first(), second())
+        return found[0], found[1]
+
+    assert asyncio.run(main()) == (None, None)
+
+
 def test_async() -> None:
     """Several in one event loop, whose threads' leases are theirs."""
 

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import psycopg
 import pytest
-from django.core.management import ManagementUtility, call_command
+from django.core.management import call_command
 from django.core.management.base import OutputWrapper
 from django.db import connections
 from django.test import override_settings
@@ -27,11 +28,11 @@ from django_dbpool.management.watching import RULE, Reader, Watch
 from django_dbpool.reports import Fleet, read
 from testproject.processes import wait_until
 from tests.fixtures.aliases import MakeAlias
+from tests.fixtures.command_line import Run, run_dbpool
 from tests.fixtures.pools import alive, backend, hold
 from tests.fixtures.workers import PATIENCE, Worker
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -57,15 +58,7 @@ def publish(alias: str, **changes: Any) -> None:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*argv: str) -> tuple[int, str, str]:
-        code = 0
-        try:
-            ManagementUtility(["manage.py", "dbpool", *argv]).execute()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        return (code, *capsys.readouterr())
-
-    return run
+    return partial(run_dbpool, capsys)
 
 
 @pytest.fixture

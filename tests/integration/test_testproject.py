@@ -33,6 +33,7 @@ from testproject.harness.serving import Kind, Site, SiteError
 from testproject.postgres import EmbeddedServer
 from testproject.processes import children_of, gone, wait_until
 from testproject.reports.errors import ERROR_HEADER
+from tests.fixtures.incidents import running_incident
 
 ENGINES = ["stock", "stock-pool", "dbpool"]
 JSON = "application/json"
@@ -247,18 +248,8 @@ class TestServers:
 
 class TestIncidentCommand:
     def reproduce(self, engine: str, *options: str) -> tuple[int, str]:
-        # Without a server in its environment: the incident starts its own.
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("DBPOOL_", "DJANGO_"))}
-        command = [
-            sys.executable,
-            "testproject/manage.py",
-            "incident",
-            "reports",
-            "--engine",
-            engine,
-            *options,
-        ]
-        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+        with running_incident("reports") as incident:
+            done = incident("--engine", engine, *options)
         print(done.stderr, file=sys.stderr)
         return done.returncode, done.stdout
 

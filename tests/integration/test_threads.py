@@ -251,6 +251,32 @@ def test_error_is_logged_with_tags_and_caller(log: Any, rf: Any) -> None:
     assert "\n" not in record.getMessage()
 
 
+def test_log_that_is_broken(single: str, run: Run, break_log: Callable[[str], None]) -> None:
+    def leave_open() -> None:
+        djangos.atomic(using=single).__enter__()
+        backend(single)
+        fail()
+
+    break_log("django_dbpool.threads")
+    for _ in range(2):
+        assert isinstance(run(leave_open).exception(PATIENCE), ValueError)
+        assert in_use(single) == 0
+    assert [each.state for each in recent()[-2:]] == ["failed", "failed"]
+    assert not [each for each in thread_units.values() if getattr(each, "name", "").endswith("leave_open")]
+
+
+def test_error_that_is_its_own_cause(log: Any) -> None:
+    """``raise error from error``."""
+    error = ValueError("broken")
+    error.__cause__ = error
+
+    def work() -> None:
+        raise error
+
+    assert spawn(work).exception(PATIENCE) is error
+    assert [each.levelname for each in log()] == ["ERROR"]
+
+
 @pytest.mark.parametrize("error", [SystemExit(), asyncio.CancelledError()])
 def test_expected_end(error: BaseException, log: Any) -> None:
     def leave() -> None:

@@ -60,6 +60,11 @@ def test_all_is_well() -> None:
     assert "Look at this first" not in text
 
 
+def test_whose_numbers_they_are() -> None:
+    text = "\n".join(drawn(View.of(fleet(process(1), process(2)))))
+    assert "2/8 in use by 2 processes, 0 waiting" in text
+
+
 def test_nobody_is_there() -> None:
     assert "No process is at work" in drawn(View.of(fleet()))[0]
     alone = View.of(fleet(process(), source="process", remarks=("No process answers.",)))

@@ -10,7 +10,7 @@ from django.test import override_settings
 from django.urls import resolve, reverse
 
 from django_dbpool.health import words
-from django_dbpool.pool.probing import Code
+from django_dbpool.pool.question import Code
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/health.md").read_text()
