@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from time import thread_time
+from time import monotonic
 from typing import Any
 
 import psycopg
@@ -30,6 +30,7 @@ from django_dbpool.reports import memory, recent
 from testproject.processes import wait_until
 from tests.faults.helpers import Child, Clock
 from tests.fixtures.aliases import MakeAlias
+from tests.fixtures.counting import calls
 from tests.fixtures.fleets import many
 from tests.fixtures.pools import backend, execute, hold
 from tests.fixtures.proxy import Proxy
@@ -81,15 +82,15 @@ def own_pool(found: reports.Fleet, alias: str) -> reports.Database:
 
 
 def test_the_fleet_is_one_query_however_large(alias: str, observer: psycopg.Connection[Any]) -> None:
-    """All lists and the overview of 200 processes with 5,000 holders, in a time that a page can bear."""
-    for number in (1, 200):
+    """All lists and the overview of 200 processes with 5,000 holders: ten times the work of 20, not a hundred times."""
+    work: dict[int, int] = {}
+    for number in (1, 20, 200):
         size = insert(observer, many(number, 25))
-        began = thread_time()
-        with CaptureQueriesContext(connections[alias]) as queries:
+        with CaptureQueriesContext(connections[alias]) as queries, calls() as counted:
             found = reports.read()
             whole = reports.overview(found)
             page = reports.holders(found, page=2)
-        spent = thread_time() - began
+        work[number] = counted.number
         assert len(queries) == 1
         assert (found.source, found.stale, found.remarks) == ("fleet", False, ())
         assert (whole.processes, page.total) == (number, number * 25)
@@ -98,7 +99,7 @@ def test_the_fleet_is_one_query_however_large(alias: str, observer: psycopg.Conn
         observer.execute(f"DELETE FROM {TABLE}")
     assert size > 3e6, "it says all that a busy process says"
     assert len(page.items) == 100
-    assert spent < 1.5, "seconds of processor time, on a machine that has other things to do"
+    assert work[200] < 11 * work[20], work
 
 
 def test_each_server_is_one_query_more(alias: str, make_worker: Callable[[], Worker]) -> None:
@@ -193,10 +194,10 @@ def test_this_process_alone_needs_no_database_and_no_thread(
     proxy.blackhole()
     try:
         leases = {name: tally.leases()[0] for name, tally in tallies().items()}
-        began = thread_time()
+        began = monotonic()
         found = reports.own()
         whole = reports.overview(found)
-        assert thread_time() - began < 1
+        assert monotonic() - began < PATIENCE, "it waited for a server that is silent"
         assert {name: tally.leases()[0] for name, tally in tallies().items()} == leases, "nobody is asked"
         assert (found.source, found.remarks, len(found.processes)) == ("process", (), 1)
         database = own_pool(found, alias)
