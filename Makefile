@@ -6,7 +6,9 @@ JOBS ?= 2
 TOGETHER := -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ci check bench soak django-suite bootstrap screenshots
+# One after the other, as they measure: `make -j` doesn't change that.
+.NOTPARALLEL:
+.PHONY: help demo test test-ci tests-together tests-alone tests-django check bench soak django-suite bootstrap screenshots
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,9 +22,15 @@ demo: bootstrap ## run the site under load on both engines, then keep it up; ONC
 test: bootstrap ## the tests of a bare machine, with coverage
 	$(BIN)/python -m pytest $(TOGETHER) -m "not ci and not soak and not bench" --cov --cov-report=term $(ARGS)
 
-test-ci: bootstrap ## the tests that take minutes or need more, then Django's own suites
+test-ci: tests-together tests-alone tests-django ## the tests that take minutes or need more, then Django's own suites
+
+tests-together: bootstrap
 	$(BIN)/python -m pytest $(TOGETHER) -m "ci and not alone" $(ARGS)
+
+tests-alone: bootstrap
 	$(BIN)/python -m pytest -m "ci and alone" $(ARGS)
+
+tests-django: bootstrap
 	$(BIN)/python -m tests.conformance --django 5.2,6.0,6.1 --mode transaction,session
 	$(BIN)/python -m tests.conformance --gis --django 5.2,6.0,6.1 --mode transaction,session
 
