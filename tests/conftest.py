@@ -14,6 +14,8 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import connections
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from django_dbpool.core import logs
 from django_dbpool.core.ledger import current_unit, thread_units
@@ -29,6 +31,10 @@ from tests.fixtures.proxy import Proxy
 SERVER = pytest.StashKey[Server]()
 
 TELL = logs._tell
+
+# An example that was slow tells of the machine.
+hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:

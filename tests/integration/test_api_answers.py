@@ -282,7 +282,7 @@ PLACES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(place=st.sampled_from(PLACES), value=json_values)
 def test_whatever_is_written_to_the_store_is_answered_as_documented(
     place: tuple[Any, ...], value: Any, get: Callable[..., Any], contract: Contract

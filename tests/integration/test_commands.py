@@ -322,9 +322,7 @@ def test_ten_thousand_forged_rows_and_a_genuine_one(obeyed: list[Any], caplog: A
     connections["default"].close()
 
 
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.lists(
         st.fixed_dictionaries(

@@ -195,7 +195,7 @@ def legal(seen: list[Transition]) -> bool:
 
 
 TestBreaker = BreakerMachine.TestCase
-TestBreaker.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestBreaker.settings = settings(max_examples=100, stateful_step_count=40)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -214,7 +214,6 @@ def judge_values(value: Any) -> None:
 
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(statements(), names, st.sampled_from(ENDPOINTS))

@@ -104,7 +104,7 @@ def nearly(value: Any) -> st.SearchStrategy[Any]:
     )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.data())
 def test_whatever_is_altered_it_is_genuine_no_more(data: st.DataObject) -> None:
     inbox, row = Inbox(TARGET), genuine()

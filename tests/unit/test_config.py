@@ -312,7 +312,7 @@ anything = st.one_of(
 mappings = st.dictionaries(st.sampled_from([*DEFAULTS, "", "unknown", "max_siz"]), anything, max_size=6)
 
 
-@settings(derandomize=True, deadline=None, database=None, max_examples=300)
+@settings(derandomize=True, database=None, max_examples=300)
 @given(mappings | anything)
 def test_whatever_is_written_is_read_or_refused_with_a_name(options: object) -> None:
     try:

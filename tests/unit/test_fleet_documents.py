@@ -101,7 +101,7 @@ json_values = st.recursive(
 )
 
 
-@hypothesis_settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@hypothesis_settings(max_examples=150, derandomize=True, database=None)
 @given(st.dictionaries(st.sampled_from(sorted(VALID)), json_values, max_size=5), json_values)
 def test_whatever_is_said_is_read_or_refused(changes: dict[str, Any], other: Any) -> None:
     for document in (VALID | changes, json.dumps(VALID | changes), other, json.dumps(other)):

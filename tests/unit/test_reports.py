@@ -38,7 +38,7 @@ def test_above_the_highest_bound_there_is_no_percentile() -> None:
     assert (found.p50, found.p99, found.count, found.highest) == (None, None, 3, 10.0)
 
 
-@hypothesis_settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@hypothesis_settings(max_examples=100, derandomize=True, database=None)
 @given(st.lists(st.lists(st.floats(0, 9.9), max_size=30), min_size=1, max_size=6))
 def test_merged_histograms_are_that_of_all_together(processes: list[list[float]]) -> None:
     """Against the exact percentile of all durations: the bound of the bucket that it is in."""

@@ -119,7 +119,7 @@ json_values = st.recursive(
 )
 
 
-@hypothesis_settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@hypothesis_settings(max_examples=60, derandomize=True, database=None)
 @given(
     st.dictionaries(st.sampled_from([*document(), "series", "missed", "left_out"]), json_values, max_size=4),
     st.dictionaries(st.sampled_from(SECTIONS), json_values | st.lists(json_values, max_size=3), max_size=5),

@@ -166,7 +166,7 @@ names = st.sampled_from(
 )
 
 
-@settings(derandomize=True, deadline=None, database=None, max_examples=400)
+@settings(derandomize=True, database=None, max_examples=400)
 @given(st.dictionaries(names, anything, max_size=4) | anything, anything)
 def test_whatever_the_options_are_they_are_read_or_refused_by_name(options: Any, pool: Any) -> None:
     try:

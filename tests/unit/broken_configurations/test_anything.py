@@ -79,7 +79,6 @@ entries = st.fixed_dictionaries(
 )
 often = hypothesis_settings(
     derandomize=True,
-    deadline=None,
     database=None,
     max_examples=600,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

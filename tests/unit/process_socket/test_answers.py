@@ -80,7 +80,7 @@ def test_what_json_cannot_read(line: bytes) -> None:
         protocol.decode(line)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_any_bytes_get_an_answer_or_none(line: bytes) -> None:
     try:
