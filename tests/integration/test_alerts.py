@@ -53,8 +53,15 @@ def active(watch: Service, rule: str, alias: str) -> Alert | None:
 
 
 def raised(watch: Service, rule: str, alias: str) -> Alert:
-    assert wait_until(lambda: active(watch, rule, alias) is not None, PATIENCE), f"{rule} was not raised"
-    alert = active(watch, rule, alias)
+    """As it was when it was raised: a look right behind that one compares two moments that are hardly apart."""
+    alert: Alert | None = None
+
+    def is_raised() -> bool:
+        nonlocal alert
+        alert = active(watch, rule, alias)
+        return alert is not None
+
+    assert wait_until(is_raised, PATIENCE), f"{rule} was not raised"
     assert alert is not None
     return alert
 
