@@ -25,16 +25,26 @@ COMPANIONS = (
 )
 
 
-ALL = sorted(path.name for path in (ROOT / "tests/integration").glob("test_*.py"))
+INTEGRATION = ROOT / "tests/integration"
+AROUND = (
+    *("alerts", "api", "asking", "dashboard", "dbpool", "fleet", "growth", "health", "metrics", "permissions"),
+    *("prometheus", "reports", "runbook", "status", "testproject", "typing"),
+)
+"""What is told of the pools, to whom, and processes of their own. The rest is about the engine: statements, batches."""
+ENGINE = sorted(
+    str(path.relative_to(INTEGRATION))
+    for path in INTEGRATION.rglob("test_*.py")
+    if not path.name.startswith(tuple(f"test_{name}" for name in AROUND))
+)
 PARTS = 6
 """All at once would take longer than one test may."""
 
 
 @pytest.mark.parametrize(
     ("commenter", "files", "fewest"),
-    [*((True, tuple(ALL[part::PARTS]), 60) for part in range(PARTS)), (False, SAMPLE, 180)],
+    [*((True, tuple(ENGINE[part::PARTS]), 60) for part in range(PARTS)), (False, SAMPLE, 180)],
     ids=[
-        *(f"with SQL comments, part {part + 1} of {PARTS} of all tests" for part in range(PARTS)),
+        *(f"with SQL comments, part {part + 1} of {PARTS} of the engine's tests" for part in range(PARTS)),
         "without comments, those that look at statements",
     ],
 )

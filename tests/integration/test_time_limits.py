@@ -306,7 +306,7 @@ def test_transaction_ended_by_the_server(
 
 def test_idle_session_timeout_of_the_server(make_pool: MakePool, observer: psycopg.Connection[Any]) -> None:
     """57P05 on a lease that is held without a transaction; a free connection is just replaced."""
-    alias = make_pool(POOL={"session": {"idle_session_timeout": "200ms"}})
+    alias = make_pool(POOL={"session": {"idle_session_timeout": "1s"}})
     pid = value(alias, "SELECT pg_backend_pid()")
     assert wait_until(lambda: ended(observer, pid), PATIENCE)
     assert value(alias, "SELECT 1") == 1
