@@ -14,7 +14,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Literal
@@ -250,9 +249,7 @@ class Subscription:
         now = time.monotonic()
         if now - self._complained >= COMPLAIN:
             self._complained = now
-            # A filter of the project's that raises would end this thread for good, and nobody would know.
-            with suppress(Exception):
-                logger.error("observer %r failed with %s", self.name, type(event).__name__, exc_info=error)
+            logger.error("observer %r failed with %s", self.name, type(event).__name__, exc_info=error)
 
     def _end(self, waiting: queue.SimpleQueue[tuple[Event, Context | None] | threading.Event | None]) -> None:
         """Let those go who wait for this thread; whoever comes later sees that it has ended."""

@@ -54,8 +54,7 @@ class _Job:
         except survive as error:
             if monotonic() - self.complained >= COMPLAIN:
                 self.complained = monotonic()
-                with suppress(Exception):  # of a filter of the project's log
-                    logger.error("job %r failed", self.name, exc_info=error)
+                logger.error("job %r failed", self.name, exc_info=error)
         finally:
             self.running.release()
 

@@ -175,8 +175,7 @@ class Question:
     def _complain(self, error: Exception) -> None:
         if time.monotonic() - self._complained >= COMPLAIN:
             self._complained = time.monotonic()
-            with suppress(Exception):  # of a filter of the project's log
-                logger.error("database %r: the health probe can't connect", self._alias, exc_info=error)
+            logger.error("database %r: the health probe can't connect", self._alias, exc_info=error)
 
 
 def _read(pgconn: PGconn) -> tuple[Code, str | None]:

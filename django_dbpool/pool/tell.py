@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..core import events
@@ -97,12 +96,8 @@ def overdue(alias: str, holder: Holder, what: events.Kept) -> None:
 
 
 def returned(alias: str, entry: PoolEntry, seconds: float) -> None:
-    """
-    A lease that was overdue has ended. Its connection is being given back: what a filter of the log raises must not
-    keep it from the others.
-    """
-    with suppress(Exception):
-        logger.info("database %r: backend %d, held for long, came back after %.1f s", alias, entry.backend_pid, seconds)
+    """A lease that was overdue has ended."""
+    logger.info("database %r: backend %d, held for long, came back after %.1f s", alias, entry.backend_pid, seconds)
     if events.subscribers:
         events.publish(
             events.Returned(alias=alias, backend_pid=entry.backend_pid, generation=entry.generation, seconds=seconds)

@@ -143,14 +143,7 @@ def test_raises(database: Database, observe: Observe, caplog: pytest.LogCaptureF
     assert [(record.levelno, record.exc_info and record.exc_info[1]) for record in records] == [(logging.ERROR, error)]
 
 
-class BrokenFilter(logging.Filter):
-    """Of a project's logging: it raises, and unlike a handler's errors nobody catches that."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        raise RuntimeError("the log is broken")
-
-
-def test_raises_and_so_does_the_log(database: Database, observe: Observe) -> None:
+def test_raises_and_so_does_the_log(database: Database, observe: Observe, break_log: Callable[[str], None]) -> None:
     """Its thread survives that too."""
     handled = []
 
@@ -159,13 +152,9 @@ def test_raises_and_so_does_the_log(database: Database, observe: Observe) -> Non
         raise ValueError("observer")
 
     bad = observe("bad", handler)
-    broken = BrokenFilter()
-    events.logger.addFilter(broken)
-    try:
-        work(database)
-        assert bad.flush(PATIENCE)
-    finally:
-        events.logger.removeFilter(broken)
+    break_log(events.logger.name)
+    work(database)
+    assert bad.flush(PATIENCE)
     assert bad.failures == len(handled) >= 2 * ROUNDS
 
 
@@ -453,7 +442,9 @@ def test_job_raises(
     assert [(record.levelno, record.exc_info and record.exc_info[1]) for record in records] == [(logging.ERROR, error)]
 
 
-def test_job_raises_and_so_does_the_log(database: Database, job: Callable[..., None]) -> None:
+def test_job_raises_and_so_does_the_log(
+    database: Database, job: Callable[..., None], break_log: Callable[[str], None]
+) -> None:
     """The thread of all jobs survives that too."""
     called: list[None] = []
 
@@ -461,14 +452,10 @@ def test_job_raises_and_so_does_the_log(database: Database, job: Callable[..., N
         called.append(None)
         raise ValueError("job")
 
-    broken = BrokenFilter()
-    reporter.logger.addFilter(broken)
-    try:
-        job("bad", bad)
-        work(database, 1)
-        assert wait_until(lambda: len(called) >= 3, PATIENCE)
-    finally:
-        reporter.logger.removeFilter(broken)
+    break_log(reporter.logger.name)
+    job("bad", bad)
+    work(database, 1)
+    assert wait_until(lambda: len(called) >= 3, PATIENCE)
 
 
 def test_job_hangs(database: Database, job: Callable[..., None], release: threading.Event) -> None:
