@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter, sleep
 from typing import Any
 
@@ -57,6 +57,8 @@ class Outcome:
     """Whatever nobody expected."""
     captures: int = 0
     """How often the holders were looked at."""
+    own: list[float] = field(default_factory=list)
+    """Seconds for each such request of one more thread, on a connection of its own: what this machine can do."""
 
     def served(self, after: float = 0.0) -> list[float]:
         """The waits of those that got a connection, sorted."""
@@ -69,6 +71,14 @@ class Outcome:
         """Those that were done in time, as a part of what the connections can do."""
         done = sum(1 for one in self.requests if not one.error and one.at + one.waited + SERVICE <= self.seconds)
         return done / self.seconds / CAPACITY
+
+    def possible(self) -> float:
+        """What the goodput is where nobody waits for a connection: below 1 by as much as the machine is busy."""
+        return len(self.own) * SERVICE / self.seconds
+
+    def delay(self, part: float) -> float:
+        """Seconds by which such a request is late without any pool, sorted by length: at this part of them."""
+        return percentile(sorted(self.own), part) - SERVICE
 
     def errors(self) -> Counter[str]:
         return Counter(one.error for one in self.requests if one.error)
@@ -95,12 +105,13 @@ class Overload:
         self.seconds = seconds
         self.threads = threads
         self.reserved = reserved
-        self.ready = threading.Barrier(threads + reserved, action=self._begin, timeout=60)
+        self.ready = threading.Barrier(threads + reserved + 1, action=self._begin, timeout=60)
         self.began = 0.0
         self.outcome = Outcome(seconds, [])
 
     def run(self) -> Outcome:
         crew = [threading.Thread(target=self._guarded, args=[self._send, seed]) for seed in range(self.threads)]
+        crew.append(threading.Thread(target=self._guarded, args=[self._compare, 0]))
         if self.reserved:
             crew.append(threading.Thread(target=self._guarded, args=[self._look_in, 0]))
         for thread in crew:
@@ -163,6 +174,21 @@ class Overload:
             self.outcome.reserved.append(perf_counter() - start)
             sleep(RESERVED_EVERY)
 
+    def _compare(self, chance: random.Random) -> None:
+        import psycopg
+        from django.db import connections
+
+        given = connections[self.alias].get_connection_params()
+        known = {name: given[name] for name in ("dbname", "user", "password", "host", "port") if name in given}
+        with psycopg.connect(**known, autocommit=True) as connection:
+            while True:
+                start = perf_counter()
+                connection.execute("SELECT pg_sleep(%s)", [SERVICE])
+                end = perf_counter()
+                if end - self.began > self.seconds:
+                    break
+                self.outcome.own.append(end - start)
+
 
 def measure(alias: str, factor: float, seconds: float, *, threads: int = 128, ours: bool) -> Outcome:
     """Offer so many times what the connections can do."""
@@ -174,7 +200,7 @@ def measure(alias: str, factor: float, seconds: float, *, threads: int = 128, ou
     pool = connections[alias].pool  # type: ignore[attr-defined]
     if not ours:
         return outcome
-    return Outcome(seconds, outcome.requests, outcome.reserved, captures=pool.captured.captures)
+    return replace(outcome, captures=pool.captured.captures)
 
 
 HEADINGS = (

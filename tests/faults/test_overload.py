@@ -28,15 +28,16 @@ def djangos(make_alias: MakeAlias) -> Measure:
 
 
 def judge(outcome: Outcome) -> None:
+    """Beside a thread that has a connection of its own: what makes that one late is not the pool's."""
     served, refused = outcome.served(WARM_UP), outcome.refused(WARM_UP)
-    assert outcome.goodput() >= 0.9
-    assert percentile(served, 0.99) <= 3 * TARGET + SERVICE
-    assert served[-1] <= LONGEST_WAIT
-    assert percentile(refused, 0.99) < 0.02
+    assert outcome.goodput() >= 0.9 * outcome.possible()
+    assert percentile(served, 0.99) <= 3 * TARGET + SERVICE + outcome.delay(0.99)
+    assert served[-1] <= LONGEST_WAIT + outcome.delay(1)
+    assert percentile(refused, 0.99) < 0.02 + outcome.delay(0.99)
     assert set(outcome.errors()) == {"PoolOverloaded"}
     assert outcome.captures <= outcome.seconds + 1
     assert len(outcome.reserved) > outcome.seconds
-    assert max(outcome.reserved) < LONGEST_WAIT
+    assert max(outcome.reserved) < LONGEST_WAIT + outcome.delay(1)
 
 
 @pytest.mark.ci
