@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from contextlib import suppress
 from functools import partial
 
 
@@ -29,4 +30,5 @@ def _handle(logger: logging.Logger, record: logging.LogRecord) -> None:
 
 def _tell(error: Exception) -> None:
     if logging.raiseExceptions and sys.stderr:
-        traceback.print_exception(error)
+        with suppress(Exception):  # a daemon's output can be closed, or a pipe that nobody reads any more
+            traceback.print_exception(error)
