@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from django_dbpool.reports.culprits import LONG
 from testproject.culprits.planting import CULPRITS
 from testproject.culprits.run import Stage, running
 from testproject.harness.interrupts import Interrupts
@@ -29,9 +30,10 @@ ROUTE = "GET /invoices/<int:pk>/pay/"
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    """A site whose visitors wait for those who pay."""
-    with Interrupts() as interrupts, running(CULPRITS["view"], interrupts) as stage:
-        yield stage
+    """A site whose visitors wait for those who pay, who are named whether somebody waits at that moment or not."""
+    with Interrupts() as interrupts, running(CULPRITS["view"], interrupts) as found:
+        assert wait_until(lambda: any(each["oldest"] > LONG for each in found_by(found)), 3 * PATIENCE)
+        yield found
 
 
 @contextmanager
