@@ -29,6 +29,7 @@ def djangos(make_alias: MakeAlias) -> Measure:
 
 def judge(outcome: Outcome) -> None:
     """Beside a thread that has a connection of its own: what makes that one late is not the pool's."""
+    assert outcome.delay(0.5) <= 0.02, "half of its requests are late: the pool is in everybody's way"
     served, refused = outcome.served(WARM_UP), outcome.refused(WARM_UP)
     assert outcome.goodput() >= 0.9 * outcome.possible()
     assert percentile(served, 0.99) <= 3 * TARGET + SERVICE + outcome.delay(0.99)

@@ -242,7 +242,7 @@ class Unit:
 
 
 def test_what_goes_wrong_in_the_report_stays_there(
-    single: str, limit: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    single: str, limit: None, monkeypatch: pytest.MonkeyPatch, break_log: Callable[[str], None]
 ) -> None:
     """A unit that can't be named, a filter of the log that raises: the statement has succeeded."""
 
@@ -254,8 +254,7 @@ def test_what_goes_wrong_in_the_report_stays_there(
     try:
         assert value(single, "SELECT 7 FROM pg_sleep(0.05)") == 7
         assert slow("SELECT ? FROM pg_sleep(?)").unit is None
-        logger = logging.getLogger(LOGGER)
-        monkeypatch.setattr(logger, "filters", [refuse])
+        break_log(LOGGER)
         with transaction.atomic(using=single):
             assert value(single, "SELECT 8 FROM pg_sleep(0.05) AS slept") == 8
     finally:

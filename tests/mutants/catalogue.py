@@ -164,13 +164,13 @@ MUTANTS = (
                 "elif not self._grant_reserve(ticket):",
             ),
         ),
-        ("tests/unit/test_gate_admission.py", "tests/faults/test_admission.py"),
+        ("tests/unit/test_gate_admission.py", "tests/faults/test_admission_reserve.py"),
     ),
     Mutant(
         "the end of a lease does not free its group's place",
         "limits of groups: the place comes back however the lease ends",
         (("pool/managed.py", "        if ticket is not None:\n            self.gate.leave(ticket)\n", ""),),
-        ("tests/faults/test_admission.py",),
+        ("tests/faults/test_admission_groups.py",),
     ),
     Mutant(
         "threads that wait for each other are taken for an overload",
