@@ -3,7 +3,9 @@ BIN := $(PYTHON_ENV)/bin
 export ONCE
 # Most tests wait, so two processes share them. A file's tests stay together: they share servers.
 JOBS ?= 2
-TOGETHER := -n $(JOBS) --dist loadfile
+# A process that is lost ends the run: after its replacement the others can wait for ever.
+# https://github.com/pytest-dev/pytest-xdist/issues/1378
+TOGETHER := -n $(JOBS) --dist loadfile --max-worker-restart 0
 
 .DEFAULT_GOAL := help
 # One after the other, as they measure: `make -j` doesn't change that.
@@ -48,7 +50,7 @@ screenshots: bootstrap ## the pictures of docs/dashboard.md, in a browser that t
 	$(BIN)/python -m tests.browser.screenshots $(ARGS)
 
 soak: bootstrap ## the long runs
-	$(BIN)/python -m pytest -m soak $(ARGS)
+	$(BIN)/python -m pytest -m soak --timeout 1800 -o faulthandler_timeout=2400 $(ARGS)
 
 django-suite: bootstrap ## Django's own suite on stock engine and ours; SUITE_ARGS="--all"
 	$(BIN)/python -m tests.conformance $(SUITE_ARGS)

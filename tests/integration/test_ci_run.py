@@ -91,12 +91,16 @@ def test_a_second_run_hides_nothing_but_tests(tmp_path: Path) -> None:
     status, told = ci(tmp_path, second=FIRST_TIME, django="false")
     assert status == 1, told
     assert "--last-failed" not in told
-    (tmp_path / "tests/test_first.seen").unlink(missing_ok=True)
-    uncovered = (
-        FIRST_TIME
-        + "\ndef test_coverage():\n    print('\\nFAIL Required test coverage of 95 % not reached')\n    assert 0\n"
-    )
-    status, told = ci(tmp_path, first=uncovered)
+
+
+UNCOVERED = "FAIL Required test coverage of 95 % not reached"
+LOST = "=== xdist: worker gw1 crashed and worker restarting disabled ==="
+
+
+@pytest.mark.parametrize("line", [UNCOVERED, LOST], ids=["uncovered", "lost"])
+def test_a_second_run_is_not_for_what_more_than_a_test_says(line: str, tmp_path: Path) -> None:
+    tests = FIRST_TIME + f"\ndef test_says():\n    print('\\n{line}')\n    assert 0\n"
+    status, told = ci(tmp_path, first=tests)
     assert status == 1, told
     assert "failed: make test (exit 2)" in told
     assert "--last-failed" not in told

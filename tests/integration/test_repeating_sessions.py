@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -222,13 +223,15 @@ def test_a_statement_that_something_else_has_ended_counts(make_pool: MakePool, o
             execute(alias, "INSERT INTO app_log (key) SELECT 'a' FROM pg_sleep(20)")
         execute(alias, raising("40001"))
 
-    before = signal.signal(signal.SIGALRM, strike)
+    before = signal.signal(signal.SIGUSR1, strike)
+    timer = threading.Timer(0.3, signal.pthread_kill, [threading.get_ident(), signal.SIGUSR1])
+    timer.start()
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
         with pytest.raises(djangos.DatabaseError):
             transaction.retrying(alias, atomic=False, **NOW).call(work)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        timer.cancel()
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
     assert len(runs) == 1
     connections[alias].close()
