@@ -263,7 +263,7 @@ class EmbeddedServer(Server):
         if self._watchdog is not None:
             assert self._watchdog.stdin is not None
             with contextlib.suppress(BrokenPipeError):
-                self._watchdog.stdin.write(b"done")
+                self._watchdog.stdin.write(processes.DONE)
                 self._watchdog.stdin.close()
             self._watchdog.wait()
             self._watchdog = None

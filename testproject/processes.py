@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+DONE = b"done"
+
 
 def children_of(pid: int) -> list[int]:
     found = []
@@ -74,7 +76,7 @@ def wait_until(condition: Callable[[], bool], timeout: float) -> bool:
 
 def watch(root: Path) -> None:
     """Wait for the owner: it says that it has cleaned up, or it is gone and we clean up."""
-    if sys.stdin.buffer.read() == b"done":
+    if sys.stdin.buffer.read(len(DONE)) == DONE:  # not to the end, which a child that the owner has forked puts off
         return
     pidfile = root / "data" / "postmaster.pid"
     if pidfile.exists():

@@ -12,6 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 import psycopg
@@ -185,15 +186,25 @@ class Child:
             os._exit(0)
 
     def result(self) -> Any:
-        if not select.select([self._read], [], [], PATIENCE)[0]:
-            os.kill(self.pid, signal.SIGKILL)
-        with os.fdopen(self._read, "rb") as pipe:
-            answer = pipe.read()
+        answer = self._answer()
         os.waitpid(self.pid, 0)
         assert answer, "the child ended without an answer"
         good, value = pickle.loads(answer)
         assert good, value
         return value
+
+    def _answer(self) -> bytes:
+        parts, deadline = [], monotonic() + PATIENCE
+        try:
+            while select.select([self._read], [], [], max(0.0, deadline - monotonic()))[0]:
+                if not (part := os.read(self._read, 65536)):
+                    break
+                parts.append(part)
+            else:
+                os.kill(self.pid, signal.SIGKILL)  # it hangs, or a child of its own has the pipe
+        finally:
+            os.close(self._read)
+        return b"".join(parts)
 
 
 class Clock:
