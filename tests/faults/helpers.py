@@ -187,7 +187,7 @@ class Child:
 
     def result(self) -> Any:
         answer = self._answer()
-        os.waitpid(self.pid, 0)
+        end_of(self.pid)
         assert answer, "the child ended without an answer"
         good, value = pickle.loads(answer)
         assert good, value
@@ -205,6 +205,21 @@ class Child:
         finally:
             os.close(self._read)
         return b"".join(parts)
+
+
+def end_of(pid: int) -> tuple[int, int]:
+    """What waitpid() says of a child; one that hangs is killed."""
+    ended = (0, 0)
+
+    def has_ended() -> bool:
+        nonlocal ended
+        ended = os.waitpid(pid, os.WNOHANG)
+        return ended[0] == pid
+
+    if wait_until(has_ended, 2 * PATIENCE):
+        return ended
+    os.kill(pid, signal.SIGKILL)
+    return os.waitpid(pid, 0)
 
 
 class Clock:

@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,7 +23,7 @@ from testproject.postgres import EmbeddedServer
 from testproject.processes import wait_until
 from tests.app.models import Item, Log
 from tests.faults.conftest import MakeDatabase
-from tests.faults.helpers import PATIENCE, Child, Database, Task
+from tests.faults.helpers import PATIENCE, Child, Database, Task, end_of
 from tests.fixtures.batches import assert_once, count_up, fill
 from tests.fixtures.proxy import Proxy
 
@@ -33,6 +34,7 @@ pytestmark = [
 
 ROWS = 3000
 FINISHED = 0
+FAILED = 1
 ANOTHER_HAS_IT = 3
 DURABLE = {"options": "-c synchronous_commit=on"}
 """Which the servers of tests are not by default: killed, they lose what they have said is committed."""
@@ -57,7 +59,7 @@ def forked(body: Callable[[], object]) -> int:
     pid = os.fork()
     if pid:
         return pid
-    status = 1
+    status = FAILED
     try:
         body()
         status = FINISHED
@@ -69,7 +71,7 @@ def forked(body: Callable[[], object]) -> int:
 
 def ended(pid: int) -> int | None:
     """Exit status; None: killed by a signal."""
-    _, status = os.waitpid(pid, 0)
+    _, status = end_of(pid)
     return os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
 
 
@@ -131,8 +133,11 @@ def test_a_forked_copy_of_a_runner() -> None:
         outcome = work(on_progress=fork_once, size=10, pause=0.001)
     except BatchRunTaken as error:
         outcome = error
-    if os.getpid() != parent:
-        os._exit(ANOTHER_HAS_IT if isinstance(outcome, BatchRunTaken) else FINISHED)
+    finally:
+        if os.getpid() != parent:  # whatever has come of it: a second pytest would go on with the first one's pipes
+            if outcome is None:
+                traceback.print_exc()
+            os._exit(FAILED if outcome is None else ANOTHER_HAS_IT if isinstance(outcome, BatchRunTaken) else FINISHED)
     child = ended(children[0])
     finished = isinstance(outcome, BatchResult)
     assert finished is (child == ANOTHER_HAS_IT)

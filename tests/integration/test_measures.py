@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from time import sleep
@@ -21,6 +20,7 @@ from django_dbpool.core.tally import tally_of
 from django_dbpool.errors import ConnectionLost, PoolExhausted
 from django_dbpool.pool.measures import Measures, measures
 from testproject.processes import wait_until
+from tests.faults.helpers import Child
 from tests.fixtures.pools import backend, execute, hold, value
 from tests.fixtures.workers import Worker
 
@@ -206,19 +206,12 @@ def test_counts_outlive_their_pool(single: str) -> None:
 def test_child_begins_at_zero(single: str) -> None:
     execute(single, "SELECT 1")
     parent = this_process()
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            child = this_process()
-            new = (child.pid, child.instance) != (parent.pid, parent.instance)
-            os.write(writing, b"1" if new and tally_of(single).read().leases == 0 else b"0")
-        finally:
-            os._exit(0)
-    os.waitpid(pid, 0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        assert pipe.read() == b"1"
+
+    def child() -> tuple[bool, int]:
+        own = this_process()
+        return (own.pid, own.instance) != (parent.pid, parent.instance), tally_of(single).read().leases
+
+    assert Child(child).result() == (True, 0)
     assert this_process() is parent
 
 

@@ -17,6 +17,7 @@ import pytest
 from testproject import postgres_binaries
 from testproject.postgres import EmbeddedServer, Server, ServerError, free_port
 from testproject.processes import children_of, gone, wait_until
+from tests.faults.helpers import Child
 from tests.fixtures.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
@@ -141,13 +142,7 @@ def test_server_dies_with_its_owner(number: int) -> None:
 
 
 def test_a_forked_child_does_not_remove_the_server(running: EmbeddedServer) -> None:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            running.remove()
-        finally:
-            os._exit(0)
-    os.waitpid(pid, 0)
+    Child(running.remove).result()
     with running.connect() as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
