@@ -5,9 +5,9 @@ What this process says of itself: one JSON document, bounded in size, in which n
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
-import threading
 import time
 from collections.abc import Callable, Mapping
 from time import monotonic
@@ -45,8 +45,7 @@ Section = Callable[[], object]
 
 _sections: dict[str, tuple[Section, int]] = {}
 _complained: dict[str, float] = {}
-_numbers = threading.Lock()
-_sequence = 0
+_numbers = itertools.count(1)
 
 
 def register_section(name: str, fn: Section, *, largest: int = LARGEST) -> None:
@@ -72,10 +71,6 @@ def unregister_section(name: str) -> None:
 
 def snapshot() -> dict[str, Any]:
     """This process now, as JSON values; described in docs/fleet.md. No connection is needed for it."""
-    global _sequence
-    with _numbers:
-        _sequence += 1
-        sequence = _sequence
     measured = {each.alias: each for each in measures()}
     sections, cut = _read_sections()
     held = sorted(_holders(), key=lambda holder: -holder.since_seconds)
@@ -83,7 +78,7 @@ def snapshot() -> dict[str, Any]:
         "format": FORMAT,
         **this_process().to_json(),
         "at": time.time(),
-        "sequence": sequence,
+        "sequence": next(_numbers),  # no lock: a child may be forked while another thread is here
         "state": "active",
         "shutting_down": stopping.announced is not None,
         "pools": [_pool(pool, measured.get(pool.alias)) for pool in pools()],

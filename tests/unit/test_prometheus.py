@@ -20,7 +20,7 @@ from django_dbpool.contrib.prometheus.shared import SharedFiles
 from django_dbpool.core import reporter
 from django_dbpool.errors import PoolError
 from django_dbpool.pool.measures import Measures
-from tests.faults.helpers import PATIENCE, Child
+from tests.faults.helpers import PATIENCE, Child, Task
 from tests.fixtures.readings import histogram, reading
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -240,6 +240,24 @@ def test_who_writes_is_not_waited_for_without_end(several: Fleet, monkeypatch: p
         shared._before_fork()
         shared._in_parent()
     assert SharedFiles(list).write() is True
+
+
+def test_two_threads_that_fork_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second waits in vain: it neither gives back what it has not, nor keeps the first one from doing so."""
+    monkeypatch.setattr(shared, "PATIENCE", 0.01)
+
+    def second() -> None:
+        shared._before_fork()
+        assert shared._writing.locked()
+        shared._in_parent()
+        assert shared._writing.locked()
+
+    shared._before_fork()
+    try:
+        Task(second).result()
+    finally:
+        shared._in_parent()
+    assert not shared._writing.locked()
 
 
 # -- what users call -----------------------------------------------------------------------------------------------

@@ -29,24 +29,28 @@ PATIENCE = 1.0
 Key = tuple[str, Labels]
 
 _writing = threading.Lock()
-_held = False
+_forking: int | None = None
+"""The thread that has the lock while it forks. Another one may fork as well, and has waited for the lock in vain."""
 
 
 def _before_fork() -> None:
     # prometheus_client has one lock for all values of a process, and a child that is forked while some thread has it
     # can never take it. So that this thread is never ours, nothing is written while a process forks.
-    global _held
-    _held = _writing.acquire(timeout=PATIENCE)
+    global _forking
+    if _writing.acquire(timeout=PATIENCE):
+        _forking = threading.get_ident()
 
 
 def _in_parent() -> None:
-    if _held:
+    global _forking
+    if _forking == threading.get_ident():
+        _forking = None
         _writing.release()
 
 
 def _in_child() -> None:
-    global _writing
-    _writing = threading.Lock()
+    global _writing, _forking
+    _writing, _forking = threading.Lock(), None
 
 
 if hasattr(os, "register_at_fork"):
