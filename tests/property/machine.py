@@ -231,13 +231,16 @@ class LeaseMachine(RuleBasedStateMachine):
         finally:
             logging.getLogger("django_dbpool.backends").removeHandler(self.warnings)
             connections[self.world.alias].close_pool()  # type: ignore[attr-defined]
+            if self.failed:
+                self._end_sessions()  # what hangs in one, or waits for its locks, ends with it
             for actor in self.actors:
                 actor.end()
             self.escaped.clear()
             self.world.observer.execute("DELETE FROM app_log WHERE key LIKE %s", [f"{self.world.runs}-%"])
-            if self.failed:  # or the next runs, too, would find its sessions
-                for pid in self._sessions():
-                    self.world.observer.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+
+    def _end_sessions(self) -> None:
+        for pid in self._sessions():
+            self.world.observer.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
 
     def _close_all(self) -> None:
         """Every thread ends its unit of work; then nothing is leased, with nobody's help."""
