@@ -16,6 +16,7 @@ import pytest
 from django.db import connections
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+from hypothesis.internal.conjecture import engine
 
 from django_dbpool.core import logs
 from django_dbpool.core.ledger import current_unit, thread_units
@@ -35,6 +36,7 @@ TELL = logs._tell
 # An example that was slow tells of the machine.
 hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("untimed")
+engine.MAX_SHRINKING_SECONDS = 60  # of 300, longer than a test may take: what was found would never be told
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -16,7 +16,6 @@ import psycopg
 import pytest
 from django.db import connections
 from hypothesis import HealthCheck, Phase, seed, settings
-from hypothesis.internal.conjecture import engine
 from hypothesis.stateful import run_state_machine_as_test
 
 from django_dbpool.core import gate
@@ -62,7 +61,6 @@ def make_world(
     make_alias: MakeAlias, observer: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[MakeWorld]:
     monkeypatch.setattr(gate, "WAIT_SLICE", 0.02)  # how soon a waiting thread sees an interrupt
-    monkeypatch.setattr(engine, "MAX_SHRINKING_SECONDS", 60)  # of 300, after which pytest ends the process
     Item.objects.bulk_create([Item(name="seed", n=n) for n in ROWS])
 
     def make(mode: str) -> World:
