@@ -23,10 +23,11 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMet
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 
 from django_dbpool.contrib import opentelemetry
+from django_dbpool.contrib.opentelemetry import histograms as histograms_module
 from django_dbpool.contrib.opentelemetry.histograms import HISTOGRAMS as instruments_of_time
 from django_dbpool.contrib.opentelemetry.histograms import Told, samples
 from django_dbpool.contrib.opentelemetry.instruments import OBSERVED
-from django_dbpool.core import events, reporter
+from django_dbpool.core import events, reporter, tally
 from django_dbpool.core.tally import BOUNDS, Histogram
 from django_dbpool.pool.measures import measures
 from testproject.processes import wait_until
@@ -40,6 +41,12 @@ HISTOGRAMS = ("create_time", "wait_time", "use_time")
 DELTA: dict[type, AggregationTemporality] = dict.fromkeys(
     (sdk.Counter, sdk.Histogram, sdk.ObservableCounter), AggregationTemporality.DELTA
 )
+
+
+@pytest.fixture(autouse=True)
+def only_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the tests before have counted takes longer to record than a reader waits."""
+    monkeypatch.setattr(tally, "_tallies", {})
 
 
 @pytest.fixture
@@ -267,6 +274,25 @@ def test_another_kind_of_provider(make_database: MakeDatabase, reader: InMemoryM
 
 
 @pytest.mark.skipif(not hasattr(MeterProvider, "add_metric_reader"), reason="this SDK can't")
+def test_given_up_while_the_background_records(
+    make_database: MakeDatabase, reader: InMemoryMetricReader, provider: MeterProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(provider, histograms="recorded")
+    lease(make_database(), 5)
+    collect(reader)
+    assert opentelemetry._installed is not None
+    recording = opentelemetry._installed._histograms
+
+    def uninstalled_meanwhile() -> Any:
+        opentelemetry.uninstall()
+        return measures()
+
+    monkeypatch.setattr(histograms_module, "measures", uninstalled_meanwhile)
+    recording.record()
+    recording.record()
+    assert opentelemetry._installed is None
+
+
 def test_readers_that_are_added_later(make_database: MakeDatabase, provider: MeterProvider) -> None:
     install(provider)
     database = make_database()

@@ -223,22 +223,28 @@ class Histograms:
 
     def _start_recording(self) -> None:
         # Not before somebody collects: what is recorded earlier would be lost with a provider that isn't set yet.
-        for name, description, _ in HISTOGRAMS:
-            if name not in self._instruments:
-                self._instruments[name] = self._meter.create_histogram(
+        with self._told.of_this_process().lock:
+            if self._instruments:
+                return
+            # All at once: the background records while they are made, and while they are given up.
+            self._instruments = {
+                name: self._meter.create_histogram(
                     name, unit="s", description=description, explicit_bucket_boundaries_advisory=list(BOUNDS)
                 )
+                for name, description, _ in HISTOGRAMS
+            }
 
     def record(self) -> None:
         """Record what was added since the last time, if this is how it is done."""
-        if not self._instruments:
+        instruments = self._instruments
+        if not instruments:
             return
         told = self._told.of_this_process()
         with told.lock:
             for each in measures():
                 for name, _, histogram_of in HISTOGRAMS:
                     new, _ = told.add(name, each.alias, histogram_of(each))
-                    self._record(self._instruments[name], each.alias, new)
+                    self._record(instruments[name], each.alias, new)
 
     def _record(self, instrument: Instrument, alias: str, added: Histogram) -> None:
         attributes = {POOL_NAME: alias}
@@ -252,7 +258,7 @@ class Histograms:
             if reader.__dict__.get("_receive_metrics") is merging:
                 del reader._receive_metrics
         self._merging.clear()
-        self._instruments.clear()
+        self._instruments = {}
 
 
 def samples(value: Histogram) -> Iterator[float]:
