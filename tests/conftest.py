@@ -30,6 +30,7 @@ from tests.fixtures.passwords import Vault, password_server
 from tests.fixtures.proxy import Proxy
 
 SERVER = pytest.StashKey[Server]()
+HANGING = pytest.StashKey[bool]()
 
 TELL = logs._tell
 
@@ -68,9 +69,19 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     ]
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    report = yield
+    if call.excinfo is not None and "from pytest-timeout" in str(call.excinfo.value):
+        item.stash[HANGING] = True
+    return report
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     """After all fixtures, pytest-django's transactions among them, are gone."""
+    if item.stash.get(HANGING, False):
+        end_transactions(item.config.stash[SERVER])
     yield
     # Django's test client doesn't end a request whose view has raised: the next test is none of its.
     current_unit.set(None)
@@ -79,6 +90,15 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
         for connection in connections.all(initialized_only=True):
             connection.close_pool()  # one leak must not fail the tests after it
         pytest.fail("leases left by the test:\n" + "\n".join(f"  {h.alias}: {h}" for h in left), pytrace=False)
+
+
+def end_transactions(server: Server) -> None:
+    """Those that hang in a thread of the test, or the clean-up behind it would wait for their locks."""
+    with server.connect() as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
 
 
 @pytest.fixture(scope="session")
