@@ -13,20 +13,21 @@ from typing import IO, Any, Self
 from testproject.harness.environment import end, start
 from testproject.processes import children_of
 
-FOLDERS = ("outbox", "queue", "control", "results")
+FOLDERS = ("queue", "control", "results")
 
 
 class WorkerError(RuntimeError):
     """The worker did not start or did not stop; the text ends with its log."""
 
 
-def settings(folder: Path, outbox: str = "queue") -> dict[str, Any]:
-    """Of Celery, for a worker; who sends from outside writes to "outbox", see ``Queue``."""
+def settings(folder: Path) -> dict[str, Any]:
+    """Of Celery, for a worker and for who sends it something."""
     return {
-        "broker_url": "filesystem://",
+        "broker_url": "localhost",
+        "broker_transport": "testproject.harness.folder:Transport",
         "broker_transport_options": {
             "data_folder_in": str(folder / "queue"),
-            "data_folder_out": str(folder / outbox),
+            "data_folder_out": str(folder / "queue"),
             "control_folder": str(folder / "control"),
             "polling_interval": 0.1,
         },
@@ -36,10 +37,7 @@ def settings(folder: Path, outbox: str = "queue") -> dict[str, Any]:
 
 
 class Queue:
-    """
-    Sends tasks to a worker. Each message is written elsewhere and then moved: kombu's transport lets a worker take a
-    file that is still being written, and with it goes the task.
-    """
+    """Sends tasks to a worker."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -48,16 +46,12 @@ class Queue:
             raise WorkerError('this needs Celery: pip install "django-pg-dbpool[celery]"') from error
         for name in FOLDERS:
             (folder / name).mkdir()
-        self._folder = folder
         self._app = Celery("sender", set_as_current=False)
-        self._app.conf.update(settings(folder, "outbox"))
+        self._app.conf.update(settings(folder))
 
     def send(self, task: str, **arguments: Any) -> Any:
         """Returns Celery's AsyncResult."""
-        result = self._app.send_task(task, kwargs=arguments)
-        for message in (self._folder / "outbox").iterdir():
-            message.rename(self._folder / "queue" / message.name)
-        return result
+        return self._app.send_task(task, kwargs=arguments)
 
 
 class Worker:

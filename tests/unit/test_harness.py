@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from testproject.databases import APPLICATION_NAME, database_from
+from testproject.harness import folder
 from testproject.harness.interrupts import Interrupts, Stopped
 from testproject.harness.load import Figures, quantile
 from testproject.harness.load import run as run_load
+from testproject.harness.queue import Queue
 from testproject.reports import incident
 
 
@@ -110,3 +114,20 @@ class TestEnvironment:
         sizes = {"DBPOOL_DEMO_POOL": '{"max_size": 8}'}
         assert database_from({**sizes, "DBPOOL_ENGINE": "stock-pool"})["OPTIONS"]["pool"] == {"max_size": 8}
         assert database_from(sizes)["POOL"] == {"max_size": 8}
+
+
+def test_a_message_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that takes a file while it is written has lost the task."""
+    before: list[str] = []
+    to_text = folder.dumps
+
+    def dumps(payload: Any) -> str:
+        before.extend(path.name for path in (tmp_path / "queue").glob("*.msg"))
+        return str(to_text(payload))
+
+    monkeypatch.setattr(folder, "dumps", dumps)
+    Queue(tmp_path).send("nothing", number=7)
+    assert before == []
+    (message,) = (tmp_path / "queue").iterdir()
+    assert message.name.endswith(".celery.msg")
+    assert json.loads(message.read_text())["headers"]["task"] == "nothing"
