@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from ..core import sqlstate
-from ..core.breaker import Rejected
+from ..core.breaker import SHORTEST_WAIT, Rejected
 from ..core.errors import (
     CircuitIsOpen,
     Exhausted,
@@ -52,7 +52,9 @@ def refusal(
         kind = ProcessIsStopping
     elif isinstance(error, (Rejected, QueueWasCleared)):
         kind = CircuitIsOpen
-        retry_after = pool.connector.breaker.snapshot().retry_after
+        breaker = pool.connector.breaker
+        # It may have closed meanwhile. "At once" would bring everybody back together whom it has refused.
+        retry_after = breaker.snapshot().retry_after or min(SHORTEST_WAIT, breaker.policy.break_duration)
     elif cause is not None:
         kind = ServerIsFull if sqlstate.is_server_full(code_of(cause)) else Unreachable
     elif isinstance(error, (QueueIsFull, QueueStandsTooLong)):

@@ -21,7 +21,7 @@ from django.test import Client
 from django.urls import path
 
 from django_dbpool.core import sqlstate
-from django_dbpool.core.breaker import State
+from django_dbpool.core.breaker import Rejected, State
 from django_dbpool.errors import CircuitOpen, DatabaseUnavailable, PoolError, ServerConnectionsExhausted
 from testproject.postgres import EmbeddedServer, Server, free_port
 from testproject.processes import wait_until
@@ -252,6 +252,20 @@ def test_queue_is_told_when_the_circuit_opens(make_database: MakeDatabase) -> No
     database.pool.breaker.reset()
     assert database.backend()
     database.assert_whole()
+
+
+def test_refused_while_the_circuit_closes(make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Come back, but not at once together with all the others."""
+    database = make_database(**ON)
+
+    def refuse() -> None:
+        raise Rejected(State.OPEN, 1.0, psycopg.OperationalError("gone a moment ago"))
+
+    monkeypatch.setattr(database.pool.connector, "refuse_if_open", refuse)
+    error = refused(database)
+    assert isinstance(error, CircuitOpen)
+    assert circuit(database) is State.CLOSED
+    assert error.retry_after == 1.0
 
 
 def test_open_circuit_serves_from_what_is_alive(make_database: MakeDatabase) -> None:
