@@ -59,7 +59,7 @@ def test_nobody_waits_for_it(begin: Callable[[], Callable[[], None]]) -> None:
 
 def test_an_answer_is_whole_when_its_child_has_given_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Though a child of that child keeps the pipe open."""
-    monkeypatch.setattr(helpers, "PATIENCE", 0.5)
+    monkeypatch.setattr(helpers, "PATIENCE", 5.0)  # all of which is waited; a fork of a large process takes a second
 
     def body() -> int:
         grandchild = os.fork()
