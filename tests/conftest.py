@@ -22,6 +22,7 @@ from django_dbpool.core import logs
 from django_dbpool.core.ledger import current_unit, thread_units
 from testproject.postgres import EmbeddedServer, Server
 from tests import settings
+from tests.fixtures import measured_forks
 from tests.fixtures.aliases import MakeAlias, temporary_aliases
 from tests.fixtures.broker import Broker, running_broker
 from tests.fixtures.celery_workers import Workers, at_database, worker_starter
@@ -41,6 +42,7 @@ engine.MAX_SHRINKING_SECONDS = 60  # of 300, longer than a test may take: what w
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    measured_forks.keep_whole()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell has started us in the background. What is ignored here would be ignored by every process of a test.
         signal.signal(signal.SIGINT, signal.default_int_handler)

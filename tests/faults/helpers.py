@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
 import os
 import pickle
 import select
 import signal
+import sys
 import threading
 import traceback
 import warnings
@@ -21,10 +23,15 @@ from django.db import connections, transaction
 from django_dbpool.core.ledger import Holder
 from django_dbpool.pool.managed import ManagedPool
 from django_dbpool.pool.reporting import PoolSnapshot
-from testproject.processes import wait_until
+from testproject.processes import gone, wait_until
 
 PATIENCE = 30.0
 """Seconds after which a test that waits for something gives up; never a measure of speed."""
+
+STACKS = signal.SIGUSR2
+"""Makes this process or a forked child tell where it is, even within fork()."""
+
+faulthandler.register(STACKS, file=sys.__stderr__ or 2)
 
 _numbers = itertools.count(1)
 
@@ -201,7 +208,10 @@ class Child:
                     break
                 parts.append(part)
             else:
-                os.kill(self.pid, signal.SIGKILL)  # it hangs, or a child of its own has the pipe
+                # It hangs, and says where, or a child of its own has the pipe.
+                os.kill(self.pid, STACKS)
+                wait_until(lambda: gone(self.pid), 1)
+                os.kill(self.pid, signal.SIGKILL)
         finally:
             os.close(self._read)
         return b"".join(parts)

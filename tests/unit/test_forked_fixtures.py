@@ -72,10 +72,15 @@ def test_an_answer_is_whole_when_its_child_has_given_it(monkeypatch: pytest.Monk
     os.kill(grandchild, signal.SIGKILL)
 
 
-def test_a_child_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(helpers, "PATIENCE", 0.5)
-    child = Child(lambda: time.sleep(4 * PATIENCE))
+def hang() -> None:
+    time.sleep(4 * PATIENCE)
+
+
+def test_a_child_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(helpers, "PATIENCE", 5.0)
+    child = Child(hang)
     with pytest.raises(AssertionError, match="without an answer"):
         child.result()
     with pytest.raises(ChildProcessError):
         os.waitpid(child.pid, 0)
+    assert "in hang" in capfd.readouterr().err
