@@ -71,6 +71,7 @@ def unregister_section(name: str) -> None:
 
 def snapshot() -> dict[str, Any]:
     """This process now, as JSON values; described in docs/fleet.md. No connection is needed for it."""
+    sequence = next(_numbers)  # no lock: a child may be forked while another thread is here
     measured = {each.alias: each for each in measures()}
     sections, cut = _read_sections()
     held = sorted(_holders(), key=lambda holder: -holder.since_seconds)
@@ -78,7 +79,7 @@ def snapshot() -> dict[str, Any]:
         "format": FORMAT,
         **this_process().to_json(),
         "at": time.time(),
-        "sequence": next(_numbers),  # no lock: a child may be forked while another thread is here
+        "sequence": sequence,
         "state": "active",
         "shutting_down": stopping.announced is not None,
         "pools": [_pool(pool, measured.get(pool.alias)) for pool in pools()],

@@ -273,7 +273,6 @@ def test_another_kind_of_provider(make_database: MakeDatabase, reader: InMemoryM
     assert counted(found, database.alias) == {"create_time": 1, "wait_time": 5, "use_time": 5}
 
 
-@pytest.mark.skipif(not hasattr(MeterProvider, "add_metric_reader"), reason="this SDK can't")
 def test_given_up_while_the_background_records(
     make_database: MakeDatabase, reader: InMemoryMetricReader, provider: MeterProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +292,7 @@ def test_given_up_while_the_background_records(
     assert opentelemetry._installed is None
 
 
+@pytest.mark.skipif(not hasattr(MeterProvider, "add_metric_reader"), reason="this SDK can't")
 def test_readers_that_are_added_later(make_database: MakeDatabase, provider: MeterProvider) -> None:
     install(provider)
     database = make_database()

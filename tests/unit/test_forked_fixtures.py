@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 from testproject.postgres import EmbeddedServer, Server
 from tests.faults import helpers
 from tests.faults.helpers import PATIENCE, Child, Task
+from tests.fixtures import measured_forks
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.watchdog import Watchdog
 
@@ -70,6 +72,24 @@ def test_an_answer_is_whole_when_its_child_has_given_it(monkeypatch: pytest.Monk
 
     grandchild = Child(body).result()
     os.kill(grandchild, signal.SIGKILL)
+
+
+def test_coverage_forks_with_its_lock_free() -> None:
+    """Though another thread has just taken it."""
+    collectors = measured_forks._collectors()
+    if not collectors:
+        pytest.skip("nothing is measured")
+    lock, taken = collectors[-1].data_lock, threading.Event()
+
+    def hold() -> None:
+        with lock:
+            taken.set()
+            time.sleep(0.2)  # into the fork
+
+    holder = Task(hold)
+    taken.wait(PATIENCE)
+    assert Child(lambda: lock.acquire(timeout=1)).result() is True
+    holder.result()
 
 
 def hang() -> None:
